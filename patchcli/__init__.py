@@ -1,0 +1,26 @@
+"""Find defects in images when only good images are at hand: Patch SVDD (Yi & Yoon, ACCV 2020).
+
+The verbs of the command line are functions here: extract, train, embed, score, evaluate, import_weights, info, demo.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from patchcli.pipeline.demo import demo
+    from patchcli.pipeline.embed import embed
+    from patchcli.pipeline.evaluate import evaluate
+    from patchcli.pipeline.extract import extract
+    from patchcli.pipeline.import_weights import import_weights
+    from patchcli.pipeline.info import info
+    from patchcli.pipeline.score import score
+    from patchcli.pipeline.train import train
+
+__all__ = ["demo", "embed", "evaluate", "extract", "import_weights", "info", "score", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a verb when it is first used, so that importing patchcli (and `--help`) stays quick."""
+    if name not in __all__:
+        raise AttributeError(f"module 'patchcli' has no attribute {name!r}")
+    return getattr(import_module(f"patchcli.pipeline.{name}"), name)

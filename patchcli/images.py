@@ -1,0 +1,108 @@
+"""Image files: find, decode, resize, standardise. Pixels are uint8 RGB until they are standardised."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from patchcli.errors import InputError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+SMALLEST = 32  # pixels a side: one patch of the smaller scale
+
+_EXPECTED = "expected an 8- or 16-bit image"
+
+
+def natural_key(path: Path) -> list[tuple[int, int | str]]:
+    """Sort key by which img2 comes before img10."""
+    return [(0, int(t)) if t.isdigit() else (1, t) for t in re.split(r"(\d+)", path.as_posix())]
+
+
+def find(folder: Path) -> Iterator[Path]:
+    """Image files below `folder`, at any depth, in natural order; hidden files and folders are passed over."""
+    found = (
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+    return iter(sorted(found, key=natural_key))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB of any Pillow mode; 16-bit grey keeps its high byte, transparent pixels lie on black."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "I":
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise InputError(f"{_EXPECTED}, found 32-bit integers")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise InputError(f"{_EXPECTED}, found floating point values")
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def decode(path: Path) -> NDArray[np.uint8]:
+    """Pixels (H, W, 3) as a viewer shows them: EXIF orientation applied, palette resolved, alpha on black.
+
+    Raises InputError where the file is missing, no image, truncated, or smaller than a patch.
+    """
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except InputError as error:
+        raise InputError(f"{path}: {error}; convert it to PNG") from None
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except Exception as error:  # Pillow's decoders raise whatever they meet: OSError, SyntaxError, struct.error, …
+        raise InputError(f"{path}: cannot be decoded ({error}); replace or remove it") from None
+    if min(pixels.shape[:2]) < SMALLEST:
+        height, width = pixels.shape[:2]
+        raise InputError(f"{path}: {width}×{height} pixels are smaller than a patch ({SMALLEST}×{SMALLEST})")
+    return pixels
+
+
+def resize(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Pixels (height, width, 3), bicubic with antialiasing; unchanged where the size already fits."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def resize_map(values: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """A map (h, w) brought to (height, width), bilinear."""
+    if values.shape == (height, width):
+        return values
+    return np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def standardise(pixels: NDArray[np.uint8], mean: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(B, H, W, 3) uint8 → (B, 3, H, W) float32: minus the per-pixel training mean, divided by 255 (supp. S3)."""
+    scaled = (pixels.astype(np.float32) - mean) / np.float32(255)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def read_mask(path: Path) -> NDArray[np.bool_]:
+    """Defect mask (H, W): grey above 128, or above 0 where no pixel is brighter than 128 (masks written as 0 and 1)."""
+    try:
+        with Image.open(path) as image:
+            values: NDArray[Any] = np.asarray(_to_rgb(image)).max(axis=2)
+    except Exception as error:
+        raise InputError(f"{path}: mask cannot be decoded ({error})") from None
+    return values > (128 if values.max() > 128 else 0)
+
+
+def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write (H, W, 3) uint8 as PNG, beside and renamed."""
+    beside = path.with_name(f".{path.name}.part")
+    Image.fromarray(pixels).save(beside, format="PNG")
+    beside.replace(path)

@@ -1,0 +1,53 @@
+"""The two losses of Patch SVDD at every scale (Sect. 3.1, Eq. 3: SVDD'; Sect. 3.2: position, SSL)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from patchcli.encoder import Encoder, PositionClassifier
+from patchcli.sampling import Batch, Pairs
+
+
+class PatchSVDDLoss(nn.Module):
+    """Encoder and one position classifier a scale; forward(batch) gives every loss, so that DDP can wrap it."""
+
+    def __init__(self, encoder: Encoder, D: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.classifiers = nn.ModuleDict({scale: PositionClassifier(D) for scale in encoder.scales})
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """{"svdd_<scale>": mean ‖f(p) - f(p')‖₂, "ssl_<scale>": cross-entropy of the neighbour's position}."""
+        device = next(self.parameters()).device
+        dense: dict[tuple[int, str], Tensor] = {}
+        views = [torch.from_numpy(view).to(device) for view in batch.views]
+
+        def features(pairs: Pairs, scale: str) -> tuple[Tensor, Tensor]:
+            entry = torch.from_numpy(pairs.entry).to(device)
+            pair = []
+            for v, at in zip(pairs.view, (pairs.first, pairs.second), strict=True):
+                if (v, scale) not in dense:
+                    dense.update(((v, name), f) for name, f in self._encode(views[v], scale).items())
+                y, x = torch.from_numpy(at // self.encoder.stride).to(device).unbind(1)
+                pair.append(dense[v, scale][entry, :, y, x])  # (n, D)
+            return pair[0], pair[1]
+
+        losses = {}
+        for scale in self.encoder.scales:
+            f1, f2 = features(batch.jitter[scale], scale)
+            losses[f"svdd_{scale}"] = torch.linalg.vector_norm(f1 - f2, dim=1).mean()
+            h1, h2 = features(batch.position[scale], scale)
+            label = torch.from_numpy(batch.position[scale].label).to(device)
+            losses[f"ssl_{scale}"] = F.cross_entropy(self.classifiers[scale](h1, h2), label)
+        return losses
+
+    def _encode(self, view: Tensor, scale: str) -> dict[str, Tensor]:
+        """Features (B, D, h, w) of a view: per patch where the view is a patch, else dense at every scale."""
+        if view.shape[-1] == self.encoder.scales[scale].K:
+            return {scale: self.encoder(view, scale)[:, :, None, None]}
+        return self.encoder.dense(view)
+
+
+def total(losses: dict[str, Tensor], lam: float) -> Tensor:
+    """λ·SVDD' + SSL, summed over the scales (Eq. 5)."""
+    return torch.stack([lam * loss if name.startswith("svdd") else loss for name, loss in losses.items()]).sum()

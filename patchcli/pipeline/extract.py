@@ -1,0 +1,123 @@
+"""Data set → images in a store."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from patchcli import images, layouts
+from patchcli.encoder import HierarchicalEncoder
+from patchcli.errors import InputError, StoreError
+from patchcli.grid import PatchGrid
+from patchcli.observer import Observer
+from patchcli.store import Store, existing
+
+SIZE = (256, 256)
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What a store holds after `extract`."""
+
+    images: int
+    height: int
+    width: int
+    fresh: bool  # False where the store already held these images
+
+
+def extract(
+    data: Path | str,
+    store: Path | str = "patchcli.zarr",
+    size: tuple[int, int] | None = None,
+    overwrite: bool = False,
+    observer: Observer | None = None,
+) -> Extracted:
+    """Read the training images below `data`, resize them to `size` (height, width; 256×256) and write a new store.
+
+    A store that already holds the same images is left as it is, also with `overwrite`. Images that cannot be decoded are reported to the
+    observer and left out. Raises InputError (no usable images) and StoreError (another data set in the store).
+    """
+    observer = observer or Observer()
+    store = Path(store)
+    dataset = layouts.read(Path(data))
+    for line in dataset.problems:
+        observer.problem(line)
+    manifest = dataset.manifest()
+    if existing(store):
+        try:
+            opened = Store.open(store, "r+")
+            _check_same(opened, dataset, manifest, size)
+        except StoreError:
+            if not overwrite:
+                raise
+        else:
+            _remember_root(opened, dataset)
+            return Extracted(*opened.images.shape[:3], fresh=False)
+    height, width = size or SIZE
+    smallest = max(scale.K for scale in HierarchicalEncoder.scales.values())
+    if min(height, width) < smallest:
+        raise InputError(f"--size: expected at least {smallest}x{smallest}, the larger patch; found {height}x{width}")
+    samples = dataset.split("train")
+
+    def decoded() -> Iterator[tuple[str, tuple[int, int], Any]]:
+        for done, sample in enumerate(samples, 1):
+            try:
+                pixels = images.decode(sample.path)
+            except InputError as error:
+                observer.problem(str(error))
+            else:
+                yield sample.id, (pixels.shape[0], pixels.shape[1]), images.resize(pixels, height, width)
+            observer.progress("extract", done, len(samples))
+
+    attributes = {
+        "root": str(dataset.root), "layout": dataset.layout, "category": dataset.category, "manifest": manifest,
+    }  # fmt: skip
+    with Store.creating(store, attributes, overwrite) as new:
+        count = new.write_images(decoded(), height, width)
+        if count < 2:
+            found = f"{count} of {len(samples)} files could be read"
+            raise InputError(f"{dataset.root}: expected at least 2 good images (their mean is subtracted), {found}")
+    return Extracted(count, height, width, fresh=True)
+
+
+def _check_same(store: Store, dataset: layouts.Dataset, manifest: str, size: tuple[int, int] | None) -> None:
+    """Refuse a store that holds other images than these."""
+    held = store.images.shape[1:3]
+    advice = "name another with --store, or replace it with --overwrite"
+    if store.dataset["manifest"] != manifest:
+        found = f"the store holds images of {store.dataset['root']}, not (or no longer) those of {dataset.root}"
+        raise StoreError(f"{store.path}: {found}; {advice}")
+    if size not in (None, held):
+        found = f"the store's images are {held[0]}x{held[1]} (height x width), not {size[0]}x{size[1]}"
+        raise StoreError(f"{store.path}: {found}; {advice}")
+
+
+def _remember_root(store: Store, dataset: layouts.Dataset) -> None:
+    """The same images at another place: follow them, so that `score` finds the test images."""
+    if store.dataset["root"] != str(dataset.root):
+        store.group.attrs["patchcli"] = {**store.attributes, "dataset": {**store.dataset, "root": str(dataset.root)}}
+
+
+def cut_patches(store: Path | str, folder: Path, names: Sequence[str] = (), scale: str = "big") -> int:
+    """Write the patches of chosen training images (the first by default) as PNG below `folder`, for a look; how many."""
+    opened = Store.open(store)
+    ids = opened.image_ids
+    scales = HierarchicalEncoder.scales
+    if scale not in scales:
+        raise InputError(f"--scale: expected {' or '.join(scales)}, found {scale!r}")
+    unknown = [name for name in names if name not in ids]
+    if unknown:
+        raise InputError(f"--image {unknown[0]}: not in the store; expected an id such as {ids[0]}")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--patches {folder}: expected a folder, found a file")
+    _, height, width, _ = opened.images.shape
+    grid = PatchGrid(height, width, scales[scale].K, scales[scale].S)
+    for name in names or ids[:1]:
+        number = ids.index(name)
+        pixels = opened.read_images(number, number + 1)[0]
+        target = folder / Path(name).with_suffix("")
+        target.mkdir(parents=True, exist_ok=True)
+        for y in grid.ys:
+            for x in grid.xs:
+                images.write_png(target / f"{scale}_y{y:04d}_x{x:04d}.png", pixels[y : y + grid.K, x : x + grid.K])
+    return len(names or ids[:1]) * grid.patches

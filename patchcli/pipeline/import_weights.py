@@ -1,0 +1,46 @@
+"""The published weights of Patch SVDD → the store's encoder."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from patchcli.encoder import HierarchicalEncoder
+from patchcli.errors import InputError, StoreError
+from patchcli.store import Store
+
+
+def import_weights(weights: Path | str, store: Path | str = "patchcli.zarr", overwrite: bool = False) -> str:
+    """Take the hierarchical encoder of a PyTorch state dict (the authors' pickle); its sha256.
+
+    Read with weights_only, so that a pickle that would run code is refused; names, shapes and numbers are checked.
+    """
+    path = Path(weights)
+    expected = f"{path}: expected a state dict of Patch SVDD's hierarchical encoder"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected weights such as the published <class>.pkl")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(f"{expected}, found a pickle that holds more than tensors; it was not executed") from None
+    except Exception as error:  # torch.load raises many kinds for files that are no checkpoint
+        raise InputError(f"{expected}, found a file that torch cannot read ({type(error).__name__})") from None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError(f"{expected}, found {type(state).__name__} of other things than tensors")
+    D = state["conv2.bias"].shape[0] if "conv2.bias" in state and state["conv2.bias"].ndim else 64
+    wanted = {name: tuple(values.shape) for name, values in HierarchicalEncoder(D).state_dict().items()}
+    for name in sorted(wanted.keys() ^ state.keys()):
+        raise InputError(f"{expected}; {name} is {'missing' if name in wanted else 'none of its names'}")
+    for name, shape in wanted.items():
+        found = tuple(state[name].shape)
+        if found != shape:
+            raise InputError(f"{expected}; {name} has the shape {found}, not {shape}")
+    arrays = {name: values.to(torch.float32).numpy() for name, values in state.items()}
+    if not all(np.isfinite(values).all() for values in arrays.values()):
+        raise InputError(f"{expected} of finite numbers, found NaN or infinity")
+    opened = Store.open(store, "r+")
+    if opened.attributes_of("encoder") is not None and not overwrite:
+        raise StoreError(f"{store}: holds an encoder already; replace it with --overwrite, or name another with --store")
+    attributes = {"architecture": "hierarchical", "D": D, "source": "imported", "file": path.name, "steps": None}
+    return opened.write_encoder(arrays, attributes, {})

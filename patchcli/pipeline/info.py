@@ -1,0 +1,33 @@
+"""What is in a store, and what is still to do."""
+
+from pathlib import Path
+from typing import Any
+
+from patchcli.errors import StoreError
+from patchcli.store import Store
+
+SCHEMA = "patchcli.info/1"
+
+
+def info(store: Path | str = "patchcli.zarr") -> dict[str, Any]:
+    """Data set, encoder, bank and the next command, as a flat dictionary ready for JSON."""
+    opened = Store.open(store)
+    found: dict[str, Any] = {"schema": SCHEMA, "store": str(store), "format_version": opened.attributes["format_version"]}
+    found |= {key: opened.dataset[key] for key in ("root", "layout", "category", "manifest")}
+    found["images"], found["height"], found["width"] = opened.images.shape[:3]
+    encoder = opened.attributes_of("encoder") or {}
+    for key in ("architecture", "source", "D", "steps", "seconds", "sha256"):
+        found[f"encoder_{key}"] = encoder.get(key)
+    found["recipe"] = encoder.get("recipe")
+    bank = opened.attributes_of("bank")
+    found["bank"] = bank["status"] if bank else None
+    try:
+        opened.bank()
+    except StoreError as error:
+        found["next"] = str(error).rsplit("run: ", 1)[-1]
+        if bank and bank["status"] == "complete":
+            found["bank"] = "of another encoder"
+    else:
+        found["next"] = "patchcli score --out maps/"
+    found["versions"] = opened.attributes["versions"]
+    return found

@@ -1,0 +1,228 @@
+"""Images and bank → anomaly maps and one record an image."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import tifffile
+import torch
+from numpy.typing import NDArray
+
+from patchcli import images, layouts, neighbours, report, runtime
+from patchcli.errors import InputError
+from patchcli.layouts import Sample
+from patchcli.observer import Observer
+from patchcli.scoring import Scored, Scorer
+from patchcli.store import Store
+
+SCHEMA = "patchcli.score/1"
+BATCH = 4  # images for which the bank streams by once
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is said of one scored image; coordinates are original pixels, x to the right and y down."""
+
+    schema: str
+    image: str  # id in the data set, or the path as given
+    score: float  # maximum of the product map; higher is more anomalous
+    score_big: float  # maximum of the K=64 map
+    score_small: float | None  # maximum of the K=32 map; None for the flat encoder
+    peak_x: int
+    peak_y: int
+    nearest_image: str  # training image with the normal patch that is nearest to the patch at the peak
+    nearest_x: int  # that patch's top left corner and size
+    nearest_y: int
+    nearest_width: int
+    nearest_height: int
+    map: str | None  # float32 TIFF at the image's original size
+    overlay: str | None  # PNG, written when all images are scored: its colours are one scale for the whole run
+    encoder: str  # sha256 of the weights, as in the store
+
+
+def score(
+    store: Path | str = "patchcli.zarr",
+    paths: Iterable[Path | str] | None = None,
+    *,
+    out: Path | str | None = None,
+    overlay: bool = False,
+    batch: int = BATCH,
+    device: str = "auto",
+    search: str = "auto",
+    threads: int | None = None,
+    observer: Observer | None = None,
+) -> Iterator[Record]:
+    """Score images (Algorithm 2): the given files and folders, or the test images of the store's data set.
+
+    Yields a record an image as soon as its batch is scored; what cannot be read is reported to the observer and left
+    out. With `out`, maps are written below it in the data set's layout. Input is checked before the first record.
+    """
+    observer = observer or Observer()
+    runtime.set_threads(threads)
+    target = runtime.device(device)
+    folder = None if out is None else Path(out)
+    if folder is None and overlay:
+        raise InputError("--overlay: expected --out DIR too, the folder for the pictures")
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder}: expected a folder, found a file")
+    opened = Store.open(store)
+    known = _test_samples(opened)
+    if paths is None:
+        if not known:
+            root = opened.dataset["root"]
+            raise InputError(f"{root}: no test images there; name images or folders to score, or - for a list on stdin")
+        samples: Iterator[Sample] = iter(known.values())
+        total: int | None = len(known)
+    else:
+        samples, total = _named(paths, known, observer), None
+    if folder is not None and folder.resolve() == Path(opened.dataset["root"]):
+        raise InputError(f"--out {folder}: is the data set itself; expected another folder, such as maps/")
+    scorer, sha256 = make_scorer(opened, target, search, observer), opened.encoder_attributes["sha256"]
+
+    def run() -> Iterator[Record]:
+        drawn: list[tuple[Sample, Path, Path, float]] = []
+        taken: set[Path] = set()
+        done = 0
+        for sample, result in scored(scorer, samples, batch, observer):
+            map_path = picture = None
+            if folder is not None:
+                map_path = _place(folder, sample, taken)
+                write_map(map_path, original_size(result), {"image": sample.id, "encoder": sha256})
+                if overlay:
+                    picture = map_path.with_suffix(".png")
+                    drawn.append((sample, map_path, picture, float(np.median(result.maps["multi"]))))
+            done += 1
+            observer.progress("score", done, total, sample.id)
+            yield _record(sample, result, map_path, picture, sha256)
+        if not done:
+            raise InputError("no image could be scored; expected png, jpg, bmp, tif or webp files")
+        if drawn:
+            _draw(drawn, observer)
+
+    return run()
+
+
+def make_scorer(store: Store, device: torch.device, search: str, observer: Observer) -> Scorer:
+    """A scorer with the search that is asked for, or the exact way that is there."""
+    method, why = neighbours.choose(search, device)
+    if why:
+        observer.note(why)
+    return Scorer(store, device, method)
+
+
+def scored(
+    scorer: Scorer, samples: Iterable[Sample], batch: int, observer: Observer
+) -> Iterator[tuple[Sample, Scored]]:
+    """Decode and score samples, `batch` at a time; what cannot be read is reported and left out."""
+
+    def decoded() -> Iterator[tuple[Sample, NDArray[np.uint8]]]:
+        for sample in samples:
+            try:
+                yield sample, images.decode(sample.path)
+            except InputError as error:
+                observer.problem(str(error))
+
+    stream = decoded()
+    while group := list(islice(stream, batch)):
+        results = scorer.score([pixels for _, pixels in group])
+        yield from zip((sample for sample, _ in group), results, strict=True)
+
+
+def original_size(result: Scored, name: str = "multi") -> NDArray[np.float32]:
+    """A map brought to the image's original size."""
+    return images.resize_map(result.maps[name], *result.size)
+
+
+def write_map(path: Path, values: NDArray[np.float32], provenance: dict[str, str]) -> None:
+    """Write a map (H, W) as float32 TIFF, beside and renamed; the provenance is its description."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    tifffile.imwrite(beside, values, description=json.dumps(provenance), metadata=None)
+    beside.replace(path)
+
+
+def _test_samples(store: Store) -> dict[Path, Sample]:
+    """The data set's test images by path; empty where the data set is gone or has none."""
+    try:
+        dataset = layouts.read(Path(store.dataset["root"]))
+    except InputError:
+        return {}
+    return {sample.path: sample for sample in dataset.split("test")}
+
+
+def _named(paths: Iterable[Path | str], known: dict[Path, Sample], observer: Observer) -> Iterator[Sample]:
+    """Samples of files and folders; test images of the data set keep their id and mask."""
+    for given in map(Path, paths):
+        if given.is_dir():
+            found = list(images.find(given))
+            if not found:
+                observer.problem(f"{given}: no images found in this folder")
+        else:
+            found = [given]
+        for path in found:
+            yield known.get(path.resolve(), Sample(path.as_posix(), path, "query", ""))
+
+
+def _place(folder: Path, sample: Sample, taken: set[Path]) -> Path:
+    """Where a sample's map goes: its id below `folder`; the suffix stays where two images differ in it alone."""
+    name = PurePosixPath(*(part for part in PurePosixPath(sample.id).parts if part not in ("/", "..", ".")))
+    path = folder / name.with_suffix(".tiff")
+    if path in taken:
+        path = folder / name.with_name(f"{name.name}.tiff")
+    taken.add(path)
+    if path.exists() and path.samefile(sample.path):
+        raise InputError(f"--out {folder}: the map would replace the image {sample.path}; name another folder")
+    return path
+
+
+def _record(sample: Sample, result: Scored, map_path: Path | None, picture: Path | None, sha256: str) -> Record:
+    evidence = result.evidence
+    return Record(
+        SCHEMA,
+        sample.id,
+        result.score(),
+        result.score("big"),
+        result.score("small") if "small" in result.maps else None,
+        *evidence.peak,
+        evidence.normal_image,
+        *evidence.normal_box,
+        map_path.as_posix() if map_path else None,
+        picture.as_posix() if picture else None,
+        sha256,
+    )
+
+
+def _draw(drawn: list[tuple[Sample, Path, Path, float]], observer: Observer) -> None:
+    """Overlays on one colour scale: from the run's typical map value to its highest."""
+    low = float(np.median([typical for *_, typical in drawn]))
+    high = max(float(tifffile.imread(map_path).max()) for _, map_path, _, _ in drawn)
+    scale = report.ColourScale(low, high)
+    for done, (sample, map_path, picture, _) in enumerate(drawn, 1):
+        pixels, values = images.decode(sample.path), tifffile.imread(map_path)
+        mask = read_mask(sample, values.shape, observer)
+        images.write_png(picture, report.overlay(pixels, values, mask, scale))
+        observer.progress("overlay", done, len(drawn))
+
+
+def read_mask(sample: Sample, shape: tuple[int, ...], observer: Observer) -> NDArray[np.bool_] | None:
+    """The sample's mask, checked against the image's (height, width); None, reported, where it cannot be used."""
+    if sample.mask is None:
+        return None
+    try:
+        mask = images.read_mask(sample.mask)
+    except InputError as error:
+        observer.problem(str(error))
+        return None
+    if mask.shape != shape:
+        found = f"{mask.shape[1]}x{mask.shape[0]}, its image has {shape[1]}x{shape[0]}"
+        observer.problem(f"{sample.mask}: expected a mask of the image's size, found {found}")
+        return None
+    if not mask.any() and sample.defective:
+        observer.problem(f"{sample.mask}: mask of a defective image is empty; its pixels are left out")
+        return None
+    return mask
+
+

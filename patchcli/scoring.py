@@ -1,0 +1,92 @@
+"""Bank × images → patch distances → anomaly maps → scores, with the evidence (Patch SVDD, Algorithm 2)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from patchcli import maps, training
+from patchcli.embedding import embed, grids
+from patchcli.images import resize
+from patchcli.neighbours import METHODS
+from patchcli.store import Store
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The most anomalous patch at the map's peak and the normal patch nearest to it; all in original pixels."""
+
+    peak: tuple[int, int]  # (x, y) of the map's maximum
+    normal_image: str  # id of the training image that holds the nearest patch
+    normal_box: tuple[int, int, int, int]  # x, y, width, height of that patch
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The result for one image; maps are (H, W) float32 at the store's working size."""
+
+    maps: dict[str, NDArray[np.float32]]  # big, small (where the encoder has it), multi
+    size: tuple[int, int]  # original (height, width)
+    evidence: Evidence
+
+    def score(self, name: str = "multi") -> float:
+        """The image's anomaly score: the maximum of a map."""
+        return float(self.maps[name].max())
+
+
+class Scorer:
+    """Everything that is loaded once to score images against one store."""
+
+    def __init__(self, store: Store, device: torch.device, method: str) -> None:
+        self.bank = store.bank()
+        self.encoder = training.load(store, device)
+        self.mean = store.mean
+        self.height, self.width = self.mean.shape[:2]
+        self.grids = grids(self.encoder, self.height, self.width)
+        self.ids, self.sizes = store.image_ids, store.image_sizes
+        self.device, self.search = device, METHODS[method]
+
+    def _blocks(self, scale: str) -> Iterator[tuple[int, torch.Tensor]]:
+        for offset, vectors in self.bank.blocks(scale):
+            yield offset, torch.from_numpy(vectors).to(self.device)
+
+    def score(self, images: list[NDArray[np.uint8]]) -> list[Scored]:
+        """Score decoded images, each (h, w, 3) uint8 of any size; the bank streams by once."""
+        pixels = np.stack([resize(image, self.height, self.width) for image in images])
+        features = embed(self.encoder, pixels, self.mean, self.grids, self.device)
+        distances, nearest = {}, {}
+        pixel_maps: dict[str, NDArray[np.float32]] = {}
+        for scale, grid in self.grids.items():
+            queries = features[scale].reshape(-1, features[scale].shape[-1])
+            d, i = self.search(queries, self._blocks(scale))
+            distances[scale] = d.cpu().numpy().reshape(len(images), *grid.shape)
+            nearest[scale] = i.cpu().numpy().reshape(len(images), *grid.shape)
+            pixel_maps[scale] = maps.spread(distances[scale], grid)
+        pixel_maps["multi"] = maps.multiply(pixel_maps)
+        finest = min(self.grids, key=lambda scale: self.grids[scale].S)
+        results = []
+        for b, image in enumerate(images):
+            size = (image.shape[0], image.shape[1])
+            evidence = self._evidence(pixel_maps["multi"][b], size, distances[finest][b], nearest[finest][b], finest)
+            results.append(Scored({name: values[b] for name, values in pixel_maps.items()}, size, evidence))
+        return results
+
+    def _evidence(
+        self, multi: NDArray[np.float32], size: tuple[int, int], distances: NDArray[np.float32],
+        nearest: NDArray[np.int64], scale: str,
+    ) -> Evidence:  # fmt: skip
+        """The patch of the finest scale that covers the peak and is farthest from the normal ones."""
+        grid = self.grids[scale]
+        y, x = np.unravel_index(int(multi.argmax()), multi.shape)
+        rows = [r for r, top in enumerate(grid.ys) if top <= y < top + grid.K]
+        columns = [c for c, left in enumerate(grid.xs) if left <= x < left + grid.K]
+        worst = int(distances[np.ix_(rows, columns)].argmax())
+        row, column = rows[worst // len(columns)], columns[worst % len(columns)]
+        number, top, left = grid.locate(int(nearest[row, column]))
+        height, width = self.sizes[number]
+        sy, sx = height / self.height, width / self.width
+        box = (round(left * sx), round(top * sy), round(grid.K * sx), round(grid.K * sy))
+        peak = (int((x + 0.5) * size[1] / self.width), int((y + 0.5) * size[0] / self.height))
+        return Evidence(peak, self.ids[number], box)
