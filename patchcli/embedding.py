@@ -12,6 +12,8 @@ from patchcli.errors import InputError
 from patchcli.grid import PatchGrid
 from patchcli.images import standardise
 
+CPU_IMAGES = 2  # a forward: more at once fall out of the cache and are slower
+
 
 def grids(encoder: Encoder, height: int, width: int) -> dict[str, PatchGrid]:
     """The patch grid of each of the encoder's scales on images of height × width pixels."""
@@ -60,6 +62,11 @@ def embed(
     device: torch.device,
 ) -> dict[str, Tensor]:
     """Images (B, H, W, 3) uint8 → features of each scale, (B, rows, columns, D) float32 on `device`."""
-    images = torch.from_numpy(standardise(pixels, mean)).to(device)
-    dense = encoder.dense(images)  # one forward serves every scale
-    return {name: _pick(encoder, images, dense[name], name, grid) for name, grid in grids.items()}
+    parts: dict[str, list[Tensor]] = {name: [] for name in grids}
+    at_once = len(pixels) if device.type == "cuda" else CPU_IMAGES
+    for start in range(0, len(pixels), at_once):
+        images = torch.from_numpy(standardise(pixels[start : start + at_once], mean)).to(device)
+        dense = encoder.dense(images)  # one forward serves every scale
+        for name, grid in grids.items():
+            parts[name].append(_pick(encoder, images, dense[name], name, grid))
+    return {name: torch.cat(features) for name, features in parts.items()}

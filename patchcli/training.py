@@ -22,6 +22,11 @@ SAMPLERS = ("dense", "patch")
 PRECISIONS = ("float32", "bfloat16")
 
 
+def _option(field: str) -> str:
+    """The command line's name of a field of the recipe."""
+    return f"--{ {'lam': 'lambda', 'D': 'dim'}.get(field, field) }".replace(" ", "")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What determines the weights after a given number of steps; it is stored with them and kept by --resume."""
@@ -38,13 +43,13 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, allowed in (("encoder", tuple(ARCHITECTURES)), ("sampler", SAMPLERS), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
-                raise InputError(f"--{name}: expected {' or '.join(allowed)}, found {getattr(self, name)!r}")
+                raise InputError(f"{_option(name)}: expected {' or '.join(allowed)}, found {getattr(self, name)!r}")
         for name, least in (("D", 1), ("batch", 1), ("seed", 0)):
             if getattr(self, name) < least:
-                raise InputError(f"--{name}: expected {least} or more, found {getattr(self, name)}")
+                raise InputError(f"{_option(name)}: expected {least} or more, found {getattr(self, name)}")
         for name in ("lam", "lr"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise InputError(f"--{name}: expected a number of 0 or more, found {getattr(self, name)}")
+                raise InputError(f"{_option(name)}: expected a number of 0 or more, found {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def load(store: Store, device: torch.device) -> Encoder:
     attributes, weights = store.encoder_attributes, store.read_encoder()
     encoder = build(attributes["architecture"], attributes["D"])
     encoder.load_state_dict({name: torch.from_numpy(values) for name, values in weights.items()})
-    return encoder.to(device).eval()
+    return encoder.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
 
 class Trainer:
@@ -177,7 +182,7 @@ def resumed_recipe(store: Store, changes: dict[str, Any]) -> Recipe:
     recipe = Recipe(**{f.name: stored[f.name] for f in fields(Recipe)})
     for name, value in changes.items():
         if value != getattr(recipe, name):
-            found = f"the checkpoint has --{name} {getattr(recipe, name)}, found {value}"
+            found = f"the checkpoint has {_option(name)} {getattr(recipe, name)}, found {value}"
             raise InputError(f"--resume: {found}; leave it out, or train anew with --overwrite")
     return recipe
 

@@ -5,43 +5,41 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-TILE_QUERIES, TILE_VECTORS, CANDIDATES = 2048, 8192, 1 << 17
+TILE_QUERIES, TILE_VECTORS, CANDIDATES = 4096, 2048, 1 << 15
 
 
 def search(queries: Tensor, blocks: Iterable[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
     """Exact nearest neighbours of queries (Q, D); see the package for blocks and results.
 
-    |q|² - 2qv + |v|² is off by rounding: at most `slack` = (D + 8)·u·(|q| + |v|)², u = 2⁻²⁴, for float32 dot products of
-    length D in any order. So every vector whose expanded value is within `slack` of the best so far is a candidate;
-    no other can be the neighbour. Vectors are centred first (distances do not change), which keeps the slack small.
+    |v|² - 2qv orders the vectors v by their distance to q, but for rounding: in float32, u = 2⁻²⁴, a product of length
+    D + 1 and the norms are off by less than r(|q|² + |v|²), r = 4(D + 8)u, in any order of summation. So every vector
+    whose value is within that of the best is a candidate, and no other can be the neighbour. Centring first leaves
+    the distances as they are and keeps the norms, and with them the number of candidates, small.
     """
     Q, D = queries.shape
+    r = 4 * (D + 8) * 2.0**-24
     best = queries.new_full((Q,), torch.inf, dtype=torch.float64)  # squared direct distances
     index = torch.full((Q,), torch.iinfo(torch.int64).max, device=queries.device)
     centre = queries.mean(0)
-    centred = queries - centre
-    rounding = (D + 8) * 2.0**-24
+    x = queries - centre
+    square = x.square().sum(1)
+    left = torch.cat([-2 * x, torch.ones_like(x[:, :1])], 1)  # (Q, D+1)
     for offset, vectors in blocks:
+        moved = vectors - centre
+        norms = moved.square().sum(1, keepdim=True)
+        right = torch.cat([moved, norms * (1 - r)], 1)  # (M, D+1)
         for v in range(0, len(vectors), TILE_VECTORS):
-            tile = vectors[v : v + TILE_VECTORS]
-            moved = tile - centre
-            norms = moved.square().sum(1)
-            reach = norms.max().sqrt()
             for q in range(0, Q, TILE_QUERIES):
-                rows = slice(q, min(q + TILE_QUERIES, Q))
-                x = centred[rows]
-                squared = x.square().sum(1)
-                slack = rounding * (squared.sqrt() + reach).square()
-                expanded = torch.addmm(norms, x, moved.T, alpha=-2)  # (q, v), |q|² left out
-                least = expanded.amin(1)
-                bound = torch.minimum(best[rows].float() * (1 + 2.0**-22), least + squared + slack)  # of the true best
-                limit = bound + slack - squared
-                hot = torch.nonzero(least <= limit)[:, 0]
-                pairs = torch.nonzero(expanded[hot] <= limit[hot, None])
-                for chunk in pairs.split(CANDIDATES):
-                    row, column = hot[chunk[:, 0]] + q, chunk[:, 1]
-                    direct = (queries[row].double() - tile[column].double()).square().sum(1)
-                    _keep_nearest(best, index, row, direct, column + offset + v)
+                rows = slice(q, q + TILE_QUERIES)
+                low = left[rows] @ right[v : v + TILE_VECTORS].T  # lower bounds of |v|² - 2qv, but for r|q|²
+                least, at = low.min(1)
+                so_far = best[rows].float() * (1 + 2.0**-22) - square[rows]
+                bound = torch.minimum(so_far, least + 2 * r * norms[at + v, 0]) + 2 * r * square[rows]
+                hot = torch.nonzero(least <= bound)[:, 0]
+                for pairs in torch.nonzero(low[hot] <= bound[hot, None]).split(CANDIDATES):
+                    row, column = hot[pairs[:, 0]] + q, pairs[:, 1] + v
+                    direct = (queries[row].double() - vectors[column].double()).square().sum(1)
+                    _keep_nearest(best, index, row, direct, column + offset)
     return best.sqrt().float(), index
 
 

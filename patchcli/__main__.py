@@ -1,0 +1,5 @@
+"""python -m patchcli."""
+
+from patchcli.cli import main
+
+main()

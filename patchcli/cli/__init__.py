@@ -1,0 +1,8 @@
+"""The command line: parse, one library call, print."""
+
+
+def main() -> None:
+    """Entry point of the `patchcli` command."""
+    from patchcli.cli.app import app
+
+    app()

@@ -1,0 +1,45 @@
+"""The verbs, put together."""
+
+from typing import Annotated
+
+import typer
+
+from patchcli.cli.demo import demo
+from patchcli.cli.embed import embed
+from patchcli.cli.eval import evaluate
+from patchcli.cli.extract import extract
+from patchcli.cli.import_weights import import_weights
+from patchcli.cli.info import info
+from patchcli.cli.score import score
+from patchcli.cli.train import train
+
+# Plain help texts: rich markup would double the time that --help takes.
+app = typer.Typer(name="patchcli", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(version("patchcli"))
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Find defects in images when only good images are at hand (Patch SVDD).
+
+    Example: patchcli train ./mvtec/grid && patchcli embed && patchcli score --out maps/
+    """
+
+
+for verb in (extract, train, embed, score):
+    app.command()(verb)
+app.command(name="eval")(evaluate)
+app.command(name="import")(import_weights)
+for verb in (info, demo):
+    app.command()(verb)

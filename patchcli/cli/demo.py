@@ -1,0 +1,31 @@
+"""patchcli demo."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from patchcli.cli import options
+from patchcli.cli.eval import COLUMNS
+from patchcli.cli.terminal import Terminal
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(help="A folder for everything that the demo makes.")] = Path("patchcli-demo"),
+    steps: Annotated[int | None, typer.Option("--steps", help="Training steps; fewer are quicker and worse.")] = None,
+    seed: options.Seed = None,
+    form: options.Format = None,
+    threads: options.Threads = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Make a small woven-texture data set with defects, run every step on it and write an overview page.
+
+    Example: patchcli demo
+    """
+    with Terminal(quiet, verbose) as terminal:
+        from patchcli.pipeline.demo import demo
+
+        result = demo(folder, steps=steps, seed=seed or 0, threads=threads, observer=terminal)
+        terminal.write(result.rows, form, {key: COLUMNS[key] for key in COLUMNS if key != "note"})
+        terminal.note(f"open {result.page} in a browser; the data set, the store and the maps are beside it")

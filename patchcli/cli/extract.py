@@ -1,0 +1,45 @@
+"""patchcli extract."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from patchcli.cli import options
+from patchcli.cli.terminal import Terminal
+
+
+def extract(
+    data: Annotated[Path | None, typer.Argument(help="A data set (MVTec AD layout) or a folder of good images.")] = None,
+    store: options.Store = options.STORE,
+    size: options.Size = None,
+    overwrite: options.Overwrite = False,
+    patches: Annotated[
+        Path | None, typer.Option("--patches", help="Write the patches of chosen images as PNG below this folder.")
+    ] = None,
+    image: Annotated[
+        list[str] | None, typer.Option("--image", help="With --patches: id of an image, may be repeated. [default: first]")
+    ] = None,
+    scale: Annotated[str, typer.Option("--scale", help="With --patches: big (K=64) or small (K=32).")] = "big",
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Read the good images of a data set into a store.
+
+    Example: patchcli extract ./mvtec/grid
+
+    Example: patchcli extract --patches patches/ --image train/good/000.png
+    """
+    with Terminal(quiet, verbose) as terminal:
+        from patchcli.errors import InputError
+        from patchcli.pipeline.extract import cut_patches, extract
+
+        if data is None and patches is None:
+            raise InputError("DATA: expected a data set or a folder of good images (or --patches DIR)")
+        if data is not None:
+            found = extract(data, store, options.size(size), overwrite, terminal)
+            state = "extracted" if found.fresh else "there already"
+            terminal.note(f"{found.images} images of {found.height}x{found.width} pixels {state} in {store}")
+        if patches is not None:
+            count = cut_patches(store, patches, image or (), scale)
+            terminal.note(f"{count} patches written below {patches}")

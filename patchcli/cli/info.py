@@ -1,0 +1,27 @@
+"""patchcli info."""
+
+import sys
+
+from patchcli.cli import options
+from patchcli.cli.terminal import Terminal, cell
+
+
+def info(
+    store: options.Store = options.STORE,
+    form: options.Format = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Say what is in a store, and what is still to do.
+
+    Example: patchcli info --store grid.zarr
+    """
+    with Terminal(quiet, verbose) as terminal:
+        from patchcli.pipeline.info import info
+
+        found = info(store)
+        if form == "table" or (form is None and sys.stdout.isatty()):
+            found = {key: value for key, value in found.items() if value is not None}
+            terminal.write([{"key": k, "value": cell(v)} for k, v in found.items()], "table", {"key": "", "value": ""})
+        else:
+            terminal.write([found], form, {})

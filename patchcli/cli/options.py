@@ -1,0 +1,39 @@
+"""Every option that more than one verb has, declared once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from patchcli.errors import InputError
+
+Store = Annotated[
+    Path, typer.Option("--store", envvar="PATCHCLI_STORE", help="The store: one Zarr group with everything learned.")
+]
+STORE = Path("patchcli.zarr")
+Size = Annotated[
+    str | None,
+    typer.Option("--size", metavar="N|HxW", help="Working size of the images in pixels, height x width. [default: 256]"),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the store holds already.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads. [default: all cores]")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything drawn at random. [default: 0]")]
+Search = Annotated[
+    str, typer.Option("--search", help="Nearest neighbour search, all exact: auto (keops on a GPU), brute, keops.")
+]
+Format = Annotated[
+    str | None, typer.Option("--format", help="table, jsonl or csv. [default: table on a terminal, else jsonl]")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="A traceback with errors.")]
+
+
+def size(text: str | None) -> tuple[int, int] | None:
+    """(height, width) of "256" or "256x320"."""
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdigit() for side in sides):
+        raise InputError(f"--size: expected pixels such as 256 or 256x320 (height x width), found {text!r}")
+    return int(sides[0]), int(sides[-1])

@@ -1,0 +1,53 @@
+"""patchcli score."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from patchcli.cli import options
+from patchcli.cli.terminal import Terminal
+
+COLUMNS = {
+    "image": "image", "score": "score", "peak_x": "peak x", "peak_y": "peak y",
+    "nearest_image": "nearest normal", "nearest_x": "x", "nearest_y": "y", "map": "map",
+}  # fmt: skip
+
+
+def score(
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(help="Images and folders; - reads paths from standard input. [default: the data set's test images]"),
+    ] = None,
+    store: options.Store = options.STORE,
+    out: Annotated[Path | None, typer.Option("--out", help="Write float32 TIFF anomaly maps below this folder.")] = None,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="With --out: heat maps as PNG too, the mask's outline in red.")
+    ] = False,
+    form: options.Format = None,
+    search: options.Search = "auto",
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Score images: a record an image on standard output, and anomaly maps with --out.
+
+    Example: patchcli score --out maps/ --overlay
+
+    Example: ls line3/*.png | patchcli score - | jq -r 'select(.score > 0.01) | .image'
+    """
+    with Terminal(quiet, verbose) as terminal:
+        from patchcli.pipeline.score import BATCH, score
+
+        piped = paths == ["-"]
+        given: Iterable[str] | None = (line.rstrip("\r\n") for line in sys.stdin) if piped else paths or None
+        if piped and given is not None:
+            given = (line for line in given if line)
+        records = score(
+            store, given, out=out, overlay=overlay, batch=1 if piped else BATCH,
+            device=device, search=search, threads=threads, observer=terminal,
+        )  # fmt: skip
+        terminal.write(records, form, COLUMNS)

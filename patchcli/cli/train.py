@@ -1,0 +1,65 @@
+"""patchcli train."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from patchcli.cli import options
+from patchcli.cli.terminal import INTERRUPTED, Terminal
+
+
+def train(
+    data: Annotated[
+        Path | None, typer.Argument(help="A data set or a folder of good images. [default: what the store holds]")
+    ] = None,
+    store: options.Store = options.STORE,
+    size: options.Size = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Steps in all. [default: 200]")] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", help="The same in passes over the images.")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="Stop after so long, whatever the steps.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the store's checkpoint.")] = False,
+    overwrite: options.Overwrite = False,
+    encoder: Annotated[str | None, typer.Option("--encoder", help="hierarchical or flat. [default: hierarchical]")] = None,
+    sampler: Annotated[
+        str | None, typer.Option("--sampler", help="dense (whole images) or patch (as in the paper). [default: dense]")
+    ] = None,
+    lam: Annotated[float | None, typer.Option("--lambda", help="Weight of the SVDD' losses. [default: 1]")] = None,
+    dim: Annotated[int | None, typer.Option("--dim", help="Length D of a feature. [default: 64]")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate of Adam. [default: 1e-3]")] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", help="Images a step (dense), or patch pairs (patch). [default: 4]")
+    ] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="float32 or bfloat16. [default: float32]")] = None,
+    seed: options.Seed = None,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Train the patch encoder on good images; no labels, no defects.
+
+    Ctrl-C stops after the running step and keeps a usable encoder; --resume goes on as if never stopped.
+
+    Example: patchcli train ./mvtec/grid --minutes 10
+
+    Example: patchcli train --resume --steps 400
+    """
+    with Terminal(quiet, verbose) as terminal:
+        from patchcli.pipeline.train import train
+
+        given = {
+            "encoder": encoder, "sampler": sampler, "lam": lam, "D": dim, "lr": lr, "batch": batch,
+            "precision": precision, "seed": seed,
+        }  # fmt: skip
+        trained = train(
+            data, store, size=options.size(size), steps=steps, epochs=epochs, minutes=minutes, resume=resume,
+            overwrite=overwrite, device=device, threads=threads, observer=terminal,
+            **{name: value for name, value in given.items() if value is not None},
+        )  # fmt: skip
+        losses = ", ".join(f"{name} {value:.3f}" for name, value in trained.losses.items())
+        terminal.note(f"{trained.steps} steps in {trained.seconds:.0f} s{': ' if losses else ''}{losses}")
+        if trained.interrupted:
+            terminal.note(f"interrupted; the encoder is usable, go on with: patchcli train --resume --store {store}")
+            raise typer.Exit(INTERRUPTED)
+        terminal.note(f"encoder {trained.sha256[:12]} is in {store}; next: patchcli embed")
