@@ -5,6 +5,8 @@ The convolutions are unpadded, so running one over the whole image gives the fea
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +41,7 @@ class SmallEncoder(nn.Module):
     def __init__(self, D: int) -> None:
         super().__init__()
         channels = (3, 32, 64, 128, 128, 64, 32, 32, D)
-        for i, (c_in, c_out) in enumerate(zip(channels, channels[1:], strict=False), 1):
+        for i, (c_in, c_out) in enumerate(pairwise(channels), 1):
             self.add_module(f"conv{i}", nn.Conv2d(c_in, c_out, 3, stride=2 if i == 1 else 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,7 +54,7 @@ class SmallEncoder(nn.Module):
 class HierarchicalEncoder(nn.Module):
     """Scales small (K=32) and big (K=64, from the small features of its four quadrants); Eq. of Sect. 3.3."""
 
-    scales = {"big": Scale(64, 16, "K=64"), "small": Scale(32, 4, "K=32")}
+    scales: ClassVar[dict[str, Scale]] = {"big": Scale(64, 16, "K=64"), "small": Scale(32, 4, "K=32")}
     stride = 2
 
     def __init__(self, D: int = 64) -> None:
@@ -87,7 +89,7 @@ class HierarchicalEncoder(nn.Module):
 class FlatEncoder(nn.Module):
     """One scale, K=64, no hierarchy: the comparison of Table S2. Four valid 5×5 convolutions, strides 2, 2, 2, 1."""
 
-    scales = {"big": Scale(64, 16, "flat K=64")}
+    scales: ClassVar[dict[str, Scale]] = {"big": Scale(64, 16, "flat K=64")}
     stride = 8
 
     def __init__(self, D: int = 64) -> None:

@@ -72,10 +72,12 @@ def _refuse_lookalikes(root: Path) -> None:
     """Folders that hold defects too must not be taken for a plain folder of good images."""
     classes = [child.name for child in sorted(root.iterdir()) if (child / "train" / "good").is_dir()]
     if classes:
-        raise InputError(f"{root}: expected one data set, found {len(classes)} ({classes[0]}, …); name one: {root / classes[0]}")
+        found = f"found {len(classes)} ({classes[0]}, …); name one: {root / classes[0]}"
+        raise InputError(f"{root}: expected one data set, {found}")
     for name in ("test", "ground_truth"):
         if (root / name).is_dir():
-            raise InputError(f"{root}: found {name}/ but no train/good/; put the good images into train/good/, or name their folder")
+            advice = "put the good images into train/good/, or name their folder"
+            raise InputError(f"{root}: found {name}/ but no train/good/; {advice}")
 
 
 def _mvtec(root: Path) -> Dataset:

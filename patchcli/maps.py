@@ -23,4 +23,5 @@ def spread(scores: NDArray[np.float32], grid: PatchGrid) -> NDArray[np.float32]:
 
 def multiply(maps: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
     """The product over the scales: the map "multi" (Eq. 7)."""
-    return np.prod(list(maps.values()), axis=0, dtype=np.float32)
+    product: NDArray[np.float32] = np.prod(list(maps.values()), axis=0, dtype=np.float32)
+    return product

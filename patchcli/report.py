@@ -23,8 +23,9 @@ class ColourScale:
 
     def heat(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Values → 0 to 1. The square root makes up for the map being a product of two distances."""
-        span = max(self.high - self.low, np.finfo(np.float32).tiny)
-        return np.sqrt(np.clip((values - self.low) / span, 0, 1)).astype(np.float32)
+        span = max(self.high - self.low, 1e-30)
+        share: NDArray[np.float32] = np.clip((values - self.low) / span, 0, 1).astype(np.float32)
+        return np.sqrt(share)
 
 
 def overlay(
@@ -94,7 +95,8 @@ def overview(title: str, lines: Sequence[str], table: Sequence[Mapping[str, str]
     for card in sorted(cards, key=lambda card: -card.score):
         kind = ' class="defect"' if card.defective else ""
         figures = "".join(
-            f'<figure{style}><img alt="{escape(alt)}" src="{_inline(pixels)}"><figcaption>{escape(caption)}</figcaption></figure>'
+            f'<figure{style}><img alt="{escape(alt)}" src="{_inline(pixels)}">'
+            f"<figcaption>{escape(caption)}</figcaption></figure>"
             for style, alt, pixels, caption in (
                 ("", f"{card.title}, as taken", card.pixels, "image"),
                 ("", f"{card.title}, anomaly map", card.overlay, "anomaly map, true mask in red"),
@@ -107,5 +109,6 @@ def overview(title: str, lines: Sequence[str], table: Sequence[Mapping[str, str]
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style><h1>{escape(title)}</h1>{text}'
-        f'<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table><div class="cards">{"".join(articles)}</div></html>\n'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        f'<div class="cards">{"".join(articles)}</div></html>\n'
     )

@@ -68,7 +68,7 @@ class Store:
         """A new store, written beside `path` and moved there when the block ends well."""
         if path.exists() and not overwrite:
             raise StoreError(f"{path}: already exists; go on with it, name another with --store, or give --overwrite")
-        if path.exists() and (not path.is_dir() or not (path / "zarr.json").exists() and any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or (not (path / "zarr.json").exists() and any(path.iterdir()))):
             raise StoreError(f"{path}: is not a store and will not be replaced; name another with --store")
         beside = path.with_name(f".{path.name}.new")
         try:

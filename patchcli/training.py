@@ -128,7 +128,7 @@ class Trainer:
             losses = self.loss(batch)
         objective = total(losses, self.recipe.lam)
         objective.backward()  # type: ignore[no-untyped-call]
-        values = {name: float(loss) for name, loss in losses.items()}
+        values = {name: float(loss.detach()) for name, loss in losses.items()}
         if not all(map(math.isfinite, values.values())):
             raise TrainingError(f"step {len(self.history) + 1}: a loss is not finite ({values}); lower --lr")
         self.optimiser.step()
@@ -137,7 +137,7 @@ class Trainer:
 
     def save(self) -> str:
         """Write encoder and checkpoint to the store; the encoder's sha256."""
-        state: dict[str, NDArray[Any]] = {"history": np.array(self.history, np.float32).reshape(len(self.history), -1)}
+        state: dict[str, NDArray[Any]] = {"history": np.array(self.history, np.float32)} if self.history else {}
         for name, values in self.loss.classifiers.state_dict().items():
             state[f"classifiers.{name}"] = values.cpu().numpy()
         names = [name for name, _ in self.loss.named_parameters()]
@@ -170,7 +170,7 @@ class Trainer:
             if keys:
                 moments[index] = {short: torch.from_numpy(np.array(state[key])) for short, key in keys.items()}
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
-        self.history = state["history"].tolist()
+        self.history = state["history"].tolist() if "history" in state else []
         self.seconds = self.store.encoder_attributes["seconds"]
 
 

@@ -37,9 +37,11 @@ def root(
     """
 
 
-for verb in (extract, train, embed, score):
-    app.command()(verb)
+app.command()(extract)
+app.command()(train)
+app.command()(embed)
+app.command()(score)
 app.command(name="eval")(evaluate)
 app.command(name="import")(import_weights)
-for verb in (info, demo):
-    app.command()(verb)
+app.command()(info)
+app.command()(demo)

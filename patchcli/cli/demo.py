@@ -11,8 +11,8 @@ from patchcli.cli.terminal import Terminal
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="A folder for everything that the demo makes.")] = Path("patchcli-demo"),
-    steps: Annotated[int | None, typer.Option("--steps", help="Training steps; fewer are quicker and worse.")] = None,
+    folder: Annotated[Path, typer.Argument(help="Folder for all that the demo makes.")] = Path("patchcli-demo"),
+    steps: Annotated[int | None, typer.Option("--steps", help="Training steps. [default: 100]")] = None,
     seed: options.Seed = None,
     form: options.Format = None,
     threads: options.Threads = None,
@@ -24,8 +24,9 @@ def demo(
     Example: patchcli demo
     """
     with Terminal(quiet, verbose) as terminal:
-        from patchcli.pipeline.demo import demo
+        from patchcli.pipeline.demo import STEPS, demo
 
-        result = demo(folder, steps=steps, seed=seed or 0, threads=threads, observer=terminal)
+        wanted = STEPS if steps is None else steps
+        result = demo(folder, steps=wanted, seed=seed or 0, threads=threads, observer=terminal)
         terminal.write(result.rows, form, {key: COLUMNS[key] for key in COLUMNS if key != "note"})
         terminal.note(f"open {result.page} in a browser; the data set, the store and the maps are beside it")

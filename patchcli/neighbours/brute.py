@@ -36,7 +36,7 @@ def search(queries: Tensor, blocks: Iterable[tuple[int, Tensor]]) -> tuple[Tenso
                 so_far = best[rows].float() * (1 + 2.0**-22) - square[rows]
                 bound = torch.minimum(so_far, least + 2 * r * norms[at + v, 0]) + 2 * r * square[rows]
                 hot = torch.nonzero(least <= bound)[:, 0]
-                for pairs in torch.nonzero(low[hot] <= bound[hot, None]).split(CANDIDATES):
+                for pairs in torch.split(torch.nonzero(low[hot] <= bound[hot, None]), CANDIDATES):
                     row, column = hot[pairs[:, 0]] + q, pairs[:, 1] + v
                     direct = (queries[row].double() - vectors[column].double()).square().sum(1)
                     _keep_nearest(best, index, row, direct, column + offset)

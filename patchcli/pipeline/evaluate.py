@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from patchcli import layouts, metrics, runtime
 from patchcli.encoder import ARCHITECTURES
-from patchcli.errors import InputError, StoreError
+from patchcli.errors import InputError
 from patchcli.images import resize_map
 from patchcli.layouts import Sample
 from patchcli.observer import Observer
@@ -54,14 +54,24 @@ def evaluate(
     if not folder.is_dir() or (folder / "zarr.json").exists():
         return _evaluate_one(Store.open(store), device, search, observer)
     rows = [_evaluate_one(Store.open(path), device, search, observer)[-1] for path in stores_in(folder)]
-    averages = [
-        float(np.mean(present)) if (present := [v for v in column if v is not None]) else None
-        for column in ([row.image_auroc for row in rows], [row.pixel_auroc for row in rows])
-    ]
     missing = sum(row.image_auroc is None or row.pixel_auroc is None for row in rows)
-    note = f"{missing} of {len(rows)} classes lack a figure" if missing else ""
-    counts = sum(row.images for row in rows), sum(row.defective for row in rows)
-    return [*rows, Row(SCHEMA, "average", "product", *averages, *counts, note, None)]
+    average = Row(
+        schema=SCHEMA,
+        category="average",
+        map="product",
+        image_auroc=_mean([row.image_auroc for row in rows]),
+        pixel_auroc=_mean([row.pixel_auroc for row in rows]),
+        images=sum(row.images for row in rows),
+        defective=sum(row.defective for row in rows),
+        note=f"{missing} of {len(rows)} classes lack a figure" if missing else "",
+        encoder=None,
+    )
+    return [*rows, average]
+
+
+def _mean(values: list[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return float(np.mean(present)) if present else None
 
 
 def _evaluate_one(store: Store, device: str, search: str, observer: Observer) -> list[Row]:
@@ -88,8 +98,7 @@ def rows_of(store: Store, category: str, results: list[tuple[Sample, Scored]], o
     without = sum(mask is None for mask in masks.values())
     notes = []
     if len(set(labels)) < 2:
-        notes.append(f"image AUROC needs good and defective images, found {'only' if labels else 'no'} "
-                     f"{'defective' if labels[0] else 'good'} ones")
+        notes.append(f"image AUROC needs good and defective images, found {'defective' if labels[0] else 'good'} ones only")
     if masks and without == len(masks):
         notes.append("pixel AUROC needs masks, found none in ground_truth/")
     elif not masks:

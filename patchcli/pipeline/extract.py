@@ -34,8 +34,8 @@ def extract(
 ) -> Extracted:
     """Read the training images below `data`, resize them to `size` (height, width; 256×256) and write a new store.
 
-    A store that already holds the same images is left as it is, also with `overwrite`. Images that cannot be decoded are reported to the
-    observer and left out. Raises InputError (no usable images) and StoreError (another data set in the store).
+    A store that already holds the same images is left as it is, also with `overwrite`. Images that cannot be decoded
+    are reported to the observer and left out. Raises InputError (no usable images) and StoreError (another data set in the store).
     """
     observer = observer or Observer()
     store = Path(store)
@@ -52,7 +52,8 @@ def extract(
                 raise
         else:
             _remember_root(opened, dataset)
-            return Extracted(*opened.images.shape[:3], fresh=False)
+            count, height, width, _ = opened.images.shape
+            return Extracted(count, height, width, fresh=False)
     height, width = size or SIZE
     smallest = max(scale.K for scale in HierarchicalEncoder.scales.values())
     if min(height, width) < smallest:
@@ -99,7 +100,7 @@ def _remember_root(store: Store, dataset: layouts.Dataset) -> None:
 
 
 def cut_patches(store: Path | str, folder: Path, names: Sequence[str] = (), scale: str = "big") -> int:
-    """Write the patches of chosen training images (the first by default) as PNG below `folder`, for a look; how many."""
+    """Write the patches of chosen training images (default: the first) as PNG below `folder`; how many."""
     opened = Store.open(store)
     ids = opened.image_ids
     scales = HierarchicalEncoder.scales
