@@ -32,10 +32,10 @@ def extract(
     overwrite: bool = False,
     observer: Observer | None = None,
 ) -> Extracted:
-    """Read the training images below `data`, resize them to `size` (height, width; 256×256) and write a new store.
+    """Read the training images below `data`, resize them to `size` (height, width) and write a new store.
 
-    A store that already holds the same images is left as it is, also with `overwrite`. Images that cannot be decoded
-    are reported to the observer and left out. Raises InputError (no usable images) and StoreError (another data set in the store).
+    A store that already holds the same images is left as it is, also with `overwrite`. What cannot be decoded is
+    reported to the observer and left out. Raises InputError (no usable images), StoreError (another data set there).
     """
     observer = observer or Observer()
     store = Path(store)

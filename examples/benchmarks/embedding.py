@@ -1,0 +1,66 @@
+"""Dense embedding against the per-patch forward, both in one run: python examples/benchmarks/embedding.py [THREADS].
+
+An untrained encoder and random images (the time does not depend on their values), float32. The per-patch forward gets
+the batch size and memory format that suit it best of those tried.
+"""
+
+import sys
+import time
+
+import numpy as np
+import torch
+
+from patchcli.embedding import embed, grids
+from patchcli.encoder import HierarchicalEncoder
+from patchcli.images import standardise
+
+ROUNDS, IMAGES, SIDE = 3, 8, 256
+
+
+@torch.inference_mode()
+def per_patch(encoder: HierarchicalEncoder, images: torch.Tensor, geometry: dict, batch: int) -> dict[str, torch.Tensor]:
+    """Features of every patch of one image (1, 3, H, W), each patch cut out."""
+    out = {}
+    for name, grid in geometry.items():
+        patches = torch.stack([images[0, :, y : y + grid.K, x : x + grid.K] for y in grid.ys for x in grid.xs])
+        out[name] = torch.cat([encoder(part, name) for part in patches.split(batch)])
+    return out
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        torch.set_num_threads(int(sys.argv[1]))
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (IMAGES, SIDE, SIDE, 3), dtype=np.uint8)
+    mean = pixels.mean(axis=0, dtype=np.float32)
+    torch.manual_seed(0)
+    encoder = HierarchicalEncoder().eval()
+    fast = HierarchicalEncoder().eval().to(memory_format=torch.channels_last)
+    fast.load_state_dict(encoder.state_dict())
+    geometry, cpu = grids(encoder, SIDE, SIDE), torch.device("cpu")
+    one = torch.from_numpy(standardise(pixels[:1], mean))
+
+    ways = {f"per patch, batch {b}, {n}": (e, b) for b in (64, 256, 1024) for n, e in (("NCHW", encoder), ("NHWC", fast))}
+    slow: dict[str, list[float]] = {name: [] for name in ways}
+    dense: list[float] = []
+    reference = per_patch(encoder, one, geometry, 256)
+    features = embed(fast, pixels[:1], mean, geometry, cpu)
+    worst = max(float((features[n].reshape(-1, 64) - reference[n]).abs().max()) for n in geometry)
+    for _ in range(ROUNDS):
+        for name, (module, batch) in ways.items():
+            begun = time.perf_counter()
+            per_patch(module, one, geometry, batch)
+            slow[name].append(1 / (time.perf_counter() - begun))
+        begun = time.perf_counter()
+        embed(fast, pixels, mean, geometry, cpu)
+        dense.append(IMAGES / (time.perf_counter() - begun))
+    print(f"{torch.get_num_threads()} threads, {SIDE}x{SIDE}, float32, median of {ROUNDS}; images per second")
+    for name, rates in slow.items():
+        print(f"{name:32}{np.median(rates):8.2f}")
+    best = max(np.median(rates) for rates in slow.values())
+    print(f"{'dense':32}{np.median(dense):8.2f}   {np.median(dense) / best:.1f} times the best per-patch way")
+    print(f"largest difference of a feature: {worst:.1e}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,10 @@
+"""The Python API in ten lines: python examples/python_api.py DATA IMAGE..."""
+
+import sys
+
+import patchcli
+
+patchcli.train(sys.argv[1], store="example.zarr", steps=50)
+patchcli.embed("example.zarr")
+for record in patchcli.score("example.zarr", sys.argv[2:], out="example-maps"):
+    print(f"{record.image}: {record.score:.4g} at ({record.peak_x}, {record.peak_y}), nearest {record.nearest_image}")

@@ -1,0 +1,59 @@
+"""patchcli eval."""
+
+import csv
+import io
+import shutil
+from dataclasses import fields
+from pathlib import Path
+
+from commands import done, records
+from smallworld import World, make_store, touched, write_dataset
+
+from patchcli.pipeline.evaluate import Row
+
+
+def test_rows_of_a_store(made: World) -> None:
+    before = touched(made.store), touched(made.data)
+    result = done("eval", "--store", made.store)
+    assert result.stderr == ""
+    rows = records(result)
+    assert [row["map"] for row in rows] == ["K=64", "K=32", "product"]
+    for row in rows:
+        assert list(row) == [field.name for field in fields(Row)]
+        assert (row["schema"], row["category"], row["images"], row["defective"]) == ("patchcli.eval/1", "weave", 5, 3)
+        assert row["image_auroc"] == 1
+        assert 0.8 < row["pixel_auroc"] < 1
+    table = done("eval", "--store", made.store, "--format", "table").stdout.splitlines()
+    assert table[0].split("  ")[0] == "class"
+    assert "note" not in table[0]  # there is none
+    assert [f"{row['pixel_auroc']:.4g}" in line for row, line in zip(rows, table[1:], strict=True)] == [True] * 3
+    assert (touched(made.store), touched(made.data)) == before
+
+
+def test_without_masks(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "weave", images=3, masks=False)
+    make_store(tmp_path / "weave", tmp_path / "s.zarr", encoder="flat", D=8)
+    (row,) = records(done("eval", "--store", "s.zarr"))  # the flat encoder has one map
+    assert row["map"] == "flat K=64"
+    assert row["image_auroc"] is not None
+    assert row["pixel_auroc"] is None
+    assert row["note"].startswith("pixel AUROC needs masks")
+    table = done("eval", "--store", "s.zarr", "--format", "table").stdout
+    assert row["note"] in table
+    (parsed,) = csv.DictReader(io.StringIO(done("eval", "--store", "s.zarr", "--format", "csv").stdout))
+    assert parsed["pixel_auroc"] == ""
+    assert parsed["note"] == row["note"]
+
+
+def test_a_folder_of_stores(made: World, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "twill", images=3, seed=7)
+    (tmp_path / "stores").mkdir()
+    make_store(tmp_path / "twill", tmp_path / "stores" / "twill.zarr", encoder="flat", D=8)
+    shutil.copytree(made.store, tmp_path / "stores" / "weave.zarr")
+    rows = records(done("eval", "--store", "stores"))
+    assert [(row["category"], row["map"]) for row in rows] == [
+        ("twill", "flat K=64"), ("weave", "product"), ("average", "product"),
+    ]  # fmt: skip
+    assert rows[0]["pixel_auroc"] != rows[1]["pixel_auroc"]
+    assert rows[2]["pixel_auroc"] == (rows[0]["pixel_auroc"] + rows[1]["pixel_auroc"]) / 2
+    assert (rows[2]["images"], rows[2]["defective"], rows[2]["encoder"]) == (10, 6, None)

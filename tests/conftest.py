@@ -1,0 +1,93 @@
+"""Fixtures: generated images, stores of them, random encoders, and real data where there is some."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from PIL import Image
+
+from patchcli import training
+from patchcli.encoder import Encoder
+from patchcli.pipeline.extract import extract
+from patchcli.store import Store
+
+settings.register_profile("patchcli", deadline=None, derandomize=True, database=None)
+settings.load_profile("patchcli")
+
+TEST_DATA = "PATCHCLI_TEST_DATA"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """The tensors here are small; more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Real images, published weights and what those give: a folder named by the environment."""
+    if TEST_DATA not in os.environ:
+        pytest.skip(f"{TEST_DATA} is not set: it names the folder of published weights and real images")
+    folder = Path(os.environ[TEST_DATA])
+    for name in ("hazelnut_published_encoder.pkl", "hazelnut_subset", "hazelnut_reference.json"):
+        assert (folder / name).exists(), f"{TEST_DATA}={folder} lacks {name}"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def texture() -> Callable[..., np.ndarray]:
+    """texture(rng, height, width) draws stripes placed at random, with noise: (H, W, 3) uint8."""
+
+    def draw(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+        y, x = np.mgrid[:height, :width]
+        phase = rng.uniform(0, 2 * np.pi, (2, 3))
+        waves = np.sin(x[..., None] / 3 + phase[0]) + np.sin((y + x / 4)[..., None] / 5 + phase[1])
+        return (128 + 40 * waves + rng.normal(0, 8, waves.shape)).clip(0, 255).astype(np.uint8)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def make_images(texture: Callable[..., np.ndarray]) -> Callable[..., list[Path]]:
+    """make_images(folder, n, (height, width), seed) writes n textured PNGs and gives their paths."""
+
+    def make(folder: Path, n: int, size: tuple[int, int], seed: int = 0) -> list[Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(seed)
+        paths = [folder / f"{number:03}.png" for number in range(n)]
+        for path in paths:
+            Image.fromarray(texture(rng, *size)).save(path)
+        return paths
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_encoder() -> Callable[..., Encoder]:
+    """random_encoder(architecture, D, seed): random weights and, unlike a fresh encoder's, random biases."""
+
+    def make(architecture: str, D: int = 8, seed: int = 0) -> Encoder:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            encoder = training.build(architecture, D).eval()
+            for name, values in encoder.named_parameters():
+                if name.endswith("bias"):
+                    torch.nn.init.normal_(values, 0, 0.1)
+        return encoder
+
+    return make
+
+
+@pytest.fixture
+def small_store(tmp_path: Path, make_images: Callable[..., list[Path]]) -> Store:
+    """Three training images of 128×128, the least that training takes; no encoder yet."""
+    make_images(tmp_path / "good", 3, (128, 128))
+    extract(tmp_path / "good", tmp_path / "small.zarr", (128, 128))
+    return Store.open(tmp_path / "small.zarr", "r+")

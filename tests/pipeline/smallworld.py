@@ -1,0 +1,108 @@
+"""A small world for tests: a data set written by code, a store made from it, and ways to compare folders."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+import patchcli
+from patchcli.observer import Observer
+
+SIZE = (140, 160)  # height, width of nearly all images: neither square nor the store's working size
+WORKING = (128, 128)
+HOLE = (slice(50, 80), slice(60, 100))  # rows, columns of the defect
+
+
+def texture(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:
+    """A woven pattern with noise."""
+    y, x = np.mgrid[:height, :width]
+    woven = 120 + 60 * np.sin(x * np.pi / 4) * np.sin(y * np.pi / 4)
+    return np.clip(woven[..., None] + rng.normal(0, 8, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+def save(path: Path, pixels: NDArray[np.uint8]) -> Path:
+    """Write an image of any suffix, with the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def write_plain(root: Path, images: int, size: tuple[int, int] = SIZE, seed: int = 0) -> Path:
+    """A folder of good images."""
+    rng = np.random.default_rng(seed)
+    for number in range(images):
+        save(root / f"{number:03}.png", texture(rng, *size))
+    return root
+
+
+def write_dataset(root: Path, images: int = 10, masks: bool = True, seed: int = 0) -> Path:
+    """train/good, two good test images, and three with a red hole; the last of them has the working size."""
+    write_plain(root / "train" / "good", images, seed=seed)
+    rng = np.random.default_rng(seed + 1)
+    for number in range(2):
+        save(root / "test" / "good" / f"{number:03}.png", texture(rng, *SIZE))
+    for number, size in enumerate((SIZE, SIZE, WORKING)):
+        pixels, mask = texture(rng, *size), np.zeros(size, np.uint8)
+        pixels[HOLE], mask[HOLE] = (230, 20, 20), 255
+        save(root / "test" / "hole" / f"{number:03}.png", pixels)
+        if masks:
+            save(root / "ground_truth" / "hole" / f"{number:03}_mask.png", mask)
+    return root
+
+
+def truncate(path: Path) -> Path:
+    """Cut an image file in the middle."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    return path
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every file below a folder with the sha256 of its bytes, every folder with an empty text."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def touched(folder: Path) -> dict[str, tuple[int, str]]:
+    """As `tree`, with the times of the last change: writing the same bytes again shows too."""
+    return {name: ((folder / name).stat().st_mtime_ns, digest) for name, digest in tree(folder).items()}
+
+
+class Told(Observer):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+        self.progressed: list[tuple[str, float, float | None]] = []
+
+    def progress(self, task: str, done: float, total: float | None, detail: str = "") -> None:
+        self.progressed.append((task, done, total))
+
+    def problem(self, line: str) -> None:
+        self.problems.append(line)
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
+
+
+@dataclass(frozen=True)
+class World:
+    """A data set and the store made from it: extracted, with an untrained encoder, embedded."""
+
+    data: Path
+    store: Path
+
+
+def make_store(data: Path, store: Path, embedded: bool = True, **recipe: Any) -> Path:
+    """A store with an encoder of no training step (quick), and its bank."""
+    patchcli.train(data, store, size=WORKING, steps=0, observer=Told(), **recipe)
+    if embedded:
+        patchcli.embed(store)
+    return store

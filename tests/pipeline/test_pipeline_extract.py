@@ -1,0 +1,115 @@
+"""extract: which images a store takes, and when it is left as it is."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from smallworld import SIZE, Told, World, save, texture, touched, tree, truncate, write_plain
+
+import patchcli
+from patchcli import images
+from patchcli.errors import InputError, StoreError
+from patchcli.store import Store
+
+
+def test_images_ids_sizes_and_mean(world: World, tmp_path: Path) -> None:
+    save(world.data / "train" / "good" / "größe 漢.png", texture(np.random.default_rng(5), 90, 200))
+    Image.new("L", (100, 70), 77).save(world.data / "train" / "good" / "010.bmp")
+    before = touched(world.data)
+    found = patchcli.extract(world.data, tmp_path / "s.zarr", size=(96, 80))
+    assert (found.images, found.height, found.width, found.fresh) == (12, 96, 80, True)
+    assert touched(world.data) == before
+    store = Store.open(tmp_path / "s.zarr")
+    numbered = [f"train/good/{i:03}.png" for i in range(10)]
+    assert store.image_ids == [*numbered, "train/good/010.bmp", "train/good/größe 漢.png"]
+    assert store.image_sizes.tolist() == [list(SIZE)] * 10 + [[70, 100], [90, 200]]
+    expected = np.stack([images.resize(images.decode(world.data / name), 96, 80) for name in store.image_ids])
+    np.testing.assert_array_equal(store.read_images(0, 12), expected)
+    np.testing.assert_allclose(store.mean, expected.mean(axis=0), rtol=1e-5)
+    assert store.dataset["layout"] == "mvtec"
+    assert store.dataset["category"] == "weave"
+    assert store.dataset["root"] == str(world.data)
+
+
+def test_the_default_size(tmp_path: Path) -> None:
+    data = write_plain(tmp_path / "good", 2, (64, 64))
+    found = patchcli.extract(data, tmp_path / "s.zarr")
+    assert (found.height, found.width) == (256, 256)
+
+
+def test_the_same_images_again(world: World) -> None:
+    before = touched(world.store)
+    assert patchcli.extract(world.data, world.store).fresh is False
+    assert patchcli.extract(world.data, world.store, size=(128, 128), overwrite=True).fresh is False
+    assert touched(world.store) == before
+
+
+def test_the_store_follows_a_moved_data_set(world: World) -> None:
+    before = tree(world.store)
+    moved = world.data.rename(world.data.with_name("moved"))
+    assert patchcli.extract(moved, world.store).fresh is False
+    assert Store.open(world.store).dataset["root"] == str(moved)
+    changed = {name for name, digest in tree(world.store).items() if before[name] != digest}
+    assert changed == {"zarr.json"}  # images, encoder and bank stay
+    assert len(list(patchcli.score(world.store))) == 5
+
+
+def test_changed_images_are_another_data_set(world: World) -> None:
+    save(world.data / "train" / "good" / "003.png", texture(np.random.default_rng(9), *SIZE))
+    before = tree(world.store)
+    with pytest.raises(StoreError, match=r"not \(or no longer\).*--store.*--overwrite"):
+        patchcli.extract(world.data, world.store)
+    assert tree(world.store) == before
+    assert patchcli.extract(world.data, world.store, size=(128, 128), overwrite=True).fresh
+    assert Store.open(world.store).attributes_of("encoder") is None  # learned from the images that are gone
+
+
+def test_another_size_is_not_the_same(kept: World) -> None:
+    with pytest.raises(StoreError, match=r"128x128 \(height x width\), not 128x96.*--store.*--overwrite"):
+        patchcli.extract(kept.data, kept.store, size=(128, 96))
+
+
+def test_a_test_image_is_no_training_image(world: World) -> None:
+    manifest = Store.open(world.store).dataset["manifest"]
+    for name in ("test", "ground_truth"):
+        shutil.rmtree(world.data / name)
+    assert patchcli.extract(world.data, world.store).fresh is False
+    assert Store.open(world.store).dataset["manifest"] == manifest
+
+
+def test_unreadable_images_are_left_out(world: World, tmp_path: Path) -> None:
+    truncate(world.data / "train" / "good" / "002.png")
+    (world.data / "train" / "good" / "005.png").write_text("no image")
+    told = Told()
+    found = patchcli.extract(world.data, tmp_path / "s.zarr", size=(128, 128), observer=told)
+    assert found.images == 8
+    assert [problem.split(": ")[0] for problem in told.problems] == [
+        str(world.data / "train" / "good" / name) for name in ("002.png", "005.png")
+    ]
+    store = Store.open(tmp_path / "s.zarr")
+    assert [name[-7:] for name in store.image_ids] == [f"{i:03}.png" for i in (0, 1, 3, 4, 6, 7, 8, 9)]
+    np.testing.assert_allclose(store.mean, store.read_images(0, 8).mean(axis=0), rtol=1e-5)
+    assert told.progressed[-1] == ("extract", 10, 10)
+
+
+def test_a_library_user_is_warned(tmp_path: Path) -> None:
+    data = write_plain(tmp_path / "good", 3)
+    truncate(data / "001.png")
+    with pytest.warns(UserWarning, match=r"001\.png: cannot be decoded"):
+        patchcli.extract(data, tmp_path / "s.zarr", size=(64, 64))
+
+
+def test_one_image_is_not_enough(tmp_path: Path) -> None:
+    data = write_plain(tmp_path / "good", 2)
+    truncate(data / "001.png")
+    with pytest.raises(InputError, match=r"at least 2 good images.*1 of 2 files could be read"):
+        patchcli.extract(data, tmp_path / "s.zarr", size=(64, 64), observer=Told())
+    assert [child.name for child in tmp_path.iterdir()] == ["good"]
+
+
+def test_a_failed_overwrite_keeps_the_store(kept: World, tmp_path: Path) -> None:
+    data = write_plain(tmp_path / "one", 1)
+    with pytest.raises(InputError, match=r"at least 2 good images"):
+        patchcli.extract(data, kept.store, overwrite=True)

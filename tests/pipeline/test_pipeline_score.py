@@ -1,0 +1,255 @@
+"""score: the records of a run, the evidence in them, and that nothing but `out` is written."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from smallworld import HOLE, SIZE, Told, World, make_store, save, texture, touched, tree, truncate
+
+import patchcli
+from patchcli.errors import InputError, StoreError
+from patchcli.pipeline.score import Record
+from patchcli.store import Store
+
+
+def test_records_of_the_test_images(made: World) -> None:
+    found = list(patchcli.score(made.store))
+    assert [record.image for record in found] == [
+        *(f"test/good/{i:03}.png" for i in range(2)),
+        *(f"test/hole/{i:03}.png" for i in range(3)),
+    ]
+    sha256 = Store.open(made.store).encoder_attributes["sha256"]
+    training_ids = set(Store.open(made.store).image_ids)
+    for record in found:
+        height, width = (128, 128) if record.image == "test/hole/002.png" else SIZE
+        assert record.schema == "patchcli.score/1"
+        assert record.encoder == sha256
+        assert record.score_small is not None
+        assert 0 < record.score <= record.score_big * record.score_small * (1 + 1e-6)
+        assert 0 <= record.peak_x < width
+        assert 0 <= record.peak_y < height
+        assert record.nearest_image in training_ids
+        assert (record.nearest_width, record.nearest_height) == (40, 35)  # 32 of 128 pixels, of 160 and of 140
+        assert 0 <= record.nearest_x <= SIZE[1] - 40
+        assert 0 <= record.nearest_y <= SIZE[0] - 35
+        assert record.map is record.overlay is None
+    worst_good = max(record.score for record in found if "good" in record.image)
+    assert worst_good < min(record.score for record in found if "hole" in record.image)
+    rows, columns = HOLE
+    for record in found[2:]:
+        assert columns.start <= record.peak_x < columns.stop
+        assert rows.start <= record.peak_y < rows.stop
+
+
+def test_the_batch_does_not_matter(made: World) -> None:
+    for one, three in zip(patchcli.score(made.store, batch=1), patchcli.score(made.store, batch=3), strict=True):
+        assert one.score == pytest.approx(three.score, rel=1e-4)
+        assert (one.image, one.peak_x, one.peak_y) == (three.image, three.peak_x, three.peak_y)
+
+
+def test_a_training_image_is_normal(made: World) -> None:
+    (record,) = patchcli.score(made.store, [made.data / "train" / "good" / "004.png"])
+    assert record.score == pytest.approx(0, abs=1e-6)
+    assert record.image == (made.data / "train" / "good" / "004.png").as_posix()
+
+
+def test_a_record_comes_as_soon_as_its_batch(made: World) -> None:
+    asked: list[int] = []
+
+    def paths() -> Iterator[Path]:
+        for number in range(3):
+            asked.append(number)
+            yield made.data / "test" / "hole" / f"{number:03}.png"
+
+    found = patchcli.score(made.store, paths(), batch=1)
+    assert asked == []
+    assert next(found).image == "test/hole/000.png"
+    assert asked == [0]
+    assert len(list(found)) == 2
+
+
+def test_input_is_checked_before_the_first_record(made: World, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for arguments, says in (
+        ({"out": tmp_path / "file"}, r"--out .*file: expected a folder, found a file"),
+        ({"out": made.data}, r"--out .*weave: is the data set itself"),
+        ({"overlay": True}, r"--overlay: expected --out DIR too"),
+        ({"search": "annoy"}, r"--search: expected auto, brute or keops, found 'annoy'"),
+        ({"device": "tpu"}, r"--device: expected one of auto, cpu, cuda, found 'tpu'"),
+        ({"threads": 0}, r"--threads: expected 1 or more"),
+    ):
+        with pytest.raises(InputError, match=says):
+            patchcli.score(made.store, **arguments)  # type: ignore[arg-type]
+
+
+def test_unreadable_images_are_left_out(world: World) -> None:
+    truncate(world.data / "test" / "hole" / "000.png")
+    told = Told()
+    found = list(patchcli.score(world.store, observer=told))
+    assert [record.image for record in found if "hole" in record.image] == ["test/hole/001.png", "test/hole/002.png"]
+    assert len(found) == 4
+    (problem,) = told.problems
+    assert problem.startswith(f"{world.data}/test/hole/000.png: cannot be decoded")
+
+
+def test_only_out_is_written(made: World, tmp_path: Path) -> None:
+    before = touched(made.store), touched(made.data)
+    found = list(patchcli.score(made.store, out=tmp_path / "maps", overlay=True))
+    assert (touched(made.store), touched(made.data)) == before
+    written = {path for path in (tmp_path / "maps").rglob("*") if path.is_file()}
+    assert written == {Path(name) for record in found for name in (record.map, record.overlay) if name}
+
+
+def test_maps_and_peak(made: World, tmp_path: Path) -> None:
+    for record in patchcli.score(made.store, out=tmp_path / "maps"):
+        assert record.map == (tmp_path / "maps" / record.image).with_suffix(".tiff").as_posix()
+        values = tifffile.imread(record.map)
+        with Image.open(made.data / record.image) as image:
+            assert values.shape == (image.height, image.width)
+        assert values.dtype == np.float32
+        y, x = np.unravel_index(values.argmax(), values.shape)
+        assert abs(int(x) - record.peak_x) <= 1
+        assert abs(int(y) - record.peak_y) <= 1
+        if values.shape == (128, 128):  # the working size: nothing is resized
+            assert float(values.max()) == record.score
+            assert (record.peak_x, record.peak_y) == (x, y)
+        else:
+            assert float(values.max()) == pytest.approx(record.score, rel=0.01)
+
+
+def test_a_map_can_be_traced(made: World, tmp_path: Path) -> None:
+    record = next(patchcli.score(made.store, out=tmp_path / "maps"))
+    with tifffile.TiffFile(str(record.map)) as tiff:
+        assert json.loads(tiff.pages[0].tags["ImageDescription"].value) == {
+            "image": record.image, "encoder": record.encoder,
+        }  # fmt: skip
+
+
+def test_overlays_share_one_scale_and_outline_masks(made: World, tmp_path: Path) -> None:
+    rows, columns = HOLE
+    for record in patchcli.score(made.store, out=tmp_path / "maps", overlay=True):
+        assert record.overlay == (tmp_path / "maps" / record.image).as_posix()
+    for number in range(2):
+        with Image.open(tmp_path / "maps" / "test" / "good" / f"{number:03}.png") as image:
+            assert image.size == SIZE[::-1]
+            drawn = np.asarray(image).astype(int)
+        assert not ((drawn == (255, 0, 0)).all(axis=2)).any()
+        original = np.asarray(Image.open(made.data / "test" / "good" / f"{number:03}.png")).astype(int)
+        assert np.abs(drawn - original).mean() < 30  # next to the holes, hardly any heat
+    for number in range(3):
+        with Image.open(tmp_path / "maps" / "test" / "hole" / f"{number:03}.png") as image:
+            red = (np.asarray(image) == (255, 0, 0)).all(axis=2)
+        outline = np.zeros_like(red)
+        outline[rows.start - 1 : rows.stop + 1, columns.start - 1 : columns.stop + 1] = True
+        outline[HOLE] = False
+        np.testing.assert_array_equal(red, outline)
+
+
+def test_images_that_differ_in_their_suffix_have_maps_of_their_own(made: World, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    given = [save(tmp_path / "in" / name, texture(rng, 70, 90)) for name in ("x.png", "x.jpg", "x.bmp")]
+    found = list(patchcli.score(made.store, given, out=tmp_path / "maps", overlay=True))
+    assert len({record.map for record in found}) == len({record.overlay for record in found}) == 3
+    for record in found:
+        assert float(tifffile.imread(str(record.map)).max()) == pytest.approx(record.score, rel=0.02)
+        assert Path(str(record.overlay)).exists()
+
+
+def test_images_of_one_name_in_folders_above_have_maps_of_their_own(
+    made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(2)
+    for name in ("a/b/x.png", "a/x.png", "x.png"):
+        save(tmp_path / name, texture(rng, 70, 90))
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    found = list(patchcli.score(made.store, ["x.png", "../x.png", "../../x.png"], out=tmp_path / "maps"))
+    assert len({record.map for record in found}) == 3
+    for record in found:
+        assert float(tifffile.imread(str(record.map)).max()) == pytest.approx(record.score, rel=0.02)
+
+
+@pytest.mark.parametrize(("suffixes", "overlay"), [(("png",), True), (("tiff",), False), (("png", "tiff"), False)])
+def test_images_are_never_written_over(
+    made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffixes: tuple[str, ...], overlay: bool
+) -> None:
+    rng = np.random.default_rng(1)
+    for suffix in suffixes:
+        save(tmp_path / "photos" / f"x.{suffix}", texture(rng, 70, 90))
+    before = tree(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    with contextlib.suppress(InputError):  # refusing is one way, another name is another
+        list(patchcli.score(made.store, ["photos"], out=".", overlay=overlay))
+    after = tree(tmp_path / "photos")
+    assert {name: after[name] for name in before} == before
+
+
+def test_paths_files_and_folders(made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    save(tmp_path / "in" / "deep" / "img10.png", texture(rng, 70, 90))
+    save(tmp_path / "in" / "deep" / "img2.png", texture(rng, 70, 90))
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    told = Told()
+    test_image = made.data / "test" / "hole" / "001.png"
+    given = ["in", test_image, "empty", "missing.png"]
+    found = list(patchcli.score(made.store, given, out="maps", observer=told))
+    assert [record.image for record in found] == ["in/deep/img2.png", "in/deep/img10.png", "test/hole/001.png"]
+    assert [record.map for record in found] == [
+        "maps/in/deep/img2.tiff", "maps/in/deep/img10.tiff", "maps/test/hole/001.tiff",
+    ]  # fmt: skip
+    assert told.problems == ["empty: no images found in this folder", "missing.png: no such file"]
+
+
+def test_a_map_of_an_absolute_path_stays_below_out(made: World, tmp_path: Path) -> None:
+    image = save(tmp_path / "in" / "x.png", texture(np.random.default_rng(1), 70, 90))
+    (record,) = patchcli.score(made.store, [image], out=tmp_path / "maps")
+    assert record.map is not None
+    assert Path(record.map).is_relative_to(tmp_path / "maps")
+    assert Path(record.map).is_file()
+
+
+def test_nothing_could_be_scored(made: World, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no image could be scored"):
+        list(patchcli.score(made.store, [tmp_path / "missing.png"], observer=Told()))
+    with pytest.raises(InputError, match=r"no image could be scored"):
+        list(patchcli.score(made.store, []))
+
+
+def test_a_data_set_that_is_gone(world: World) -> None:
+    image = world.data / "test" / "hole" / "000.png"
+    kept = image.rename(world.data.with_name("kept.png"))
+    world.data.rename(world.data.with_name("elsewhere"))
+    with pytest.raises(InputError, match=r"weave: no test images there"):
+        patchcli.score(world.store)
+    (record,) = patchcli.score(world.store, [kept])
+    assert record.image == kept.as_posix()
+
+
+def test_the_flat_encoder_has_one_scale(made: World, tmp_path: Path) -> None:
+    store = make_store(made.data, tmp_path / "flat.zarr", encoder="flat", D=8)
+    found = list(patchcli.score(store))
+    assert len(found) == 5
+    for record in found:
+        assert isinstance(record, Record)
+        assert record.score_small is None
+        assert record.score == record.score_big > 0
+        assert record.nearest_width == 80  # K=64
+
+
+def test_a_lost_chunk_of_the_bank(world: World) -> None:
+    next((world.store / "bank" / "big" / "features" / "c").rglob("0/0/0/0")).unlink()
+    with pytest.raises(StoreError, match=r"bank block 0 of big holds NaN.*patchcli embed --overwrite"):
+        list(patchcli.score(world.store))
+
+
+@pytest.mark.parametrize("part", ["bank/big/features", "encoder/conv2.weight", "images/mean"])
+def test_a_file_of_the_store_cut_short(world: World, part: str) -> None:
+    chunk = next(path for path in sorted((world.store / part / "c").rglob("*")) if path.is_file())
+    truncate(chunk)
+    with pytest.raises(StoreError):
+        list(patchcli.score(world.store))

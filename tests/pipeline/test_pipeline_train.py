@@ -1,0 +1,180 @@
+"""train: the same weights whatever interrupts it; a refused call leaves the store as it was."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from smallworld import WORKING, Told, World, tree, write_plain
+
+import patchcli
+from patchcli import training
+from patchcli.errors import IncompleteError, InputError, StoreError
+from patchcli.store import Store, digest_of
+from patchcli.training import Trainer
+
+QUICK: dict[str, Any] = {"encoder": "flat", "D": 4, "batch": 2, "device": "cpu"}
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of four images, without an encoder; read only."""
+    folder = tmp_path_factory.mktemp("images")
+    patchcli.extract(write_plain(folder / "good", 4, WORKING), folder / "good.zarr", size=WORKING)
+    return folder / "good.zarr"
+
+
+@pytest.fixture
+def store(images: Path, tmp_path: Path) -> Path:
+    """A copy of the store of four images."""
+    return Path(shutil.copytree(images, tmp_path / "good.zarr"))
+
+
+@pytest.fixture(scope="session")
+def straight(images: Path, tmp_path_factory: pytest.TempPathFactory) -> training.Trained:
+    """Four steps without interruption."""
+    copied = Path(shutil.copytree(images, tmp_path_factory.mktemp("straight") / "good.zarr"))
+    return patchcli.train(store=copied, steps=4, **QUICK)
+
+
+def _signal_at_step(monkeypatch: pytest.MonkeyPatch, number: int, signals: tuple[int, ...]) -> None:
+    step = Trainer.step
+
+    def signalled(self: Trainer, batch: Any) -> dict[str, float]:
+        if len(self.history) == number - 1:
+            for one in signals:
+                os.kill(os.getpid(), one)
+        return step(self, batch)
+
+    monkeypatch.setattr(Trainer, "step", signalled)
+
+
+def test_what_is_written_of_a_run(store: Path) -> None:
+    told = Told()
+    trained = patchcli.train(store=store, steps=2, observer=told, seed=3, **QUICK)
+    assert (trained.steps, trained.interrupted) == (2, False)
+    opened = Store.open(store)
+    attributes = opened.encoder_attributes
+    assert trained.sha256 == attributes["sha256"] == digest_of(opened.read_encoder())
+    assert (attributes["source"], attributes["steps"], attributes["D"]) == ("trained", 2, 4)
+    assert attributes["recipe"]["seed"] == 3
+    history = opened.read_training_state()["history"]
+    assert history.shape == (2, len(attributes["losses"]))
+    for column, name in enumerate(attributes["losses"]):
+        assert trained.losses[name] == pytest.approx(history[:, column].mean())
+    assert [(task, done, total) for task, done, total in told.progressed] == [("train", 1, 2), ("train", 2, 2)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_and_resumed_is_as_if_never_stopped(
+    store: Path, straight: training.Trained, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    handler = signal.getsignal(number)
+    with monkeypatch.context() as patched:
+        _signal_at_step(patched, 2, (number,))
+        stopped = patchcli.train(store=store, steps=4, **QUICK)
+    assert signal.getsignal(number) == handler
+    assert (stopped.steps, stopped.interrupted) == (2, True)
+    assert Store.open(store).encoder_attributes["sha256"] == stopped.sha256 != straight.sha256
+    resumed = patchcli.train(store=store, steps=4, resume=True, device="cpu")
+    assert (resumed.steps, resumed.interrupted, resumed.sha256) == (4, False, straight.sha256)
+    assert resumed.losses == pytest.approx(straight.losses)
+
+
+def test_resumed_before_the_first_step(store: Path, straight: training.Trained) -> None:
+    assert patchcli.train(store=store, steps=0, **QUICK).steps == 0
+    assert patchcli.train(store=store, steps=4, resume=True, device="cpu").sha256 == straight.sha256
+
+
+def test_resumed_beyond_its_steps_changes_nothing(store: Path) -> None:
+    trained = patchcli.train(store=store, steps=1, **QUICK)
+    again = patchcli.train(store=store, steps=1, resume=True, device="cpu")
+    assert (again.steps, again.sha256) == (1, trained.sha256)
+
+
+def test_a_second_signal_stops_at_once(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _signal_at_step(monkeypatch, 2, (signal.SIGINT, signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        patchcli.train(store=store, steps=4, **QUICK)
+    assert Store.open(store).attributes_of("encoder") is None
+
+
+def test_epochs_and_minutes(store: Path) -> None:
+    assert patchcli.train(store=store, epochs=1, **QUICK).steps == 2  # four images, two a step
+    assert patchcli.train(store=store, minutes=0, overwrite=True, **QUICK).steps == 0
+
+
+def test_loss_that_is_not_finite(store: Path) -> None:
+    with pytest.raises(ArithmeticError, match=r"not finite.*lower --lr"):
+        patchcli.train(store=store, steps=20, lr=1e30, **QUICK)
+    assert Store.open(store).attributes_of("encoder") is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"steps": -1}, "--steps: expected 0 or more"),
+        ({"epochs": float("nan")}, "--epochs: expected 0 or more"),
+        ({"minutes": -0.5}, "--minutes: expected 0 or more"),
+        ({"steps": 1, "epochs": 1}, "give one of the two"),
+        ({"encoder": "deep"}, "--encoder: expected hierarchical or flat"),
+        ({"sampler": "random"}, "--sampler: expected dense or patch"),
+        ({"precision": "float16"}, "--precision: expected float32 or bfloat16"),
+        ({"lam": -1.0}, "--lambda: expected a number of 0 or more"),
+        ({"lr": float("inf")}, "--lr: expected a number of 0 or more"),
+        ({"D": 0}, "--dim: expected 1 or more"),
+        ({"batch": 0}, "--batch: expected 1 or more"),
+        ({"seed": -1}, "--seed: expected 0 or more"),
+        ({"threads": 0}, "--threads: expected 1 or more"),
+        ({"device": "tpu"}, "--device: expected one of auto, cpu, cuda"),
+    ],
+)
+def test_refused_before_anything_is_touched(
+    kept: World, tmp_path: Path, arguments: dict[str, Any], says: str
+) -> None:
+    other = write_plain(tmp_path / "other", 3)
+    with pytest.raises(InputError, match=says):
+        patchcli.train(other, kept.store, overwrite=True, **arguments)
+
+
+def test_an_encoder_is_not_replaced_unasked(kept: World) -> None:
+    with pytest.raises(StoreError, match=r"untrained, 0 steps.*--resume.*--overwrite"):
+        patchcli.train(store=kept.store, steps=0)
+
+
+def test_resume_keeps_the_recipe(store: Path) -> None:
+    patchcli.train(store=store, steps=0, **QUICK)
+    before = tree(store)
+    with pytest.raises(InputError, match=r"the checkpoint has --lr 0\.001, found 0\.1; leave it out"):
+        patchcli.train(store=store, steps=2, resume=True, lr=0.1)
+    assert tree(store) == before
+    assert patchcli.train(store=store, steps=1, resume=True, lr=0.001).steps == 1  # the same is no change
+
+
+def test_resume_without_an_encoder(store: Path) -> None:
+    with pytest.raises(IncompleteError, match=r"no encoder yet"):
+        patchcli.train(store=store, resume=True)
+
+
+def test_few_images_are_remarked_upon(tmp_path: Path) -> None:
+    told = Told()
+    data = write_plain(tmp_path / "good", 3, WORKING)
+    patchcli.train(data, tmp_path / "s.zarr", size=(128, 160), steps=0, observer=told, encoder="flat", D=4)
+    assert told.notes == ["3 training images are few; expect many false alarms"]
+
+
+def test_a_full_disk_at_the_end_keeps_the_last_encoder(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = patchcli.train(store=store, steps=1, **QUICK)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr("patchcli.store._swap", full)
+        patchcli.train(store=store, steps=2, resume=True, device="cpu")
+    opened = Store.open(store, "r+")
+    assert opened.encoder_attributes["sha256"] == digest_of(opened.read_encoder()) == first.sha256
+    assert np.isfinite(opened.read_training_state()["history"]).all()

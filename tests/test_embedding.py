@@ -1,0 +1,109 @@
+"""Dense embedding against cutting every patch out of the image."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from patchcli import embedding, training
+from patchcli.encoder import ARCHITECTURES, Encoder
+from patchcli.errors import InputError
+from patchcli.grid import PatchGrid
+from patchcli.images import standardise
+from patchcli.pipeline.extract import extract
+from patchcli.pipeline.import_weights import import_weights
+from patchcli.store import Store
+
+CPU = torch.device("cpu")
+
+
+@torch.inference_mode()
+def cut_and_embed(encoder: Encoder, pixels: np.ndarray, mean: np.ndarray, grid: PatchGrid, scale: str) -> torch.Tensor:
+    """Features (B, rows, columns, D), every patch cut out and put through the encoder by itself."""
+    images = torch.from_numpy(embedding.standardise(pixels, mean))
+    rows = [
+        torch.stack([encoder(images[:, :, y : y + grid.K, x : x + grid.K], scale) for x in grid.xs], dim=1)
+        for y in grid.ys
+    ]
+    return torch.stack(rows, dim=1)
+
+
+def random_images(n: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels and a mean."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (n, height, width, 3)).astype(np.uint8)
+    return pixels, rng.uniform(100, 150, (height, width, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images are embedded in float64, so that what is equal is so but for 1e-12."""
+    monkeypatch.setattr(embedding, "standardise", lambda *given: standardise(*given).astype(np.float64))
+
+
+def assert_dense_equals_cut(encoder: Encoder, pixels: np.ndarray, mean: np.ndarray, atol: float) -> None:
+    grids = embedding.grids(encoder, *pixels.shape[1:3])
+    features = embedding.embed(encoder, pixels, mean, grids, CPU)
+    assert features.keys() == encoder.scales.keys()
+    for scale, grid in grids.items():
+        expected = cut_and_embed(encoder, pixels, mean, grid, scale)
+        assert expected.shape[:3] == (len(pixels), *grid.shape)
+        torch.testing.assert_close(features[scale], expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 71), (96, 96), (97, 110), (101, 99)])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_dense_equals_cut(
+    random_encoder: Callable[..., Encoder], float64: None, architecture: str, size: tuple[int, int]
+) -> None:
+    assert_dense_equals_cut(random_encoder(architecture).double(), *random_images(1, *size), atol=1e-12)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_dense_equals_cut_in_float32(random_encoder: Callable[..., Encoder], architecture: str) -> None:
+    assert_dense_equals_cut(random_encoder(architecture), *random_images(1, 65, 71), atol=1e-5)
+
+
+def test_dense_equals_cut_at_the_usual_size(random_encoder: Callable[..., Encoder], float64: None) -> None:
+    encoder = random_encoder("hierarchical").double()
+    grids = embedding.grids(encoder, 256, 256)
+    assert {scale: grid.shape for scale, grid in grids.items()} == {"big": (13, 13), "small": (57, 57)}
+    pixels, mean = random_images(1, 256, 256)
+    sparse = {scale: PatchGrid(256, 256, grid.K, 3 * grid.S) for scale, grid in grids.items()}
+    features = embedding.embed(encoder, pixels, mean, sparse, CPU)
+    for scale, grid in sparse.items():
+        expected = cut_and_embed(encoder, pixels, mean, grid, scale)
+        torch.testing.assert_close(features[scale], expected, rtol=0, atol=1e-12)
+
+
+def test_many_images_are_as_one_by_one(random_encoder: Callable[..., Encoder], float64: None) -> None:
+    encoder = random_encoder("hierarchical").double()
+    pixels, mean = random_images(2 * embedding.CPU_IMAGES + 1, 67, 80)
+    grids = embedding.grids(encoder, 67, 80)
+    together = embedding.embed(encoder, pixels, mean, grids, CPU)
+    for number in range(len(pixels)):
+        alone = embedding.embed(encoder, pixels[number : number + 1], mean, grids, CPU)
+        for scale in grids:
+            torch.testing.assert_close(together[scale][number], alone[scale][0], rtol=0, atol=1e-12)
+
+
+def test_images_smaller_than_a_patch_are_refused(random_encoder: Callable[..., Encoder]) -> None:
+    with pytest.raises(InputError, match=r"100×63 pixels are smaller than a patch \(64×64\)"):
+        embedding.grids(random_encoder("hierarchical"), 63, 100)
+
+
+def test_published_weights_dense_equals_cut(test_data: Path, tmp_path: Path) -> None:
+    good = test_data / "hazelnut_subset" / "train" / "good"
+    chosen = sorted(good.glob("*.png"))[:2]
+    for path in chosen:
+        (tmp_path / "good").mkdir(exist_ok=True)
+        Image.open(path).save(tmp_path / "good" / path.name)
+    extract(tmp_path / "good", tmp_path / "hazelnut.zarr")
+    import_weights(test_data / "hazelnut_published_encoder.pkl", tmp_path / "hazelnut.zarr")
+    store = Store.open(tmp_path / "hazelnut.zarr")
+    part = slice(60, 171), slice(70, 185)  # 111×115 pixels, which no stride divides
+    pixels, mean = store.read_images(0, 1)[:, *part], store.mean[part]
+    assert_dense_equals_cut(training.load(store, CPU), pixels, mean, atol=1e-6)

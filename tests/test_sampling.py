@@ -1,0 +1,202 @@
+"""What a training step looks at. Images whose pixels hold their own coordinates tell where a patch was taken."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from patchcli import sampling
+from patchcli.encoder import ARCHITECTURES, HierarchicalEncoder
+from patchcli.errors import InputError
+from patchcli.sampling import DIRECTIONS, Batch, Pairs
+
+SCALES = HierarchicalEncoder.scales
+SAMPLERS = ["patch", "dense hierarchical", "dense flat"]
+
+
+def coordinates(images: int, height: int, width: int) -> np.ndarray:
+    """Images (B, 3, H, W) whose channels are y, x and the image's number."""
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    return np.stack([np.stack([y, x, np.full_like(y, number)]) for number in range(images)])
+
+
+def sample(kind: str, seed: int, images: np.ndarray, step: int = 0) -> Batch:
+    rng = sampling.generator(seed, step)
+    if kind == "patch":
+        return sampling.patch_batch(rng, images, SCALES, 32)
+    encoder = ARCHITECTURES[kind.split()[1]]
+    return sampling.dense_batch(rng, images, encoder.scales, encoder.stride)
+
+
+def stride_of(kind: str) -> int:
+    return 1 if kind == "patch" else ARCHITECTURES[kind.split()[1]].stride
+
+
+def scales_of(kind: str) -> dict[str, sampling.Scale]:
+    return SCALES if kind == "patch" else ARCHITECTURES[kind.split()[1]].scales
+
+
+def whence(batch: Batch, pairs: Pairs, which: int) -> np.ndarray:
+    """(n, 3) y, x and image of the first or second patches; rounding takes the noise away."""
+    y, x = (pairs.first, pairs.second)[which].T
+    return np.rint(batch.views[pairs.view[which]][pairs.entry, :, y, x]).astype(int)
+
+
+def drawn() -> st.SearchStrategy[tuple[str, Batch]]:
+    """Batches of every sampler, over sizes and seeds."""
+
+    @st.composite
+    def batches(draw: st.DrawFn) -> tuple[str, Batch]:
+        kind, seed = draw(st.sampled_from(SAMPLERS)), draw(st.integers(0, 2**31))
+        size = draw(st.integers(128, 170)), draw(st.integers(128, 170))
+        return kind, sample(kind, seed, coordinates(draw(st.integers(1, 3)), *size))
+
+    return batches()
+
+
+def each(kind: str, batch: Batch, task: str) -> Iterator[tuple[int, Pairs]]:
+    """(K, pairs) of every scale."""
+    for name, scale in scales_of(kind).items():
+        yield scale.K, getattr(batch, task)[name]
+
+
+# ---- where ----------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(drawn())
+def test_every_patch_lies_in_its_view(case: tuple[str, Batch]) -> None:
+    kind, batch = case
+    for task in ("position", "jitter"):
+        for K, pairs in each(kind, batch, task):
+            assert len(pairs.entry) > 0
+            for view, at in zip(pairs.view, (pairs.first, pairs.second), strict=True):
+                assert at.min() >= 0
+                assert (at + K <= batch.views[view].shape[2:]).all()
+                assert (at % stride_of(kind) == 0).all()
+
+
+@settings(max_examples=40)
+@given(drawn())
+def test_labels_are_the_true_directions(case: tuple[str, Batch]) -> None:
+    kind, batch = case
+    for K, pairs in each(kind, batch, "position"):
+        first, second = whence(batch, pairs, 0), whence(batch, pairs, 1)
+        assert (first[:, 2] == second[:, 2]).all()
+        offset, direction = (second - first)[:, :2], DIRECTIONS[pairs.label]
+        displaced = direction != 0
+        assert (np.sign(offset)[displaced] == direction[displaced]).all()
+        assert np.abs(offset[~displaced]).max(initial=0) <= K // 32
+        assert np.abs(offset[displaced]).min() >= 3 * K / 4 - stride_of(kind) / 2
+        assert np.abs(offset[displaced]).max() <= K - 1 + stride_of(kind) / 2
+
+
+@settings(max_examples=40)
+@given(drawn())
+def test_jitter_is_small_and_never_zero(case: tuple[str, Batch]) -> None:
+    kind, batch = case
+    for K, pairs in each(kind, batch, "jitter"):
+        first, second = whence(batch, pairs, 0), whence(batch, pairs, 1)
+        assert (first[:, 2] == second[:, 2]).all()
+        jitter = (second - first)[:, :2]
+        assert np.abs(jitter).max(axis=1).min() >= 1
+        assert np.abs(jitter).max() <= K // 32
+        assert len(pairs.label) == 0
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+@pytest.mark.parametrize("size", [(128, 128), (128, 300)])
+def test_all_labels_occur_and_about_as_often(kind: str, size: tuple[int, int]) -> None:
+    images, counts = coordinates(2, *size), {name: np.zeros(8) for name in scales_of(kind)}
+    for step in range(8):
+        for name, pairs in sample(kind, 0, images, step).position.items():
+            counts[name] += np.bincount(pairs.label, minlength=8)
+    for count in counts.values():
+        assert count.min() > 0.5 * count.mean()
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_patches_come_from_everywhere(kind: str) -> None:
+    images = coordinates(2, 140, 180)
+    for task in ("position", "jitter"):
+        starts: dict[int, list[np.ndarray]] = {}
+        for step in range(20):
+            batch = sample(kind, 0, images, step)
+            for K, pairs in each(kind, batch, task):
+                starts.setdefault(K, []).extend(whence(batch, pairs, which) for which in (0, 1))
+        for K, parts in starts.items():
+            at = np.concatenate(parts)
+            margin = stride_of(kind) + 1
+            assert (at.min(0) <= (margin, margin, 0)).all()
+            assert (at.max(0) >= (140 - K - margin, 180 - K - margin, 1)).all()
+
+
+# ---- colour and noise -----------------------------------------------------------------------------------------------
+
+
+def assert_independently_augmented(one: np.ndarray, two: np.ndarray) -> None:
+    """Views of a black image: an RGB shift an entry and noise a pixel, each of σ 0.02 and unlike the other view's."""
+    shifts = [view.mean(axis=(2, 3)) for view in (one, two)]  # (B, 3)
+    noises = [view - shift[:, :, None, None] for view, shift in zip((one, two), shifts, strict=True)]
+    for parts, tolerance in ((shifts, 0.25), (noises, 0.02)):
+        for part in parts:
+            assert part.std() == pytest.approx(0.02, rel=tolerance)
+        assert abs(np.corrcoef(parts[0].ravel(), parts[1].ravel())[0, 1]) < tolerance
+
+
+def test_the_two_views_have_their_own_colour_and_noise() -> None:
+    batch = sample("dense hierarchical", 0, np.zeros((40, 3, 128, 128), np.float32))
+    assert_independently_augmented(*batch.views)
+
+
+def test_the_two_patches_of_a_position_pair_have_their_own_colour_and_noise() -> None:
+    batch = sampling.patch_batch(sampling.generator(0, 0), np.zeros((1, 3, 128, 128), np.float32), SCALES, 40)
+    for pairs in batch.position.values():
+        assert_independently_augmented(*(batch.views[view] for view in pairs.view))
+
+
+def test_patches_of_a_jitter_pair_are_as_they_are() -> None:
+    images = np.random.default_rng(0).normal(size=(1, 3, 128, 128)).astype(np.float32)
+    batch = sampling.patch_batch(sampling.generator(0, 0), images, SCALES, 8)
+    for pairs in batch.jitter.values():
+        for view in pairs.view:
+            assert np.isin(batch.views[view], images).all()
+
+
+# ---- chance ---------------------------------------------------------------------------------------------------------
+
+
+def assert_same(one: Batch, two: Batch) -> None:
+    for a, b in zip(one.views, two.views, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for task in ("position", "jitter"):
+        for name, pairs in getattr(one, task).items():
+            other = getattr(two, task)[name]
+            for field in ("entry", "first", "second", "label"):
+                np.testing.assert_array_equal(getattr(pairs, field), getattr(other, field))
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_a_step_is_drawn_from_its_generator_alone(kind: str) -> None:
+    images = coordinates(2, 128, 140)
+    assert_same(sample(kind, 3, images, step=5), sample(kind, 3, images, step=5))
+    with pytest.raises(AssertionError):
+        assert_same(sample(kind, 3, images, step=5), sample(kind, 3, images, step=6))
+
+
+def test_the_generator_depends_on_seed_step_and_rank() -> None:
+    keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    draws = {sampling.generator(*key).integers(2**63) for key in keys}
+    assert len(draws) == len(keys)
+    assert sampling.generator(7, 8, 9).integers(2**63) == sampling.generator(7, 8, 9).integers(2**63)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_images_without_room_for_neighbours_are_refused(architecture: str) -> None:
+    scales = ARCHITECTURES[architecture].scales
+    sampling.check_size(scales, 128, 128)
+    for size in ((127, 200), (200, 127)):
+        with pytest.raises(InputError, match="training needs images of at least 128×128 pixels"):
+            sampling.check_size(scales, *size)

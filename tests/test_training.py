@@ -1,0 +1,225 @@
+"""The training loop: recipes, repeatability, checkpoints."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from patchcli import training
+from patchcli.errors import IncompleteError, InputError, TrainingError
+from patchcli.pipeline.extract import extract
+from patchcli.store import Store
+from patchcli.training import Recipe, Step, Trained, Trainer
+
+CPU = torch.device("cpu")
+
+
+def silent(_: Step) -> None:
+    pass
+
+
+def never() -> bool:
+    return False
+
+
+def run(trainer: Trainer, steps: int) -> Trained:
+    return training.run(trainer, steps, None, silent, never)
+
+
+def state(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Everything that later steps depend on."""
+    values = {name: values.clone() for name, values in trainer.loss.state_dict().items()}
+    for index, moments in trainer.optimiser.state_dict()["state"].items():
+        values |= {f"{index}.{key}": moment.clone() for key, moment in moments.items()}
+    return values
+
+
+def assert_equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == two.keys()
+    for name, values in one.items():
+        assert torch.equal(values, two[name]), name
+
+
+# ---- recipe ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"encoder": "deep"}, "--encoder: expected hierarchical or flat, found 'deep'"),
+        ({"sampler": "all"}, "--sampler: expected dense or patch, found 'all'"),
+        ({"precision": "float16"}, "--precision: expected float32 or bfloat16, found 'float16'"),
+        ({"D": 0}, "--dim: expected 1 or more, found 0"),
+        ({"batch": 0}, "--batch: expected 1 or more, found 0"),
+        ({"seed": -1}, "--seed: expected 0 or more, found -1"),
+        ({"lam": -0.5}, "--lambda: expected a number of 0 or more, found -0.5"),
+        ({"lr": math.nan}, "--lr: expected a number of 0 or more, found nan"),
+        ({"lr": math.inf}, "--lr: expected a number of 0 or more, found inf"),
+    ],
+)
+def test_a_recipe_refuses(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        Recipe(**wrong)
+    assert str(refusal.value) == message
+
+
+def test_images_without_room_for_neighbours_are_refused(tmp_path: Path, make_images: Callable[..., Any]) -> None:
+    make_images(tmp_path / "good", 2, (100, 128))
+    extract(tmp_path / "good", tmp_path / "a.zarr", (100, 128))
+    with pytest.raises(InputError, match="at least 128×128 pixels, the store's images have 128×100"):
+        Trainer(Store.open(tmp_path / "a.zarr"), Recipe(D=4), CPU)
+
+
+# ---- repeatability --------------------------------------------------------------------------------------------------
+
+
+def test_a_seed_gives_the_same_weights_again(small_store: Store) -> None:
+    recipe = Recipe(D=4, batch=1, sampler="patch")
+    first = Trainer(small_store, recipe, CPU)
+    torch.rand(5)  # the default generator has no say in it
+    second = Trainer(small_store, recipe, CPU)
+    digests = [run(trainer, 2).sha256 for trainer in (first, second)]
+    assert_equal(state(first), state(second))
+    assert digests[0] == digests[1]
+
+
+def test_another_seed_gives_other_weights_and_batches(small_store: Store) -> None:
+    one, two = (Trainer(small_store, Recipe(D=4, batch=1, seed=seed), CPU) for seed in (0, 1))
+    assert not torch.equal(one.loss.encoder.enc.conv1.weight, two.loss.encoder.enc.conv1.weight)
+    assert not np.array_equal(one.batch(0).views[0], two.batch(0).views[0])
+    assert not np.array_equal(one.batch(0).views[0], one.batch(1).views[0])
+
+
+def test_training_leaves_torchs_generator_alone(small_store: Store) -> None:
+    before = torch.get_rng_state()
+    run(Trainer(small_store, Recipe(D=4, batch=1, sampler="patch"), CPU), 1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "sampler", "batch"), [("hierarchical", "dense", 1), ("hierarchical", "patch", 2), ("flat", "dense", 2)]
+)
+def test_resuming_is_as_if_never_interrupted(small_store: Store, encoder: str, sampler: str, batch: int) -> None:
+    recipe = Recipe(encoder, sampler, D=4, batch=batch)
+    straight = Trainer(small_store, recipe, CPU)
+    run(straight, 3)
+
+    run(Trainer(small_store, recipe, CPU), 1)
+    reopened = Store.open(small_store.path, "r+")
+    resumed = Trainer(reopened, training.resumed_recipe(reopened, {}), CPU)
+    resumed.restore()
+    assert len(resumed.history) == 1
+    assert run(resumed, 3).steps == 3
+
+    assert_equal(state(resumed), state(straight))
+    np.testing.assert_array_equal(np.float32(resumed.history), np.float32(straight.history))
+
+
+def test_an_untrained_checkpoint_can_be_gone_on_from(small_store: Store) -> None:
+    recipe = Recipe(D=4, batch=1, sampler="patch")
+    straight, resumed = Trainer(small_store, recipe, CPU), Trainer(small_store, recipe, CPU)
+    run(straight, 1)
+    run(Trainer(small_store, recipe, CPU), 0)
+    resumed.restore()
+    run(resumed, 1)
+    assert_equal(state(resumed), state(straight))
+
+
+def test_a_resumed_recipe_is_the_checkpoints(small_store: Store) -> None:
+    recipe = Recipe(D=4, lam=0.1, lr=1e-2, batch=2, seed=3, sampler="patch")
+    run(Trainer(small_store, recipe, CPU), 0)
+    assert training.resumed_recipe(small_store, {}) == recipe
+    assert training.resumed_recipe(small_store, {"lam": 0.1}) == recipe
+    with pytest.raises(InputError, match=r"--resume: the checkpoint has --lambda 0\.1, found 1"):
+        training.resumed_recipe(small_store, {"lam": 1.0})
+
+
+def test_imported_weights_cannot_be_resumed(small_store: Store) -> None:
+    weights = {name: values.numpy() for name, values in training.build("hierarchical", 4).state_dict().items()}
+    small_store.write_encoder(weights, {"architecture": "hierarchical", "D": 4, "source": "imported"}, {})
+    with pytest.raises(IncompleteError, match="nothing to resume"):
+        training.resumed_recipe(small_store, {})
+    with pytest.raises(IncompleteError, match="nothing to resume"):
+        Trainer(small_store, Recipe(D=4), CPU).restore()
+
+
+# ---- the loop -------------------------------------------------------------------------------------------------------
+
+
+def test_no_steps_leave_an_untrained_encoder(small_store: Store) -> None:
+    trainer = Trainer(small_store, Recipe(D=4), CPU)
+    before = state(trainer)
+    done = run(trainer, 0)
+    assert (done.steps, done.losses, done.interrupted) == (0, {}, False)
+    attributes = small_store.encoder_attributes
+    assert (attributes["source"], attributes["steps"], attributes["sha256"]) == ("untrained", 0, done.sha256)
+    loaded = training.load(small_store, CPU).state_dict()
+    assert_equal(loaded, {name: before[f"encoder.{name}"] for name in loaded})
+
+
+def test_history_progress_and_result_count_the_steps(small_store: Store) -> None:
+    trainer, steps = Trainer(small_store, Recipe(D=4, sampler="patch", batch=2), CPU), []
+    done = training.run(trainer, 3, None, steps.append, never)
+    assert trainer.loss_names == ["svdd_big", "ssl_big", "svdd_small", "ssl_small"]
+    assert np.shape(trainer.history) == (3, 4)
+    assert [(step.step, step.steps) for step in steps] == [(1, 3), (2, 3), (3, 3)]
+    assert list(done.losses.values()) == pytest.approx(np.mean(trainer.history, axis=0).tolist())
+    assert small_store.encoder_attributes["steps"] == done.steps == 3
+
+
+def test_a_stop_ends_after_the_running_step_with_a_usable_encoder(small_store: Store) -> None:
+    trainer = Trainer(small_store, Recipe(D=4, sampler="patch", batch=1), CPU)
+    done = training.run(trainer, 50, None, silent, lambda: len(trainer.history) == 2)
+    assert (done.steps, done.interrupted) == (2, True)
+    loaded = training.load(small_store, CPU).state_dict()
+    assert_equal(loaded, {name: values.detach() for name, values in trainer.loss.encoder.state_dict().items()})
+
+
+def test_time_bounds_a_run_without_steps(small_store: Store) -> None:
+    done = training.run(Trainer(small_store, Recipe(D=4), CPU), None, 0.0, silent, never)
+    assert (done.steps, done.interrupted) == (0, False)
+
+
+def test_the_losses_fall_and_lambda_weighs_svdd(small_store: Store) -> None:
+    svdd = {}
+    for lam in (0.0, 1.0):
+        trainer = Trainer(small_store, Recipe(D=8, lam=lam, sampler="patch", batch=4), CPU)
+        always = trainer.batch(0)
+        for _ in range(10):
+            trainer.step(always)
+        history = np.array(trainer.history)  # svdd_big, ssl_big, svdd_small, ssl_small
+        assert (history[-1, [1, 3]] < 0.5 * history[0, [1, 3]]).all()
+        svdd[lam] = history[-1, [0, 2]]
+    assert (svdd[1.0] < 0.5 * svdd[0.0]).all()
+
+
+def test_a_loss_that_is_not_finite_ends_training_and_saves_nothing(small_store: Store) -> None:
+    trainer = Trainer(small_store, Recipe(D=4, batch=1), CPU)
+    run(trainer, 0)
+    with torch.no_grad():
+        trainer.loss.encoder.enc.conv1.weight.fill_(math.nan)
+    with pytest.raises(TrainingError, match="step 1: a loss is not finite"):
+        run(trainer, 1)
+    assert all(np.isfinite(values).all() for values in small_store.read_encoder().values())
+
+
+def test_bfloat16_is_refused_where_it_is_emulated(small_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "cpu_has_bfloat16", lambda: False)
+    with pytest.raises(InputError, match="--precision bfloat16: this CPU has no bfloat16 instructions"):
+        run(Trainer(small_store, Recipe(D=4, precision="bfloat16"), CPU), 1)
+
+
+def test_bfloat16_trains(small_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "cpu_has_bfloat16", lambda: True)
+    histories = []
+    for precision in training.PRECISIONS:
+        trainer = Trainer(small_store, Recipe(D=4, batch=2, sampler="patch", precision=precision), CPU)
+        run(trainer, 1)
+        histories.append(trainer.history)
+    exact, rough = np.array(histories)
+    np.testing.assert_allclose(rough, exact, rtol=0.1)
+    assert not np.array_equal(rough, exact)
