@@ -36,7 +36,7 @@ def _initialise(module: nn.Module, last: frozenset[nn.Module]) -> None:
 
 
 class SmallEncoder(nn.Module):
-    """K=32: eight valid 3×3 convolutions, the first with stride 2; (B, 3, H, W) → (B, D, (H-32)//2+1, …)."""
+    """K=32: eight valid 3×3 convolutions, the first with stride 2; (B, 3, H, W) → (B, D, (H-31)//2+1, …)."""
 
     def __init__(self, D: int) -> None:
         super().__init__()
@@ -80,7 +80,8 @@ class HierarchicalEncoder(nn.Module):
 
     def dense(self, images: Tensor) -> dict[str, Tensor]:
         """Images (B, 3, H, W) → per scale (B, D, (H-K)//2+1, (W-K)//2+1); big only where a 64×64 patch fits."""
-        small: Tensor = self.enc(images)
+        rows, columns = ((side - 32) // self.stride + 1 for side in images.shape[-2:])
+        small: Tensor = self.enc(images)[:, :, :rows, :columns]  # the receptive field is 31: an odd side has margin
         if min(images.shape[-2:]) < self.scales["big"].K:
             return {"small": small}
         return {"big": self._join(small, 32 // self.stride), "small": small}

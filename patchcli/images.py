@@ -17,9 +17,14 @@ SMALLEST = 32  # pixels a side: one patch of the smaller scale
 _EXPECTED = "expected an 8- or 16-bit image"
 
 
+def printable(path: Path) -> str:
+    """The path with forward slashes; bytes of a name that are not UTF-8 as \\udcXX."""
+    return path.as_posix().encode("utf-8", "backslashreplace").decode()
+
+
 def natural_key(path: Path) -> list[tuple[int, int | str]]:
     """Sort key by which img2 comes before img10."""
-    return [(0, int(t)) if t.isdigit() else (1, t) for t in re.split(r"(\d+)", path.as_posix())]
+    return [(0, int(t)) if t.isdecimal() else (1, t) for t in re.split(r"(\d+)", path.as_posix())]
 
 
 def find(folder: Path) -> Iterator[Path]:
@@ -92,13 +97,15 @@ def standardise(pixels: NDArray[np.uint8], mean: NDArray[np.float32]) -> NDArray
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
-    """Defect mask (H, W): grey above 128, or above 0 where no pixel is brighter than 128 (masks written as 0 and 1)."""
+    """Defect mask (H, W): grey above 128 of 255, or above 0 where no pixel is so bright (masks written as 0 and 1)."""
     try:
         with Image.open(path) as image:
-            values: NDArray[Any] = np.asarray(_to_rgb(image)).max(axis=2)
+            deep = image.mode.startswith("I")
+            values: NDArray[Any] = np.asarray(image) if deep else np.asarray(_to_rgb(image)).max(axis=2)
     except Exception as error:
         raise InputError(f"{path}: mask cannot be decoded ({error})") from None
-    return values > (128 if values.max() > 128 else 0)
+    half = 128 << 8 if deep else 128
+    return values > (half if values.max() > half else 0)
 
 
 def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from patchcli.errors import InputError
-from patchcli.images import find
+from patchcli.images import find, printable
+
+MVTEC_FOLDERS = ("train", "validation", "test", "ground_truth")
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def read(root: Path) -> Dataset:
         dataset = _mvtec(root)
     else:
         _refuse_lookalikes(root)
-        samples = [Sample(path.relative_to(root).as_posix(), path, "train", "good") for path in find(root)]
+        samples = [Sample(printable(path.relative_to(root)), path, "train", "good") for path in find(root)]
         dataset = Dataset(root, "plain", root.name, samples)
     if not dataset.split("train"):
         where = "train/good" if dataset.layout == "mvtec" else "it or its subfolders"
@@ -90,7 +92,7 @@ def _mvtec(root: Path) -> Dataset:
     def samples(split: str, kind: str) -> Iterator[Sample]:
         for path in find(root / split / kind):
             mask = masks.pop((kind, path.stem), None) if split == "test" else None
-            yield Sample(path.relative_to(root).as_posix(), path, split, kind, mask)
+            yield Sample(printable(path.relative_to(root)), path, split, kind, mask)
 
     found = list(samples("train", "good"))
     if (root / "validation" / "good").is_dir():

@@ -6,6 +6,7 @@ each block followed by its flag, so that an interrupted `embed` goes on where it
 
 import contextlib
 import hashlib
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -33,6 +34,13 @@ def _array(group: zarr.Group, name: str) -> "zarr.Array[Any]":
     if not isinstance(found, zarr.Array):
         raise StoreError(f"{group.store_path}/{name}: array is missing; the store is damaged, make it again")
     return found
+
+
+def _read(array: "zarr.Array[Any]", selection: Any = ...) -> Array:
+    try:
+        return np.asarray(array[selection])
+    except Exception as error:  # codecs raise whatever they meet
+        raise StoreError(f"{array.store_path}: cannot be read ({error}); the store is damaged, make it again") from None
 
 
 class Store:
@@ -68,7 +76,7 @@ class Store:
         """A new store, written beside `path` and moved there when the block ends well."""
         if path.exists() and not overwrite:
             raise StoreError(f"{path}: already exists; go on with it, name another with --store, or give --overwrite")
-        if path.exists() and (not path.is_dir() or (not (path / "zarr.json").exists() and any(path.iterdir()))):
+        if path.exists() and not _is_store(path) and (not path.is_dir() or any(path.iterdir())):
             raise StoreError(f"{path}: is not a store and will not be replaced; name another with --store")
         beside = path.with_name(f".{path.name}.new")
         try:
@@ -146,22 +154,22 @@ class Store:
 
     def read_images(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Training images start:stop as (B, H, W, 3) uint8."""
-        return cast(NDArray[np.uint8], np.asarray(self.images[start:stop]))
+        return cast(NDArray[np.uint8], _read(self.images, slice(start, stop)))
 
     @property
     def image_ids(self) -> list[str]:
         """Ids of the training images, in storage order."""
-        return [str(name) for name in cast(Array, _array(self.group, "images/id")[:])]
+        return [str(name) for name in _read(_array(self.group, "images/id"))]
 
     @property
     def image_sizes(self) -> Array:
         """Original (height, width) of the training images, int32 (N, 2)."""
-        return np.asarray(_array(self.group, "images/size")[:])
+        return _read(_array(self.group, "images/size"))
 
     @property
     def mean(self) -> NDArray[np.float32]:
         """Per-pixel mean of the training images, float32 (H, W, 3)."""
-        return cast(NDArray[np.float32], np.asarray(_array(self.group, "images/mean")[:]))
+        return cast(NDArray[np.float32], _read(_array(self.group, "images/mean")))
 
     # ---- encoder ------------------------------------------------------------------------------------------------
 
@@ -190,7 +198,7 @@ class Store:
         """The encoder's weights, checked against the digest written with them and for finite numbers."""
         attributes = self.encoder_attributes
         group = cast(zarr.Group, self.group["encoder"])
-        weights = {name: np.asarray(array[...]) for name, array in group.arrays()}
+        weights = {name: _read(array) for name, array in group.arrays()}
         if not all(np.isfinite(values).all() for values in weights.values()):
             raise StoreError(f"{self.path}: encoder weights hold NaN or infinity; train again with --overwrite")
         if digest_of(weights) != attributes["sha256"]:
@@ -200,7 +208,7 @@ class Store:
     def read_training_state(self) -> dict[str, Array]:
         """What encoder/training holds, empty where the encoder was imported."""
         group = self.group.get("encoder/training")
-        return {name: np.asarray(array[...]) for name, array in group.arrays()} if isinstance(group, zarr.Group) else {}
+        return {name: _read(array) for name, array in group.arrays()} if isinstance(group, zarr.Group) else {}
 
     # ---- bank ---------------------------------------------------------------------------------------------------
 
@@ -274,7 +282,7 @@ class Bank:
     @property
     def done(self) -> NDArray[np.uint8]:
         """One flag per block, 1 where it is written."""
-        return cast(NDArray[np.uint8], np.asarray(_array(self._group, "done")[:]))
+        return cast(NDArray[np.uint8], _read(_array(self._group, "done")))
 
     def bounds(self, block: int) -> tuple[int, int]:
         """First image of a block, and the one after its last."""
@@ -303,7 +311,7 @@ class Bank:
         rows, columns, D = array.shape[1:]
         for block in range(len(self.done)):
             start, stop = self.bounds(block)
-            vectors = np.asarray(array[start:stop]).reshape(-1, D)
+            vectors = _read(array, slice(start, stop)).reshape(-1, D)
             if np.isnan(vectors).any():
                 raise StoreError(f"bank block {block} of {scale} holds NaN; embed again: patchcli embed --overwrite")
             yield start * rows * columns, vectors
@@ -319,9 +327,22 @@ def digest_of(weights: Mapping[str, Array]) -> str:
     return digest.hexdigest()
 
 
+def _is_store(path: Path) -> bool:
+    """Whether a folder is a store of any format version."""
+    try:
+        return "patchcli" in json.loads((path / "zarr.json").read_text())["attributes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _old(target: Path) -> Path:
+    """Where what is replaced lies meanwhile: hidden beside a store, so that no copy of the user's is meant."""
+    return target.with_name(f"{'' if target.name in ('encoder', 'bank') else '.'}{target.name}.old")
+
+
 def _swap(new: Path, target: Path) -> None:
     """Put a folder in the place of another; a kill between the two renames is mended by `_recover`."""
-    old = target.with_name(f"{target.name}.old")
+    old = _old(target)
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
@@ -332,7 +353,9 @@ def _swap(new: Path, target: Path) -> None:
 def _recover(path: Path) -> None:
     """Finish or undo what a killed process left: X.old without X is X; other leftovers go."""
     for folder in (path, path / "encoder", path / "bank"):
-        old = folder.with_name(f"{folder.name}.old")
+        if folder != path and not _is_store(path):
+            return
+        old = _old(folder)
         if old.is_dir() and not folder.exists():
             old.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
@@ -342,7 +365,7 @@ def _recover(path: Path) -> None:
 
 def existing(path: Path) -> bool:
     """Whether a store (or what a killed process left of one) is at `path`."""
-    return path.exists() or path.with_name(f"{path.name}.old").exists()
+    return path.exists() or _old(path).exists()
 
 
 def stores_in(folder: Path) -> list[Path]:

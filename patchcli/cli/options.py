@@ -22,8 +22,20 @@ Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything dra
 Search = Annotated[
     str, typer.Option("--search", help="Nearest neighbour search, all exact: auto (keops on a GPU), brute, keops.")
 ]
+FORMATS = ("table", "jsonl", "csv")
+
+
+def _known_format(value: str | None) -> str | None:
+    if value is not None and value not in FORMATS:
+        raise typer.BadParameter(f"expected {', '.join(FORMATS)}, found {value!r}")
+    return value
+
+
 Format = Annotated[
-    str | None, typer.Option("--format", help="table, jsonl or csv. [default: table on a terminal, else jsonl]")
+    str | None,
+    typer.Option(
+        "--format", callback=_known_format, help="table, jsonl or csv. [default: table on a terminal, else jsonl]"
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="A traceback with errors.")]
@@ -34,6 +46,6 @@ def size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdigit() for side in sides):
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
         raise InputError(f"--size: expected pixels such as 256 or 256x320 (height x width), found {text!r}")
     return int(sides[0]), int(sides[-1])

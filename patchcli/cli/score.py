@@ -43,9 +43,10 @@ def score(
         from patchcli.pipeline.score import BATCH, score
 
         piped = paths == ["-"]
-        given: Iterable[str] | None = (line.rstrip("\r\n") for line in sys.stdin) if piped else paths or None
-        if piped and given is not None:
-            given = (line for line in given if line)
+        given: Iterable[str] | None = paths or None
+        if piped:
+            sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # names need not be UTF-8
+            given = filter(None, (line.rstrip("\r\n") for line in sys.stdin))
         records = score(
             store, given, out=out, overlay=overlay, batch=1 if piped else BATCH,
             device=device, search=search, threads=threads, observer=terminal,

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from patchcli.errors import InputError, PatchcliError
+from patchcli.errors import PatchcliError
 from patchcli.observer import Observer
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 OK, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 0, 2, 130, 141
-FORMATS = ("table", "jsonl", "csv")
 
 
 class Terminal(Observer):
@@ -77,8 +76,6 @@ class Terminal(Observer):
     def write(self, records: Iterable[Any], form: str | None, columns: Mapping[str, str]) -> None:
         """Dataclasses or dictionaries as a table (a terminal's default; `columns`: key → heading), JSON Lines or CSV."""
         form = form or ("table" if sys.stdout.isatty() else "jsonl")
-        if form not in FORMATS:
-            raise InputError(f"--format: expected {', '.join(FORMATS)}, found {form!r}")
         rows = (dataclasses.asdict(r) if dataclasses.is_dataclass(r) and not isinstance(r, type) else r for r in records)
         if form == "table":
             self._table(list(rows), columns)

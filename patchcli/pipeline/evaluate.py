@@ -100,7 +100,8 @@ def rows_of(store: Store, category: str, results: list[tuple[Sample, Scored]], o
     if len(set(labels)) < 2:
         notes.append(f"image AUROC needs good and defective images, found {'defective' if labels[0] else 'good'} ones only")
     if masks and without == len(masks):
-        notes.append("pixel AUROC needs masks, found none in ground_truth/")
+        unusable = any(sample.mask for sample, _ in results)
+        notes.append(f"pixel AUROC needs masks, found none {'usable ' * unusable}in ground_truth/")
     elif not masks:
         notes.append("pixel AUROC needs defective images with masks")
     elif without:

@@ -22,15 +22,16 @@ def import_weights(weights: Path | str, store: Path | str = "patchcli.zarr", ove
         raise InputError(f"{path}: no such file; expected weights such as the published <class>.pkl")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(f"{expected}, found a pickle that holds more than tensors; it was not executed") from None
     except Exception as error:  # torch.load raises many kinds for files that are no checkpoint
-        raise InputError(f"{expected}, found a file that torch cannot read ({type(error).__name__})") from None
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            raise InputError(f"{expected}, found a pickle that holds more than tensors; it was not executed") from None
+        raise InputError(f"{expected}, found a file that is no checkpoint of torch") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"{expected}, found {type(state).__name__} of other things than tensors")
-    D = state["conv2.bias"].shape[0] if "conv2.bias" in state and state["conv2.bias"].ndim else 64
+    bias = state.get("conv2.bias")
+    D = bias.shape[0] if bias is not None and bias.ndim and len(bias) else 64
     wanted = {name: tuple(values.shape) for name, values in HierarchicalEncoder(D).state_dict().items()}
-    for name in sorted(wanted.keys() ^ state.keys()):
+    for name in sorted(wanted.keys() ^ state.keys(), key=str):
         raise InputError(f"{expected}; {name} is {'missing' if name in wanted else 'none of its names'}")
     for name, shape in wanted.items():
         found = tuple(state[name].shape)

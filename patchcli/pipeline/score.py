@@ -1,5 +1,6 @@
 """Images and bank → anomaly maps and one record an image."""
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -78,8 +79,8 @@ def score(
         total: int | None = len(known)
     else:
         samples, total = _named(paths, known, observer), None
-    if folder is not None and folder.resolve() == Path(opened.dataset["root"]):
-        raise InputError(f"--out {folder}: is the data set itself; expected another folder, such as maps/")
+    if folder is not None and _among_images(folder.resolve(), opened):
+        raise InputError(f"--out {folder}: lies among the data set's images; expected another folder, such as maps/")
     scorer, sha256 = make_scorer(opened, target, search, observer), opened.encoder_attributes["sha256"]
 
     def run() -> Iterator[Record]:
@@ -153,6 +154,14 @@ def _test_samples(store: Store) -> dict[Path, Sample]:
     return {sample.path: sample for sample in dataset.split("test")}
 
 
+def _among_images(folder: Path, store: Store) -> bool:
+    """Whether maps below `folder` would be taken for images of the data set."""
+    root = Path(store.dataset["root"])
+    if store.dataset["layout"] == "plain":
+        return folder.is_relative_to(root)
+    return folder == root or any(folder.is_relative_to(root / name) for name in layouts.MVTEC_FOLDERS)
+
+
 def _named(paths: Iterable[Path | str], known: dict[Path, Sample], observer: Observer) -> Iterator[Sample]:
     """Samples of files and folders; test images of the data set keep their id and mask."""
     for given in map(Path, paths):
@@ -163,7 +172,7 @@ def _named(paths: Iterable[Path | str], known: dict[Path, Sample], observer: Obs
         else:
             found = [given]
         for path in found:
-            yield known.get(path.resolve(), Sample(path.as_posix(), path, "query", ""))
+            yield known.get(path.resolve(), Sample(images.printable(path), path, "query", ""))
 
 
 def _place(folder: Path, sample: Sample, taken: set[Path]) -> Path:
@@ -172,9 +181,13 @@ def _place(folder: Path, sample: Sample, taken: set[Path]) -> Path:
     path = folder / name.with_suffix(".tiff")
     if path in taken:
         path = folder / name.with_name(f"{name.name}.tiff")
+    for number in itertools.count(2):
+        if path not in taken:
+            break
+        path = folder / name.with_name(f"{name.name}.{number}.tiff")
     taken.add(path)
-    if path.exists() and path.samefile(sample.path):
-        raise InputError(f"--out {folder}: the map would replace the image {sample.path}; name another folder")
+    if path.parent.resolve() == sample.path.parent.resolve():
+        raise InputError(f"--out {folder}: the map would lie beside the image {sample.path}; name another folder")
     return path
 
 
