@@ -29,12 +29,17 @@ def _option(field: str) -> str:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What determines the weights after a given number of steps; it is stored with them and kept by --resume."""
+    """What determines the weights after a given number of steps; it is stored with them and kept by --resume.
+
+    λ rises from 0 over the first `warmup` steps: with its full weight from the start, SVDD' shrinks the features of a
+    texture to a point before the position task has found anything in them. The paper's λ is constant (warmup 0).
+    """
 
     encoder: str = "hierarchical"
     sampler: str = "dense"
     D: int = 64
-    lam: float = 1.0
+    lam: float = 0.5
+    warmup: int = 100
     lr: float = 1e-3
     batch: int = 4
     seed: int = 0
@@ -44,7 +49,7 @@ class Recipe:
         for name, allowed in (("encoder", tuple(ARCHITECTURES)), ("sampler", SAMPLERS), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise InputError(f"{_option(name)}: expected {' or '.join(allowed)}, found {getattr(self, name)!r}")
-        for name, least in (("D", 1), ("batch", 1), ("seed", 0)):
+        for name, least in (("D", 1), ("batch", 1), ("seed", 0), ("warmup", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{_option(name)}: expected {least} or more, found {getattr(self, name)}")
         for name in ("lam", "lr"):
@@ -92,7 +97,7 @@ class Trainer:
 
     def __init__(self, store: Store, recipe: Recipe, device: torch.device) -> None:
         self.store, self.recipe, self.device = store, recipe, device
-        self.images, self.mean = store.images, store.mean
+        self.count, self.mean = store.images.shape[0], store.mean
         encoder_type = ARCHITECTURES[recipe.encoder]
         sampling.check_size(encoder_type.scales, *self.mean.shape[:2])
         with torch.random.fork_rng(devices=[]):
@@ -110,10 +115,9 @@ class Trainer:
     def batch(self, step: int) -> sampling.Batch:
         """The input of one step: a function of seed and step alone."""
         rng = sampling.generator(self.recipe.seed, step)
-        count = self.images.shape[0]
-        n = self.recipe.batch if self.recipe.sampler == "dense" else min(count, self.recipe.batch)
-        chosen = rng.choice(count, n, replace=n > count)
-        pixels = np.stack([np.asarray(self.images[int(i)]) for i in chosen])
+        n = self.recipe.batch if self.recipe.sampler == "dense" else min(self.count, self.recipe.batch)
+        chosen = rng.choice(self.count, n, replace=n > self.count)
+        pixels = np.concatenate([self.store.read_images(int(i), int(i) + 1) for i in chosen])
         images = standardise(pixels, self.mean)
         scales = self.loss.encoder.scales
         if self.recipe.sampler == "patch":
@@ -126,7 +130,8 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         with autocast:
             losses = self.loss(batch)
-        objective = total(losses, self.recipe.lam)
+        ramp = min(1.0, (len(self.history) + 1) / self.recipe.warmup) if self.recipe.warmup else 1.0
+        objective = total(losses, ramp * self.recipe.lam)
         objective.backward()  # type: ignore[no-untyped-call]
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         if not all(map(math.isfinite, values.values())):

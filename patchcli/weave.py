@@ -39,7 +39,7 @@ def _blob(rng: np.random.Generator, cloth: _Cloth, radius: float) -> tuple[Float
 
 def _bent(rng: np.random.Generator, cloth: _Cloth) -> NDArray[np.bool_]:
     """Yarns pushed aside."""
-    *_, r = _blob(rng, cloth, rng.uniform(11, 15))
+    *_, r = _blob(rng, cloth, rng.uniform(9, 13))
     angle = rng.uniform(0, 2 * np.pi)
     push = rng.uniform(6.0, 7.5) * np.exp(-0.5 * r**2)
     cloth.u = cloth.u + push * np.cos(angle)
@@ -53,16 +53,16 @@ def _broken(rng: np.random.Generator, cloth: _Cloth) -> NDArray[np.bool_]:
     dy, dx, _ = _blob(rng, cloth, 1)
     at = np.unravel_index(int(np.hypot(dy, dx).argmin()), dy.shape)
     yarn = np.floor(cloth.u / YARN)
-    cloth.missing = (yarn == yarn[at]) & (np.abs(dy) < rng.uniform(18, 30))
+    cloth.missing = (yarn == yarn[at]) & (np.abs(dy) < rng.uniform(14, 24))
     return cloth.missing
 
 
 def _contamination(rng: np.random.Generator, cloth: _Cloth) -> NDArray[np.bool_]:
     """A stain with a wavy rim that lets the weave through."""
-    dy, dx, r = _blob(rng, cloth, rng.uniform(13, 20))
+    dy, dx, r = _blob(rng, cloth, rng.uniform(10, 16))
     angle, phases = np.arctan2(dy, dx), rng.uniform(0, 2 * np.pi, 3)
     rim = 1 + sum(0.15 * np.sin(k * angle + phase) for k, phase in enumerate(phases, 2))
-    alpha = rng.uniform(0.6, 0.75) / (1 + np.exp((r / rim - 1) * 9))
+    alpha = rng.uniform(0.5, 0.65) / (1 + np.exp((r / rim - 1) * 9))
     cloth.paint.append((alpha, np.array((0.30, 0.26, 0.20)) + rng.uniform(-0.05, 0.05, 3)))
     mask: NDArray[np.bool_] = alpha > 0.12
     return mask
@@ -71,13 +71,13 @@ def _contamination(rng: np.random.Generator, cloth: _Cloth) -> NDArray[np.bool_]
 def _thread(rng: np.random.Generator, cloth: _Cloth) -> NDArray[np.bool_]:
     """A loose thread lying on the cloth, with its shadow."""
     dy, dx, _ = _blob(rng, cloth, 1)
-    angle, bend, half = rng.uniform(0, np.pi), rng.uniform(-0.012, 0.012), rng.uniform(24, 36)
+    angle, bend, half = rng.uniform(0, np.pi), rng.uniform(-0.012, 0.012), rng.uniform(18, 32)
     along, across = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
     away = across - bend * along**2 - 1.5 * np.sin(along / 7)
     inside = np.abs(along) < half
     shadow = 0.35 * np.exp(-0.5 * ((away - 2) / 1.5) ** 2) * inside
     fibre = 0.9 * np.exp(-0.5 * (away / 1.0) ** 4) * inside
-    cloth.paint += [(shadow, np.zeros(3)), (fibre, np.array((0.78, 0.74, 0.66)))]
+    cloth.paint += [(shadow, np.zeros(3)), (fibre, np.array((0.70, 0.66, 0.58)))]
     mask: NDArray[np.bool_] = (np.abs(away) < 2.2) & inside
     return mask
 
@@ -109,10 +109,10 @@ def render(rng: np.random.Generator, defect: str | None = None) -> tuple[NDArray
     picture = colour * (shade + fibre)[..., None]
     for alpha, paint in cloth.paint:
         picture = picture * (1 - alpha[..., None]) + paint * alpha[..., None]
-    slope = rng.uniform(-0.1, 0.1, 2)
-    light = rng.uniform(0.85, 1.15) * (1 + slope[0] * (x / SIDE - 0.5) + slope[1] * (y / SIDE - 0.5))
-    picture = picture * light[..., None] * rng.uniform(0.96, 1.04, 3)
-    picture = picture.reshape(SIDE, _FINE, SIDE, _FINE, 3).mean((1, 3)) + rng.normal(0, 0.012, (SIDE, SIDE, 3))
+    slope = rng.uniform(-0.08, 0.08, 2)
+    light = rng.uniform(0.88, 1.12) * (1 + slope[0] * (x / SIDE - 0.5) + slope[1] * (y / SIDE - 0.5))
+    picture = picture * light[..., None] * rng.uniform(0.97, 1.03, 3)
+    picture = picture.reshape(SIDE, _FINE, SIDE, _FINE, 3).mean((1, 3)) + rng.normal(0, 0.03, (SIDE, SIDE, 3))
     coarse = mask.reshape(SIDE, _FINE, SIDE, _FINE).mean((1, 3)) >= 0.5
     return (picture * 255).clip(0, 255).round().astype(np.uint8), coarse
 

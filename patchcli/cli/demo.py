@@ -12,7 +12,7 @@ from patchcli.cli.terminal import Terminal
 
 def demo(
     folder: Annotated[Path, typer.Argument(help="Folder for all that the demo makes.")] = Path("patchcli-demo"),
-    steps: Annotated[int | None, typer.Option("--steps", help="Training steps. [default: 100]")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Training steps. [default: 150]")] = None,
     seed: options.Seed = None,
     form: options.Format = None,
     threads: options.Threads = None,

@@ -24,11 +24,14 @@ def train(
     sampler: Annotated[
         str | None, typer.Option("--sampler", help="dense (whole images) or patch (as in the paper). [default: dense]")
     ] = None,
-    lam: Annotated[float | None, typer.Option("--lambda", help="Weight of the SVDD' losses. [default: 1]")] = None,
+    lam: Annotated[float | None, typer.Option("--lambda", help="Weight of the SVDD' losses. [default: 0.5]")] = None,
+    warmup: Annotated[
+        int | None, typer.Option("--warmup", help="Steps in which lambda rises to its value. [default: 100, patch: 0]")
+    ] = None,
     dim: Annotated[int | None, typer.Option("--dim", help="Length D of a feature. [default: 64]")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate of Adam. [default: 1e-3]")] = None,
     batch: Annotated[
-        int | None, typer.Option("--batch", help="Images a step (dense), or patch pairs (patch). [default: 4]")
+        int | None, typer.Option("--batch", help="Images a step (dense), or pairs (patch). [default: 4, 64]")
     ] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="float32 or bfloat16. [default: float32]")] = None,
     seed: options.Seed = None,
@@ -49,7 +52,7 @@ def train(
         from patchcli.pipeline.train import train
 
         given = {
-            "encoder": encoder, "sampler": sampler, "lam": lam, "D": dim, "lr": lr, "batch": batch,
+            "encoder": encoder, "sampler": sampler, "lam": lam, "warmup": warmup, "D": dim, "lr": lr, "batch": batch,
             "precision": precision, "seed": seed,
         }  # fmt: skip
         trained = train(

@@ -1,6 +1,7 @@
 """The published weights of Patch SVDD → the store's encoder."""
 
 import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ def import_weights(weights: Path | str, store: Path | str = "patchcli.zarr", ove
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected weights such as the published <class>.pkl")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch warns of other pickle protocols
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for files that are no checkpoint
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             raise InputError(f"{expected}, found a pickle that holds more than tensors; it was not executed") from None

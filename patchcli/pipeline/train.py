@@ -12,6 +12,7 @@ from patchcli.store import Store
 from patchcli.training import Step, Trained
 
 STEPS = 200
+_PATCH = {"batch": 64, "warmup": 0}  # as published; the recipe's own defaults are the dense sampler's
 
 
 def train(
@@ -31,7 +32,7 @@ def train(
 ) -> Trained:
     """Train the encoder (Algorithm 1) until `steps`, `epochs` or `minutes` are over; extracts `data` first.
 
-    `recipe` are fields of training.Recipe: encoder, sampler, D, lam, lr, batch, seed, precision. A first SIGINT or
+    `recipe` are fields of training.Recipe: encoder, sampler, D, lam, warmup, lr, batch, seed, precision. A first SIGINT or
     SIGTERM ends training after the running step with a usable encoder; `resume` goes on from there.
     """
     observer = observer or Observer()
@@ -42,7 +43,7 @@ def train(
         raise InputError("--steps and --epochs: give one of the two")
     runtime.set_threads(threads)
     target = runtime.device(device)
-    fresh_recipe = None if resume else training.Recipe(**recipe)
+    fresh_recipe = None if resume else training.Recipe(**(_PATCH if recipe.get("sampler") == "patch" else {}) | recipe)
     if data is not None:
         extracted = extract(data, store, size, overwrite, observer)
         if extracted.images < 10:
