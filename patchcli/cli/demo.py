@@ -24,6 +24,7 @@ def demo(
     Example: patchcli demo
     """
     with Terminal(quiet, verbose) as terminal:
+        terminal.check_format(form)
         from patchcli.pipeline.demo import STEPS, demo
 
         wanted = STEPS if steps is None else steps

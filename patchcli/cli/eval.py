@@ -27,6 +27,7 @@ def evaluate(
     Example: patchcli eval --store stores/
     """
     with Terminal(quiet, verbose) as terminal:
+        terminal.check_format(form)
         from patchcli.pipeline.evaluate import evaluate
 
         rows = evaluate(store, device=device, search=search, threads=threads, observer=terminal)

@@ -17,6 +17,7 @@ def info(
     Example: patchcli info --store grid.zarr
     """
     with Terminal(quiet, verbose) as terminal:
+        terminal.check_format(form)
         from patchcli.pipeline.info import info
 
         found = info(store)

@@ -22,20 +22,8 @@ Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything dra
 Search = Annotated[
     str, typer.Option("--search", help="Nearest neighbour search, all exact: auto (keops on a GPU), brute, keops.")
 ]
-FORMATS = ("table", "jsonl", "csv")
-
-
-def _known_format(value: str | None) -> str | None:
-    if value is not None and value not in FORMATS:
-        raise typer.BadParameter(f"expected {', '.join(FORMATS)}, found {value!r}")
-    return value
-
-
 Format = Annotated[
-    str | None,
-    typer.Option(
-        "--format", callback=_known_format, help="table, jsonl or csv. [default: table on a terminal, else jsonl]"
-    ),
+    str | None, typer.Option("--format", help="table, jsonl or csv. [default: table on a terminal, else jsonl]")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="A traceback with errors.")]

@@ -40,6 +40,7 @@ def score(
     Example: ls line3/*.png | patchcli score - | jq -r 'select(.score > 0.01) | .image'
     """
     with Terminal(quiet, verbose) as terminal:
+        terminal.check_format(form)
         from patchcli.pipeline.score import BATCH, score
 
         piped = paths == ["-"]

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from patchcli.errors import PatchcliError
+from patchcli.errors import InputError, PatchcliError
 from patchcli.observer import Observer
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+FORMATS = ("table", "jsonl", "csv")
 OK, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 0, 2, 130, 141
 
 
@@ -72,6 +73,11 @@ class Terminal(Observer):
             self._progress, self._tasks = None, {}
 
     # ---- standard output ----------------------------------------------------------------------------------------
+
+    def check_format(self, form: str | None) -> None:
+        """Refuse an unknown --format before the work begins."""
+        if form not in (None, *FORMATS):
+            raise InputError(f"--format: expected {', '.join(FORMATS)}, found {form!r}")
 
     def write(self, records: Iterable[Any], form: str | None, columns: Mapping[str, str]) -> None:
         """Dataclasses or dictionaries as a table (a terminal's default; `columns`: key → heading), JSON Lines or CSV."""

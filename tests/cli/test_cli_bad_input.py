@@ -292,12 +292,12 @@ def test_out_that_cannot_be(kept: World, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     refused("score", "--store", kept.store, "--out", "file", says=("--out file: expected a folder, found a file",))
     refused("score", "--store", kept.store, "--out", "file/maps", says=("file",))
-    says = (f"--out {kept.data}: is the data set itself", "expected another folder")
+    says = (f"--out {kept.data}: lies among the data set's images", "expected another folder")
     refused("score", "--store", kept.store, "--out", kept.data, says=says)
     image = kept.data / "test" / "hole" / "000.png"
     refused("score", image, "--store", kept.store, "--out", kept.data, says=says)
     (tmp_path / "link").symlink_to(kept.data)
-    refused("score", "--store", kept.store, "--out", "link", says=("--out link: is the data set itself",))
+    refused("score", "--store", kept.store, "--out", "link", says=("--out link: lies among the data set's images",))
     assert (tmp_path / "file").read_text() == "x"
 
 

@@ -77,7 +77,7 @@ def test_input_is_checked_before_the_first_record(made: World, tmp_path: Path) -
     (tmp_path / "file").write_text("")
     for arguments, says in (
         ({"out": tmp_path / "file"}, r"--out .*file: expected a folder, found a file"),
-        ({"out": made.data}, r"--out .*weave: is the data set itself"),
+        ({"out": made.data}, r"--out .*weave: lies among the data set's images"),
         ({"overlay": True}, r"--overlay: expected --out DIR too"),
         ({"search": "annoy"}, r"--search: expected auto, brute or keops, found 'annoy'"),
         ({"device": "tpu"}, r"--device: expected one of auto, cpu, cuda, found 'tpu'"),
