@@ -1,10 +1,9 @@
 """Images and bank → anomaly maps and one record an image."""
 
-import itertools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -181,7 +180,7 @@ def _place(folder: Path, sample: Sample, taken: set[Path]) -> Path:
     path = folder / name.with_suffix(".tiff")
     if path in taken:
         path = folder / name.with_name(f"{name.name}.tiff")
-    for number in itertools.count(2):
+    for number in count(2):
         if path not in taken:
             break
         path = folder / name.with_name(f"{name.name}.{number}.tiff")
