@@ -20,7 +20,7 @@ class PatchSVDDLoss(nn.Module):
         """{"svdd_<scale>": mean ‖f(p) - f(p')‖₂, "ssl_<scale>": cross-entropy of the neighbour's position}."""
         device = next(self.parameters()).device
         dense: dict[tuple[int, str], Tensor] = {}
-        views = [torch.from_numpy(view).to(device) for view in batch.views]
+        views = [torch.from_numpy(view).to(device, memory_format=torch.channels_last) for view in batch.views]
 
         def features(pairs: Pairs, scale: str) -> tuple[Tensor, Tensor]:
             entry = torch.from_numpy(pairs.entry).to(device)
@@ -32,13 +32,20 @@ class PatchSVDDLoss(nn.Module):
                 pair.append(dense[v, scale][entry, :, y, x])  # (n, D)
             return pair[0], pair[1]
 
+        def mean(values: Tensor, pairs: Pairs) -> Tensor:
+            """Each entry's mean, averaged over the entries: processes with equal batches then average to the whole."""
+            counts = torch.bincount(torch.from_numpy(pairs.entry), minlength=len(views[pairs.view[0]]))
+            weights = 1 / (counts[torch.from_numpy(pairs.entry)] * len(counts))
+            return (values * weights.to(device)).sum()
+
         losses = {}
         for scale in self.encoder.scales:
             f1, f2 = features(batch.jitter[scale], scale)
-            losses[f"svdd_{scale}"] = torch.linalg.vector_norm(f1 - f2, dim=1).mean()
+            losses[f"svdd_{scale}"] = mean(torch.linalg.vector_norm(f1 - f2, dim=1), batch.jitter[scale])
             h1, h2 = features(batch.position[scale], scale)
             label = torch.from_numpy(batch.position[scale].label).to(device)
-            losses[f"ssl_{scale}"] = F.cross_entropy(self.classifiers[scale](h1, h2), label)
+            logits = self.classifiers[scale](h1, h2)
+            losses[f"ssl_{scale}"] = mean(F.cross_entropy(logits, label, reduction="none"), batch.position[scale])
         return losses
 
     def _encode(self, view: Tensor, scale: str) -> dict[str, Tensor]:

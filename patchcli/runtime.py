@@ -1,12 +1,14 @@
-"""The machine: device, threads, and stopping on a signal."""
+"""The machine: device, threads, processes that train together, and stopping on a signal."""
 
 import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from patchcli.errors import InputError
 
@@ -20,6 +22,41 @@ def device(name: str = "auto") -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: no CUDA device found by PyTorch; use --device cpu, or install a CUDA build of torch")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+@dataclass(frozen=True)
+class Process:
+    """One of `size` processes that train together; rank 0 is the one that writes."""
+
+    rank: int = 0
+    size: int = 1
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes, the same in each."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextlib.contextmanager
+def processes(device: torch.device) -> Iterator[tuple[Process, torch.device]]:
+    """This process among those that `torchrun` started, and its device; a lone one without torchrun."""
+    if not dist.is_torchelastic_launched():
+        yield Process(), device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Process(dist.get_rank(), dist.get_world_size()), device
+    finally:
+        dist.destroy_process_group()
 
 
 def set_threads(threads: int | None) -> None:

@@ -1,11 +1,12 @@
 """What a training step looks at: pairs of patches for the position task and for SVDD' (Patch SVDD, Sect. 3.1, 3.2).
 
 A batch is a list of views (images, or single patches) and, for each scale, pairs of places in them. Pairs never leave
-the image and are never clipped to it: a clipped pair would carry a wrong label. Every draw comes from one explicit
-generator, made anew for each step, so that a resumed run draws what an unbroken one would have drawn.
+the image and are never clipped to it: a clipped pair would carry a wrong label. Every draw comes from an explicit
+generator, made anew for each step and each entry of its batch, so that a resumed run draws what an unbroken one would
+have drawn, and processes that share a batch draw what one process would have drawn.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,9 +44,9 @@ class Batch:
     jitter: dict[str, Pairs]  # scale → pairs at most K/32 pixels apart
 
 
-def generator(seed: int, step: int, rank: int = 0) -> np.random.Generator:
-    """The generator of one step of one process."""
-    return np.random.default_rng(np.random.SeedSequence((seed, step, rank)))
+def generator(seed: int, step: int, entry: int = -1) -> np.random.Generator:
+    """The generator of one entry of a step's batch; without an entry, of the choice of images."""
+    return np.random.default_rng(np.random.SeedSequence((seed, step, entry + 1)))
 
 
 def check_size(scales: Mapping[str, Scale], height: int, width: int) -> None:
@@ -56,11 +57,11 @@ def check_size(scales: Mapping[str, Scale], height: int, width: int) -> None:
         raise InputError(f"training needs images of at least {needed}×{needed} pixels, {found}; extract with a larger --size")
 
 
-def _augment(rng: np.random.Generator, images: Floats) -> Floats:
-    """A random RGB shift an entry and noise a pixel, so that chromatic cues do not give a position away."""
-    shift = rng.normal(0, NOISE, (len(images), 3, 1, 1))
-    noise = rng.standard_normal(images.shape, dtype=np.float32) * np.float32(NOISE)
-    return images + shift.astype(np.float32) + noise
+def _augment(rng: np.random.Generator, image: Floats) -> Floats:
+    """A random RGB shift of an image (3, H, W) and noise a pixel, so that chromatic cues do not give a position away."""
+    shift = rng.normal(0, NOISE, (3, 1, 1))
+    noise = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(NOISE)
+    return image + shift.astype(np.float32) + noise
 
 
 def _offsets(rng: np.random.Generator, label: Ints, K: int, length: tuple[int, int]) -> Ints:
@@ -82,70 +83,87 @@ def _places(rng: np.random.Generator, offset: Ints, K: int, size: tuple[int, int
     return rng.integers(low, high + 1)
 
 
-def patch_batch(rng: np.random.Generator, images: Floats, scales: Mapping[str, Scale], n: int) -> Batch:
-    """The paper's sampler: n position pairs and n jitter pairs a scale, each patch cut from a random image.
+def merge(batches: Sequence[Batch]) -> Batch:
+    """One batch of all entries, each part having one entry."""
 
-    `images` (B, 3, H, W) are the standardised images that the step may draw from.
-    """
-    size = (images.shape[2], images.shape[3])
+    def joined(parts: Sequence[Pairs]) -> Pairs:
+        entry = np.repeat(np.arange(len(parts)), [len(part.entry) for part in parts])
+        first, second, label = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("first", "second", "label")
+        )
+        return Pairs(parts[0].view, entry, first, second, label)
+
+    return Batch(
+        [np.stack(views) for views in zip(*(batch.views for batch in batches), strict=True)],
+        {name: joined([batch.position[name] for batch in batches]) for name in batches[0].position},
+        {name: joined([batch.jitter[name] for batch in batches]) for name in batches[0].jitter},
+    )
+
+
+def patch_batch(rngs: Sequence[np.random.Generator], images: Floats, scales: Mapping[str, Scale]) -> Batch:
+    """The paper's sampler: of each standardised image (B, 3, H, W) a position pair and a jitter pair a scale, cut out."""
+    return merge([_cut(rng, image, scales) for rng, image in zip(rngs, images, strict=True)])
+
+
+def _cut(rng: np.random.Generator, image: Floats, scales: Mapping[str, Scale]) -> Batch:
+    size = (image.shape[1], image.shape[2])
     batch = Batch([], {}, {})
-    here = np.arange(n), np.zeros((n, 2), np.int64), np.zeros((n, 2), np.int64)
+    here = np.zeros(1, np.int64), np.zeros((1, 2), np.int64), np.zeros((1, 2), np.int64)
     for name, scale in scales.items():
         K = scale.K
 
-        def cut(entry: Ints, at: Ints, K: int = K) -> Floats:
-            return np.stack([images[e, :, y : y + K, x : x + K] for e, (y, x) in zip(entry, at, strict=True)])
+        def cut(at: Ints, K: int = K) -> Floats:
+            ((y, x),) = at
+            return image[:, y : y + K, x : x + K]
 
-        entry, label = rng.integers(0, len(images), n), rng.integers(0, 8, n)
+        label = rng.integers(0, 8, 1)
         offset = _offsets(rng, label, K, size)
         first = _places(rng, offset, K, size)
-        batch.views.extend(_augment(rng, cut(entry, at)) for at in (first, first + offset))
+        batch.views.extend(_augment(rng, cut(at)) for at in (first, first + offset))
         batch.position[name] = Pairs((len(batch.views) - 2, len(batch.views) - 1), *here, label)
 
-        entry = rng.integers(0, len(images), n)
-        jitter = rng.choice(_jitters(K // 32), n)
+        jitter = rng.choice(_jitters(K // 32), 1)
         first = _places(rng, jitter, K, size)
-        batch.views.extend(cut(entry, at) for at in (first, first + jitter))
+        batch.views.extend(cut(at) for at in (first, first + jitter))
         batch.jitter[name] = Pairs((len(batch.views) - 2, len(batch.views) - 1), *here, np.empty(0, np.int64))
     return batch
 
 
-def dense_batch(rng: np.random.Generator, images: Floats, scales: Mapping[str, Scale], stride: int) -> Batch:
+def dense_batch(rngs: Sequence[np.random.Generator], images: Floats, scales: Mapping[str, Scale], stride: int) -> Batch:
     """Every patch of whole images: two views of each image with independent colour and noise, read on the dense grid.
 
     Within a view only places on the grid of `stride` pixels can be read. The second view of an image is moved against
     the first by a jitter that is not zero, so odd offsets occur too; what a pair was to be apart is moved to the
     nearest offset that the two grids have (less than `stride` away, and never farther apart than the largest jitter).
     """
-    B, _, H, W = images.shape
+    return merge([_look(rng, image, scales, stride) for rng, image in zip(rngs, images, strict=True)])
+
+
+def _look(rng: np.random.Generator, image: Floats, scales: Mapping[str, Scale], stride: int) -> Batch:
+    _, H, W = image.shape
     J = min(scale.K for scale in scales.values()) // 32
     margin = max(J, stride - 1)
     size = np.array((H - margin, W - margin))
-    phase = rng.choice(_jitters(J), B)  # (B, 2) origin of view 1 against view 0
+    phase = rng.choice(_jitters(J))  # origin of view 1 against view 0
     origin = np.maximum(0, -phase) + rng.integers(0, margin - np.abs(phase) + 1)
-    views = [
-        _augment(rng, np.stack([images[b, :, y : y + size[0], x : x + size[1]] for b, (y, x) in enumerate(corner)]))
-        for corner in (origin, origin + phase)
-    ]
+    views = [_augment(rng, image[:, y : y + size[0], x : x + size[1]]) for y, x in (origin, origin + phase)]
 
-    def read(name: str, entry: Ints, offset: Ints, label: Ints) -> Pairs:
+    def read(name: str, offset: Ints, label: Ints) -> Pairs:
         """Pairs about `offset` apart, the offset moved to the nearest one on the two views' grids."""
         K = scales[name].K
-        wanted = (offset - phase[entry]) / stride
+        wanted = (offset - phase) / stride
         steps = (np.sign(wanted) * np.ceil(np.abs(wanted) - 0.5)).astype(np.int64)  # in dense cells, halves inwards
         last = (size - K) // stride
         low, high = np.maximum(0, -steps), last - np.maximum(0, steps)
         first = rng.integers(low, np.maximum(high, low) + 1)
         fits = (high >= low).all(axis=1)
-        first, steps, entry = first[fits], steps[fits], entry[fits]
+        first, steps = first[fits], steps[fits]
+        entry = np.zeros(len(first), np.int64)
         return Pairs((0, 1), entry, first * stride, (first + steps) * stride, label[fits] if len(label) else label)
 
     batch = Batch(views, {}, {})
     for name, scale in scales.items():
-        entry = np.repeat(np.arange(B), POSITION_PAIRS)
-        label = rng.integers(0, 8, len(entry))
-        batch.position[name] = read(name, entry, _offsets(rng, label, scale.K, (int(size[0]), int(size[1]))), label)
-        entry = np.repeat(np.arange(B), JITTER_PAIRS)
-        jitter = rng.choice(_jitters(scale.K // 32), len(entry))
-        batch.jitter[name] = read(name, entry, jitter, np.empty(0, np.int64))
+        label = rng.integers(0, 8, POSITION_PAIRS)
+        batch.position[name] = read(name, _offsets(rng, label, scale.K, (int(size[0]), int(size[1]))), label)
+        batch.jitter[name] = read(name, rng.choice(_jitters(scale.K // 32), JITTER_PAIRS), np.empty(0, np.int64))
     return batch

@@ -1,4 +1,4 @@
-"""The training loop (Patch SVDD, Algorithm 1): steps, checkpoints, resume, precision."""
+"""The training loop (Patch SVDD, Algorithm 1): steps, checkpoints, resume, precision, processes that share a step."""
 
 import math
 import time
@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.parallel import DistributedDataParallel
 
 from patchcli import sampling
 from patchcli.encoder import ARCHITECTURES, Encoder
 from patchcli.errors import IncompleteError, InputError, TrainingError
 from patchcli.images import standardise
 from patchcli.losses import PatchSVDDLoss, total
-from patchcli.store import Store
+from patchcli.runtime import Process
+from patchcli.store import Store, digest_of
 
 CHECKPOINT_SECONDS = 60.0
 SAMPLERS = ("dense", "patch")
@@ -95,14 +97,17 @@ def load(store: Store, device: torch.device) -> Encoder:
 class Trainer:
     """Loss module, optimiser and history; everything that a checkpoint holds."""
 
-    def __init__(self, store: Store, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, store: Store, recipe: Recipe, device: torch.device, process: Process | None = None) -> None:
         self.store, self.recipe, self.device = store, recipe, device
+        self.process = process or Process()
         self.count, self.mean = store.images.shape[0], store.mean
         encoder_type = ARCHITECTURES[recipe.encoder]
         sampling.check_size(encoder_type.scales, *self.mean.shape[:2])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.loss = PatchSVDDLoss(build(recipe.encoder, recipe.D), recipe.D).to(device)
+            self.loss = PatchSVDDLoss(build(recipe.encoder, recipe.D), recipe.D)
+        self.loss.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = self.loss if self.process.size == 1 else DistributedDataParallel(self.loss)
         self.optimiser = torch.optim.Adam(self.loss.parameters(), lr=recipe.lr)
         self.history: list[list[float]] = []  # a row a step, a column a loss
         self.seconds = 0.0
@@ -113,27 +118,29 @@ class Trainer:
         return [f"{kind}_{scale}" for scale in self.loss.encoder.scales for kind in ("svdd", "ssl")]
 
     def batch(self, step: int) -> sampling.Batch:
-        """The input of one step: a function of seed and step alone."""
-        rng = sampling.generator(self.recipe.seed, step)
-        n = self.recipe.batch if self.recipe.sampler == "dense" else min(self.count, self.recipe.batch)
-        chosen = rng.choice(self.count, n, replace=n > self.count)
-        pixels = np.concatenate([self.store.read_images(int(i), int(i) + 1) for i in chosen])
+        """This process's input of one step: a function of seed, step and rank alone."""
+        n, size = self.recipe.batch, self.recipe.batch * self.process.size
+        chosen = sampling.generator(self.recipe.seed, step).choice(self.count, size, replace=size > self.count)
+        entries = range(self.process.rank * n, (self.process.rank + 1) * n)
+        rngs = [sampling.generator(self.recipe.seed, step, entry) for entry in entries]
+        pixels = np.concatenate([self.store.read_images(int(i), int(i) + 1) for i in chosen[entries.start : entries.stop]])
         images = standardise(pixels, self.mean)
         scales = self.loss.encoder.scales
         if self.recipe.sampler == "patch":
-            return sampling.patch_batch(rng, images, scales, self.recipe.batch)
-        return sampling.dense_batch(rng, images, scales, self.loss.encoder.stride)
+            return sampling.patch_batch(rngs, images, scales)
+        return sampling.dense_batch(rngs, images, scales, self.loss.encoder.stride)
 
     def step(self, batch: sampling.Batch) -> dict[str, float]:
-        """One update of encoder and classifiers; the losses before it."""
+        """One update of encoder and classifiers; the losses before it, averaged over the processes."""
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
         self.optimiser.zero_grad(set_to_none=True)
         with autocast:
-            losses = self.loss(batch)
+            losses = self.model(batch)
         ramp = min(1.0, (len(self.history) + 1) / self.recipe.warmup) if self.recipe.warmup else 1.0
         objective = total(losses, ramp * self.recipe.lam)
         objective.backward()  # type: ignore[no-untyped-call]
-        values = {name: float(loss.detach()) for name, loss in losses.items()}
+        means = self.process.total(torch.stack([loss.detach() for loss in losses.values()])) / self.process.size
+        values = dict(zip(losses, means.tolist(), strict=True))
         if not all(map(math.isfinite, values.values())):
             raise TrainingError(f"step {len(self.history) + 1}: a loss is not finite ({values}); lower --lr")
         self.optimiser.step()
@@ -141,7 +148,7 @@ class Trainer:
         return values
 
     def save(self) -> str:
-        """Write encoder and checkpoint to the store; the encoder's sha256."""
+        """Write encoder and checkpoint to the store (rank 0 alone does); the encoder's sha256."""
         state: dict[str, NDArray[Any]] = {"history": np.array(self.history, np.float32)} if self.history else {}
         for name, values in self.loss.classifiers.state_dict().items():
             state[f"classifiers.{name}"] = values.cpu().numpy()
@@ -149,11 +156,14 @@ class Trainer:
         for index, moments in self.optimiser.state_dict()["state"].items():
             state.update({f"adam.{names[index]}.{key}": np.asarray(moment.cpu()) for key, moment in moments.items()})
         weights = {name: values.cpu().numpy() for name, values in self.loss.encoder.state_dict().items()}
+        if self.process.rank > 0:
+            return digest_of(weights)
         attributes = {
             "architecture": self.recipe.encoder,
             "D": self.recipe.D,
             "source": "trained" if self.history else "untrained",
             "recipe": asdict(self.recipe),
+            "processes": self.process.size,
             "steps": len(self.history),
             "seconds": self.seconds,
             "losses": self.loss_names,
@@ -179,8 +189,8 @@ class Trainer:
         self.seconds = self.store.encoder_attributes["seconds"]
 
 
-def resumed_recipe(store: Store, changes: dict[str, Any]) -> Recipe:
-    """The recipe of the store's checkpoint; refuses values that differ from it."""
+def resumed_recipe(store: Store, changes: dict[str, Any], processes: int = 1) -> Recipe:
+    """The recipe of the store's checkpoint; refuses values, and a number of processes, that differ from it."""
     stored = store.encoder_attributes.get("recipe")
     if stored is None:
         raise IncompleteError(f"{store.path}: the encoder was imported, there is nothing to resume")
@@ -189,6 +199,9 @@ def resumed_recipe(store: Store, changes: dict[str, Any]) -> Recipe:
         if value != getattr(recipe, name):
             found = f"the checkpoint has {_option(name)} {getattr(recipe, name)}, found {value}"
             raise InputError(f"--resume: {found}; leave it out, or train anew with --overwrite")
+    if (before := store.encoder_attributes["processes"]) != processes:
+        found = f"--resume: the checkpoint was trained by {before} processes, found {processes}"
+        raise InputError(f"{found}; use: torchrun --nproc-per-node={before} -m patchcli train --resume")
     return recipe
 
 
@@ -210,10 +223,12 @@ def run(
         done, spent = len(trainer.history), now - begun
         trainer.seconds = before + spent
         over = (steps is not None and done >= steps) or (seconds is not None and spent >= seconds)
-        interrupted = not over and stop()
+        here = torch.tensor([over, stop(), now - saved > CHECKPOINT_SECONDS], dtype=torch.int32, device=trainer.device)
+        over, stopped, due = trainer.process.total(here).bool().tolist()  # as any process finds
+        interrupted = stopped and not over
         if interrupted or over:
             break
-        if now - saved > CHECKPOINT_SECONDS:
+        if due:
             trainer.save()
             saved = now
         losses = trainer.step(trainer.batch(done))

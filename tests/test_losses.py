@@ -68,6 +68,10 @@ def few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "JITTER_PAIRS", 5)
 
 
+def generators(seed: int, n: int) -> list[np.random.Generator]:
+    return [sampling.generator(seed, 0, entry) for entry in range(n)]
+
+
 def found(losses: dict[str, torch.Tensor]) -> dict[str, float]:
     return {name: loss.item() for name, loss in losses.items()}
 
@@ -77,7 +81,7 @@ def test_dense_losses_are_the_papers(
     random_encoder: Callable[..., Encoder], images: np.ndarray, few_pairs: None, architecture: str
 ) -> None:
     loss = make_loss(random_encoder(architecture))
-    batch = sampling.dense_batch(sampling.generator(0, 0), images, loss.encoder.scales, loss.encoder.stride)
+    batch = sampling.dense_batch(generators(0, len(images)), images, loss.encoder.scales, loss.encoder.stride)
     assert found(loss(batch)) == pytest.approx(naive_losses(loss, batch), abs=1e-5)
 
 
@@ -86,7 +90,7 @@ def test_patch_losses_are_the_papers(
     random_encoder: Callable[..., Encoder], images: np.ndarray, architecture: str
 ) -> None:
     loss = make_loss(random_encoder(architecture))
-    batch = sampling.patch_batch(sampling.generator(0, 0), images, loss.encoder.scales, 6)
+    batch = sampling.patch_batch(generators(0, 6), np.repeat(images, 3, axis=0), loss.encoder.scales)
     assert found(loss(batch)) == pytest.approx(naive_losses(loss, batch), abs=1e-5)
 
 
@@ -111,7 +115,7 @@ def test_whole_images_and_their_patches_give_the_same_losses(
     random_encoder: Callable[..., Encoder], images: np.ndarray, few_pairs: None, architecture: str
 ) -> None:
     loss = make_loss(random_encoder(architecture))
-    batch = sampling.dense_batch(sampling.generator(1, 0), images, loss.encoder.scales, loss.encoder.stride)
+    batch = sampling.dense_batch(generators(1, len(images)), images, loss.encoder.scales, loss.encoder.stride)
     patches = as_patches(batch, loss.encoder.scales)
     assert found(loss(patches)) == pytest.approx(found(loss(batch)), abs=1e-5)
 
@@ -125,7 +129,7 @@ def test_the_total_weighs_svdd_by_lambda() -> None:
 
 def test_every_parameter_learns(random_encoder: Callable[..., Encoder], images: np.ndarray, few_pairs: None) -> None:
     loss = make_loss(random_encoder("hierarchical"))
-    batch = sampling.dense_batch(sampling.generator(0, 0), images, loss.encoder.scales, loss.encoder.stride)
+    batch = sampling.dense_batch(generators(0, len(images)), images, loss.encoder.scales, loss.encoder.stride)
     total(loss(batch), 1.0).backward()
     for name, parameter in loss.named_parameters():
         assert parameter.grad is not None, name
@@ -134,8 +138,8 @@ def test_every_parameter_learns(random_encoder: Callable[..., Encoder], images: 
 
 def test_equal_patches_have_a_finite_gradient(random_encoder: Callable[..., Encoder]) -> None:
     loss = make_loss(random_encoder("hierarchical"))
-    black = np.zeros((1, 3, 128, 128), np.float32)
-    batch = sampling.patch_batch(sampling.generator(0, 0), black, loss.encoder.scales, 3)
+    black = np.zeros((3, 3, 128, 128), np.float32)
+    batch = sampling.patch_batch(generators(0, 3), black, loss.encoder.scales)
     losses = loss(batch)
     assert losses["svdd_small"].item() == 0
     total(losses, 1.0).backward()

@@ -23,11 +23,15 @@ def coordinates(images: int, height: int, width: int) -> np.ndarray:
 
 
 def sample(kind: str, seed: int, images: np.ndarray, step: int = 0) -> Batch:
-    rng = sampling.generator(seed, step)
     if kind == "patch":
-        return sampling.patch_batch(rng, images, SCALES, 32)
+        images = np.repeat(images, 32 // len(images) + 1, axis=0)  # an image a pair
+        return sampling.patch_batch(generators(seed, step, len(images)), images, SCALES)
     encoder = ARCHITECTURES[kind.split()[1]]
-    return sampling.dense_batch(rng, images, encoder.scales, encoder.stride)
+    return sampling.dense_batch(generators(seed, step, len(images)), images, encoder.scales, encoder.stride)
+
+
+def generators(seed: int, step: int, n: int) -> list[np.random.Generator]:
+    return [sampling.generator(seed, step, entry) for entry in range(n)]
 
 
 def stride_of(kind: str) -> int:
@@ -152,14 +156,14 @@ def test_the_two_views_have_their_own_colour_and_noise() -> None:
 
 
 def test_the_two_patches_of_a_position_pair_have_their_own_colour_and_noise() -> None:
-    batch = sampling.patch_batch(sampling.generator(0, 0), np.zeros((1, 3, 128, 128), np.float32), SCALES, 40)
+    batch = sampling.patch_batch(generators(0, 0, 40), np.zeros((40, 3, 128, 128), np.float32), SCALES)
     for pairs in batch.position.values():
         assert_independently_augmented(*(batch.views[view] for view in pairs.view))
 
 
 def test_patches_of_a_jitter_pair_are_as_they_are() -> None:
-    images = np.random.default_rng(0).normal(size=(1, 3, 128, 128)).astype(np.float32)
-    batch = sampling.patch_batch(sampling.generator(0, 0), images, SCALES, 8)
+    images = np.random.default_rng(0).normal(size=(8, 3, 128, 128)).astype(np.float32)
+    batch = sampling.patch_batch(generators(0, 0, 8), images, SCALES)
     for pairs in batch.jitter.values():
         for view in pairs.view:
             assert np.isin(batch.views[view], images).all()
@@ -186,8 +190,31 @@ def test_a_step_is_drawn_from_its_generator_alone(kind: str) -> None:
         assert_same(sample(kind, 3, images, step=5), sample(kind, 3, images, step=6))
 
 
-def test_the_generator_depends_on_seed_step_and_rank() -> None:
-    keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_an_entry_is_drawn_alike_in_whatever_batch(kind: str) -> None:
+    """Processes that share a batch draw what one process would have drawn."""
+    encoder = ARCHITECTURES[kind.split()[-1] if kind != "patch" else "hierarchical"]
+    images = coordinates(4, 128, 140)
+
+    def drawn(part: slice) -> Batch:
+        rngs = generators(3, 5, 4)[part]
+        if kind == "patch":
+            return sampling.patch_batch(rngs, images[part], SCALES)
+        return sampling.dense_batch(rngs, images[part], encoder.scales, encoder.stride)
+
+    whole, parts = drawn(slice(4)), [drawn(slice(2)), drawn(slice(2, 4))]
+    for view, *halves in zip(whole.views, *(part.views for part in parts), strict=True):
+        np.testing.assert_array_equal(view, np.concatenate(halves))
+    for task in ("position", "jitter"):
+        for name, pairs in getattr(whole, task).items():
+            halves = [getattr(part, task)[name] for part in parts]
+            np.testing.assert_array_equal(pairs.entry, np.concatenate([halves[0].entry, halves[1].entry + 2]))
+            for field in ("first", "second", "label"):
+                np.testing.assert_array_equal(getattr(pairs, field), np.concatenate([getattr(h, field) for h in halves]))
+
+
+def test_the_generator_depends_on_seed_step_and_entry() -> None:
+    keys = [(0, 0), (0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
     draws = {sampling.generator(*key).integers(2**63) for key in keys}
     assert len(draws) == len(keys)
     assert sampling.generator(7, 8, 9).integers(2**63) == sampling.generator(7, 8, 9).integers(2**63)

@@ -1,5 +1,6 @@
 """The training loop: recipes, repeatability, checkpoints."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from patchcli import training
 from patchcli.errors import IncompleteError, InputError, TrainingError
 from patchcli.pipeline.extract import extract
+from patchcli.runtime import Process
 from patchcli.store import Store
 from patchcli.training import Recipe, Step, Trained, Trainer
 
@@ -187,7 +189,7 @@ def test_time_bounds_a_run_without_steps(small_store: Store) -> None:
 def test_the_losses_fall_and_lambda_weighs_svdd(small_store: Store) -> None:
     svdd = {}
     for lam in (0.0, 1.0):
-        trainer = Trainer(small_store, Recipe(D=8, lam=lam, sampler="patch", batch=4), CPU)
+        trainer = Trainer(small_store, Recipe(D=8, lam=lam, warmup=0, sampler="patch", batch=4), CPU)
         always = trainer.batch(0)
         for _ in range(10):
             trainer.step(always)
@@ -223,3 +225,41 @@ def test_bfloat16_trains(small_store: Store, monkeypatch: pytest.MonkeyPatch) ->
     exact, rough = np.array(histories)
     np.testing.assert_allclose(rough, exact, rtol=0.1)
     assert not np.array_equal(rough, exact)
+
+
+# ---- processes that share a step ------------------------------------------------------------------------------------
+
+
+def in_process(rank: int, meeting: str, store: str, recipe: Recipe, results: Path) -> None:
+    """One of two processes: three steps, then what it has."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    trainer = Trainer(Store.open(store, "r" if rank else "r+"), recipe, CPU, Process(rank, 2))
+    done = run(trainer, 3)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    np.savez(results / f"{rank}.npz", history=np.array(trainer.history), sha256=done.sha256)
+
+
+@pytest.mark.parametrize(("sampler", "batch"), [("dense", 1), ("patch", 3)])
+def test_two_processes_are_as_one_with_twice_the_batch(
+    small_store: Store, tmp_path: Path, sampler: str, batch: int
+) -> None:
+    recipe = Recipe("flat", sampler, D=4, batch=batch)
+    arguments = (str(tmp_path / "meeting"), str(small_store.path), recipe, tmp_path)
+    torch.multiprocessing.spawn(in_process, arguments, nprocs=2)
+    one, two = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
+    np.testing.assert_array_equal(one["history"], two["history"])
+    assert str(one["sha256"]) == str(two["sha256"]) == small_store.encoder_attributes["sha256"]
+    assert small_store.encoder_attributes["processes"] == 2
+
+    alone = Trainer(small_store, dataclasses.replace(recipe, batch=2 * batch), CPU)
+    run(alone, 3)
+    np.testing.assert_allclose(one["history"], alone.history, rtol=1e-3)  # Adam enlarges rounding
+    assert np.abs(np.diff(alone.history, axis=0)).min() > 1e-4  # the steps are unlike each other
+
+
+def test_a_resumed_run_has_as_many_processes(small_store: Store) -> None:
+    run(Trainer(small_store, Recipe("flat", D=4, batch=1), CPU), 0)
+    with pytest.raises(InputError, match=r"trained by 1 processes, found 2; use: torchrun --nproc-per-node=1"):
+        training.resumed_recipe(small_store, {}, 2)

@@ -1,5 +1,6 @@
 """patchcli train."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -47,8 +48,10 @@ def train(
     Example: patchcli train ./mvtec/grid --minutes 10
 
     Example: patchcli train --resume --steps 400
+
+    Example: torchrun --nproc-per-node=2 -m patchcli train ./mvtec/grid
     """
-    with Terminal(quiet, verbose) as terminal:
+    with Terminal(quiet or os.environ.get("RANK", "0") != "0", verbose) as terminal:
         from patchcli.pipeline.train import train
 
         given = {

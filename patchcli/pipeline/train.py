@@ -33,7 +33,8 @@ def train(
     """Train the encoder (Algorithm 1) until `steps`, `epochs` or `minutes` are over; extracts `data` first.
 
     `recipe` are fields of training.Recipe: encoder, sampler, D, lam, warmup, lr, batch, seed, precision. A first SIGINT or
-    SIGTERM ends training after the running step with a usable encoder; `resume` goes on from there.
+    SIGTERM ends training after the running step with a usable encoder; `resume` goes on from there. Processes that
+    `torchrun` started share each step, `batch` images each; the first of them extracts, tells and writes.
     """
     observer = observer or Observer()
     for name, value in (("steps", steps), ("epochs", epochs), ("minutes", minutes)):
@@ -42,36 +43,40 @@ def train(
     if steps is not None and epochs is not None:
         raise InputError("--steps and --epochs: give one of the two")
     runtime.set_threads(threads)
-    target = runtime.device(device)
     fresh_recipe = None if resume else training.Recipe(**(_PATCH if recipe.get("sampler") == "patch" else {}) | recipe)
-    if data is not None:
-        extracted = extract(data, store, size, overwrite, observer)
-        if extracted.images < 10:
-            observer.note(f"{extracted.images} training images are few; expect many false alarms")
-    opened = Store.open(store, "r+")
-    if fresh_recipe is None:
-        chosen = training.resumed_recipe(opened, recipe)
-    else:
-        chosen = fresh_recipe
-        present = opened.attributes_of("encoder")
-        if present is not None and not overwrite:
-            found = f"holds an encoder already ({present['source']}, {present['steps']} steps)"
-            raise StoreError(f"{store}: {found}; go on with --resume, or train anew with --overwrite")
-    trainer = training.Trainer(opened, chosen, target)
-    if resume:
-        trainer.restore()
-    if epochs is not None:
-        steps = math.ceil(epochs * opened.images.shape[0] / chosen.batch)
-    if steps is None and minutes is None:
-        steps = STEPS
-    seconds = None if minutes is None else 60 * minutes
-
-    def show(step: Step) -> None:
-        text = "  ".join(f"{name} {value:.3f}" for name, value in step.losses.items())
-        if step.steps is None or (seconds is not None and step.seconds / seconds > step.step / step.steps):
-            observer.progress("train", step.seconds, seconds, text)
+    with runtime.processes(runtime.device(device)) as (process, target):
+        if process.rank > 0:
+            observer = Observer()
+        elif data is not None:
+            extracted = extract(data, store, size, overwrite, observer)
+            if extracted.images < 10:
+                observer.note(f"{extracted.images} training images are few; expect many false alarms")
+        process.wait()
+        opened = Store.open(store, "r" if process.rank else "r+")
+        if fresh_recipe is None:
+            chosen = training.resumed_recipe(opened, recipe, process.size)
         else:
-            observer.progress("train", step.step, step.steps, text)
+            chosen = fresh_recipe
+            present = opened.attributes_of("encoder")
+            if present is not None and not overwrite:
+                found = f"holds an encoder already ({present['source']}, {present['steps']} steps)"
+                raise StoreError(f"{store}: {found}; go on with --resume, or train anew with --overwrite")
+        trainer = training.Trainer(opened, chosen, target, process)
+        if resume:
+            trainer.restore()
+        process.wait()  # the store is read before rank 0 writes to it
+        if epochs is not None:
+            steps = math.ceil(epochs * opened.images.shape[0] / (chosen.batch * process.size))
+        if steps is None and minutes is None:
+            steps = STEPS
+        seconds = None if minutes is None else 60 * minutes
 
-    with runtime.stopping() as stop:
-        return training.run(trainer, steps, seconds, show, stop)
+        def show(step: Step) -> None:
+            text = "  ".join(f"{name} {value:.3f}" for name, value in step.losses.items())
+            if step.steps is None or (seconds is not None and step.seconds / seconds > step.step / step.steps):
+                observer.progress("train", step.seconds, seconds, text)
+            else:
+                observer.progress("train", step.step, step.steps, text)
+
+        with runtime.stopping() as stop:
+            return training.run(trainer, steps, seconds, show, stop)
