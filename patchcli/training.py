@@ -1,9 +1,11 @@
 """The training loop (Patch SVDD, Algorithm 1): steps, checkpoints, resume, precision, processes that share a step."""
 
+import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,15 +13,21 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.parallel import DistributedDataParallel
 
-from patchcli import sampling
+from patchcli import heldout, sampling
 from patchcli.encoder import ARCHITECTURES, Encoder
 from patchcli.errors import IncompleteError, InputError, TrainingError
+from patchcli.heldout import HeldOut, split
 from patchcli.images import standardise
 from patchcli.losses import PatchSVDDLoss, total
 from patchcli.runtime import Process
 from patchcli.store import Store, digest_of
 
 CHECKPOINT_SECONDS = 60.0
+AVERAGE = 0.95  # decay of the running average of the weights; the average is what is judged and stored
+JUDGED_EVERY = 25  # steps
+ALARM_AFTER = 150  # steps without a position told, and judgements from this step on, that mean a collapse
+CHANCE = math.log(8) - 0.01  # a position loss above this has told nothing
+LEAST_RANK, LEAST_SPREAD = 1.5, 1e-3  # features below these are a line or a point
 SAMPLERS = ("dense", "patch")
 PRECISIONS = ("float32", "bfloat16")
 
@@ -75,6 +83,7 @@ class Trained:
     """How a training run ended."""
 
     steps: int
+    chosen: int  # the step whose weights are the encoder
     seconds: float  # over all runs
     losses: dict[str, float]  # mean over the last 20 steps
     interrupted: bool
@@ -94,13 +103,23 @@ def load(store: Store, device: torch.device) -> Encoder:
     return encoder.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
 
+@dataclass
+class Candidate:
+    """Weights of the encoder at a step, and how they were judged."""
+
+    step: int
+    criterion: float
+    weights: dict[str, NDArray[Any]]
+
+
 class Trainer:
-    """Loss module, optimiser and history; everything that a checkpoint holds."""
+    """Loss module, optimiser, history and the best encoder so far; everything that a checkpoint holds."""
 
     def __init__(self, store: Store, recipe: Recipe, device: torch.device, process: Process | None = None) -> None:
         self.store, self.recipe, self.device = store, recipe, device
         self.process = process or Process()
-        self.count, self.mean = store.images.shape[0], store.mean
+        self.mean = store.mean
+        self.held, self.trained_on = split(store.images.shape[0])
         encoder_type = ARCHITECTURES[recipe.encoder]
         sampling.check_size(encoder_type.scales, *self.mean.shape[:2])
         with torch.random.fork_rng(devices=[]):
@@ -109,7 +128,10 @@ class Trainer:
         self.loss.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = self.loss if self.process.size == 1 else DistributedDataParallel(self.loss)
         self.optimiser = torch.optim.Adam(self.loss.parameters(), lr=recipe.lr)
+        self.average = copy.deepcopy(self.loss.encoder)
         self.history: list[list[float]] = []  # a row a step, a column a loss
+        self.judged: list[list[float]] = []  # step, criterion, rank, spread
+        self.best: Candidate | None = None
         self.seconds = 0.0
 
     @property
@@ -117,14 +139,18 @@ class Trainer:
         """The columns of the history."""
         return [f"{kind}_{scale}" for scale in self.loss.encoder.scales for kind in ("svdd", "ssl")]
 
+    def _read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Images (B, H, W, 3) uint8 of the store."""
+        return np.concatenate([self.store.read_images(int(i), int(i) + 1) for i in indices])
+
     def batch(self, step: int) -> sampling.Batch:
         """This process's input of one step: a function of seed, step and rank alone."""
         n, size = self.recipe.batch, self.recipe.batch * self.process.size
-        chosen = sampling.generator(self.recipe.seed, step).choice(self.count, size, replace=size > self.count)
+        count = len(self.trained_on)
+        drawn = sampling.generator(self.recipe.seed, step).choice(count, size, replace=size > count)
         entries = range(self.process.rank * n, (self.process.rank + 1) * n)
         rngs = [sampling.generator(self.recipe.seed, step, entry) for entry in entries]
-        pixels = np.concatenate([self.store.read_images(int(i), int(i) + 1) for i in chosen[entries.start : entries.stop]])
-        images = standardise(pixels, self.mean)
+        images = standardise(self._read(self.trained_on[drawn[entries.start : entries.stop]]), self.mean)
         scales = self.loss.encoder.scales
         if self.recipe.sampler == "patch":
             return sampling.patch_batch(rngs, images, scales)
@@ -144,20 +170,63 @@ class Trainer:
         if not all(map(math.isfinite, values.values())):
             raise TrainingError(f"step {len(self.history) + 1}: a loss is not finite ({values}); lower --lr")
         self.optimiser.step()
+        with torch.no_grad():
+            decay = min(AVERAGE, (1 + len(self.history)) / (10 + len(self.history)))
+            for average, weights in zip(self.average.parameters(), self.loss.encoder.parameters(), strict=True):
+                average.lerp_(weights, 1 - decay)
         self.history.append([values[name] for name in self.loss_names])
         return values
 
-    def save(self) -> str:
-        """Write encoder and checkpoint to the store (rank 0 alone does); the encoder's sha256."""
+    @cached_property
+    def _held_out(self) -> HeldOut:
+        bank = self.trained_on[np.linspace(0, len(self.trained_on), heldout.BANK, endpoint=False).astype(np.int64)]
+        return HeldOut(self._read(self.held), self._read(np.unique(bank)), self.mean)
+
+    def judge(self) -> Candidate | None:
+        """The average's weights now, judged by held-out images; None where the images are too few to hold some out.
+
+        Raises TrainingError where the features have collapsed.
+        """
+        if not len(self.held):
+            return None
+        step = len(self.history)
+        judgement = self._held_out.judge(self.average, self.device)
+        if step >= ALARM_AFTER and (judgement.rank < LEAST_RANK or judgement.spread < LEAST_SPREAD):
+            found = f"the features have collapsed (effective rank {judgement.rank:.2f}, spread {judgement.spread:.1e})"
+            raise TrainingError(f"step {step}: {found}; lower --lambda or --lr, or raise --warmup")
+        candidate = Candidate(step, judgement.criterion, _arrays(self.average.state_dict()))
+        if step % JUDGED_EVERY == 0 and (not self.judged or self.judged[-1][0] < step):
+            self.judged.append([step, judgement.criterion, judgement.rank, judgement.spread])
+            if self.best is None or candidate.criterion > self.best.criterion:
+                self.best = candidate
+        return candidate
+
+    def check_position(self) -> None:
+        """Raise TrainingError where the position of a neighbour has been told at no scale for long."""
+        columns = [index for index, name in enumerate(self.loss_names) if name.startswith("ssl")]
+        recent = np.array(self.history[-ALARM_AFTER:])
+        if len(recent) == ALARM_AFTER and recent[:, columns].mean(axis=0).min() > CHANCE:
+            found = f"the position losses have been at chance (ln 8 = 2.08) for {ALARM_AFTER} steps"
+            raise TrainingError(f"step {len(self.history)}: {found}; lower --lambda, raise --warmup, or change --lr")
+
+    def save(self, last: Candidate | None = None) -> tuple[str, int]:
+        """Write encoder and checkpoint to the store (rank 0 alone does); the encoder's sha256, and the step it is of.
+
+        The encoder is the best of those judged and of `last`, without a judgement the average as it is.
+        """
+        chosen = max(filter(None, (self.best, last)), key=lambda candidate: candidate.criterion, default=None)
+        if chosen is None:
+            chosen = Candidate(len(self.history), math.nan, _arrays(self.average.state_dict()))
+        if self.process.rank > 0:
+            return digest_of(chosen.weights), chosen.step
         state: dict[str, NDArray[Any]] = {"history": np.array(self.history, np.float32)} if self.history else {}
-        for name, values in self.loss.classifiers.state_dict().items():
-            state[f"classifiers.{name}"] = values.cpu().numpy()
+        state |= {"judged": np.array(self.judged)} if self.judged else {}
+        state |= {f"loss.{name}": values for name, values in _arrays(self.loss.state_dict()).items()}
+        state |= {f"average.{name}": values for name, values in _arrays(self.average.state_dict()).items()}
+        state |= {f"best.{name}": values for name, values in (self.best.weights if self.best else {}).items()}
         names = [name for name, _ in self.loss.named_parameters()]
         for index, moments in self.optimiser.state_dict()["state"].items():
             state.update({f"adam.{names[index]}.{key}": np.asarray(moment.cpu()) for key, moment in moments.items()})
-        weights = {name: values.cpu().numpy() for name, values in self.loss.encoder.state_dict().items()}
-        if self.process.rank > 0:
-            return digest_of(weights)
         attributes = {
             "architecture": self.recipe.encoder,
             "D": self.recipe.D,
@@ -165,28 +234,41 @@ class Trainer:
             "recipe": asdict(self.recipe),
             "processes": self.process.size,
             "steps": len(self.history),
+            "chosen": chosen.step,
+            "criterion": None if math.isnan(chosen.criterion) else chosen.criterion,
             "seconds": self.seconds,
             "losses": self.loss_names,
         }
-        return self.store.write_encoder(weights, attributes, state)
+        return self.store.write_encoder(chosen.weights, attributes, state), chosen.step
 
     def restore(self) -> None:
         """Go back to the store's checkpoint."""
         state = self.store.read_training_state()
         if not state:
             raise IncompleteError(f"{self.store.path}: the encoder was imported, there is nothing to resume")
-        tensors = {name: torch.from_numpy(np.atleast_1d(values)) for name, values in state.items()}
-        weights = {f"encoder.{name}": torch.from_numpy(v) for name, v in self.store.read_encoder().items()}
-        weights |= {name: values for name, values in tensors.items() if name.startswith("classifiers.")}
-        self.loss.load_state_dict(weights)
+
+        def part(prefix: str) -> dict[str, NDArray[Any]]:
+            return {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}
+
+        for module, prefix in ((self.loss, "loss."), (self.average, "average.")):
+            module.load_state_dict({name: torch.from_numpy(values) for name, values in part(prefix).items()})
         moments: dict[int, dict[str, torch.Tensor]] = {}
         for index, (name, _) in enumerate(self.loss.named_parameters()):
-            keys = {key.rsplit(".", 1)[1]: key for key in state if key.startswith(f"adam.{name}.")}
-            if keys:
-                moments[index] = {short: torch.from_numpy(np.array(state[key])) for short, key in keys.items()}
+            stored = part(f"adam.{name}.")
+            if stored:
+                moments[index] = {key: torch.from_numpy(np.array(values)) for key, values in stored.items()}
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
         self.history = state["history"].tolist() if "history" in state else []
+        self.judged = state["judged"].tolist() if "judged" in state else []
+        if self.judged:
+            step, criterion, *_ = max(self.judged, key=lambda row: row[1])
+            self.best = Candidate(int(step), criterion, part("best."))
         self.seconds = self.store.encoder_attributes["seconds"]
+
+
+def _arrays(state: Mapping[str, torch.Tensor]) -> dict[str, NDArray[Any]]:
+    """A copy of a state dict, as arrays in C order."""
+    return {name: np.array(values.cpu().numpy(), order="C") for name, values in state.items()}
 
 
 def resumed_recipe(store: Store, changes: dict[str, Any], processes: int = 1) -> Recipe:
@@ -231,6 +313,10 @@ def run(
         if due:
             trainer.save()
             saved = now
+        if done % JUDGED_EVERY == 0 and trainer.process.rank == 0 and done not in (row[0] for row in trainer.judged):
+            trainer.judge()
+        if trainer.process.rank == 0:
+            trainer.check_position()
         losses = trainer.step(trainer.batch(done))
         recent = {name: 0.9 * recent.get(name, value) + 0.1 * value for name, value in losses.items()}
         spent, done = time.monotonic() - begun, done + 1
@@ -238,10 +324,11 @@ def run(
         if steps is not None:
             left.append((steps - done) * spent / (done - first))
         progress(Step(done, steps, spent, min(left, default=None), recent))
-    digest = trainer.save()
+    candidate = trainer.judge() if trainer.history and trainer.process.rank == 0 and not interrupted else None
+    digest, chosen = trainer.save(candidate)
     last = np.array(trainer.history[-20:], np.float64)
     means = dict(zip(trainer.loss_names, last.mean(axis=0).tolist(), strict=True)) if len(last) else {}
-    return Trained(len(trainer.history), trainer.seconds, means, interrupted, digest)
+    return Trained(len(trainer.history), chosen, trainer.seconds, means, interrupted, digest)
 
 
 def cpu_has_bfloat16() -> bool:

@@ -12,6 +12,7 @@ import torch
 
 from patchcli import training
 from patchcli.errors import IncompleteError, InputError, TrainingError
+from patchcli.heldout import HeldOut, Judgement
 from patchcli.pipeline.extract import extract
 from patchcli.runtime import Process
 from patchcli.store import Store
@@ -35,6 +36,7 @@ def run(trainer: Trainer, steps: int) -> Trained:
 def state(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Everything that later steps depend on."""
     values = {name: values.clone() for name, values in trainer.loss.state_dict().items()}
+    values |= {f"average.{name}": values.clone() for name, values in trainer.average.state_dict().items()}
     for index, moments in trainer.optimiser.state_dict()["state"].items():
         values |= {f"{index}.{key}": moment.clone() for key, moment in moments.items()}
     return values
@@ -121,6 +123,89 @@ def test_resuming_is_as_if_never_interrupted(small_store: Store, encoder: str, s
     np.testing.assert_array_equal(np.float32(resumed.history), np.float32(straight.history))
 
 
+@pytest.fixture
+def judged_store(tmp_path: Path, make_images: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Six images, of which one is held out; judged every other step."""
+    monkeypatch.setattr(training, "JUDGED_EVERY", 2)
+    make_images(tmp_path / "six", 6, (128, 128))
+    extract(tmp_path / "six", tmp_path / "six.zarr", (128, 128))
+    return Store.open(tmp_path / "six.zarr", "r+")
+
+
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_the_choice_is_as_if_never_interrupted(judged_store: Store, first: int) -> None:
+    recipe = Recipe("flat", D=4, batch=2)
+    straight = Trainer(judged_store, recipe, CPU)
+    whole = run(straight, 5)
+    run(Trainer(judged_store, recipe, CPU), first)
+    resumed = Trainer(judged_store, recipe, CPU)
+    resumed.restore()
+    again = run(resumed, 5)
+    assert [row[0] for row in straight.judged] == [0, 2, 4]
+    assert resumed.judged == straight.judged
+    assert (again.chosen, again.sha256) == (whole.chosen, whole.sha256)
+    assert_equal(state(resumed), state(straight))
+
+
+def test_the_best_judged_weights_are_the_encoder(judged_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = iter([0.6, 0.9, 0.9, 0.7])
+    averages = []
+
+    def judge(_: HeldOut, encoder: Any, device: torch.device) -> Judgement:
+        averages.append({name: values.clone() for name, values in encoder.state_dict().items()})
+        return Judgement(next(values), 3.0, 1.0)
+
+    monkeypatch.setattr(HeldOut, "judge", judge)
+    done = run(Trainer(judged_store, Recipe("flat", D=4, batch=1), CPU), 5)
+    assert done.chosen == 2  # the first of the two best; step 5 is judged too, as the last
+    assert_equal(training.load(judged_store, CPU).state_dict(), averages[1])
+    attributes = judged_store.encoder_attributes
+    assert (attributes["steps"], attributes["chosen"], attributes["criterion"]) == (5, 2, 0.9)
+
+
+def test_held_out_images_are_not_trained_on(judged_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, read = Trainer(judged_store, Recipe("flat", D=4, batch=3), CPU), []
+    images = Store.read_images
+    monkeypatch.setattr(Store, "read_images", lambda self, start, stop: read.append(start) or images(self, start, stop))
+    for step in range(12):
+        trainer.batch(step)
+    assert set(read) == set(trainer.trained_on.tolist()) == {1, 2, 3, 4, 5}
+    assert trainer.held.tolist() == [0]
+
+
+def test_the_average_follows_the_weights(small_store: Store) -> None:
+    trainer = Trainer(small_store, Recipe("flat", D=4, batch=1), CPU)
+    expected = trainer.average.conv1.weight.detach().clone()
+    for step in range(3):
+        trainer.step(trainer.batch(step))
+        decay = (1 + step) / (10 + step)
+        expected = decay * expected + (1 - decay) * trainer.loss.encoder.conv1.weight.detach()
+    torch.testing.assert_close(trainer.average.conv1.weight.detach(), expected)
+
+
+@pytest.mark.parametrize(("rank", "spread"), [(1.2, 1.0), (9.0, 1e-5)])
+def test_collapsed_features_end_training(
+    judged_store: Store, monkeypatch: pytest.MonkeyPatch, rank: float, spread: float
+) -> None:
+    monkeypatch.setattr(training, "ALARM_AFTER", 3)
+    monkeypatch.setattr(Trainer, "check_position", lambda _: None)
+    monkeypatch.setattr(HeldOut, "judge", lambda *_: Judgement(0.5, rank, spread))
+    with pytest.raises(TrainingError, match=r"step 4: the features have collapsed .*; lower --lambda or --lr, or raise"):
+        run(Trainer(judged_store, Recipe("flat", D=4, batch=1), CPU), 5)
+    assert judged_store.attributes_of("encoder") is None
+
+
+def test_a_position_that_is_never_told_ends_training(small_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(small_store, Recipe("flat", D=4, batch=1), CPU)
+    trainer.history = [[0.0, math.log(8)]] * training.ALARM_AFTER
+    with pytest.raises(TrainingError, match=r"step 150: the position losses have been at chance .*; lower --lambda"):
+        trainer.check_position()
+    trainer.history[0] = [0.0, math.log(8) - 0.02 * training.ALARM_AFTER]
+    trainer.check_position()  # something was told
+    trainer.history = trainer.history[1:]
+    trainer.check_position()  # too early to say
+
+
 def test_an_untrained_checkpoint_can_be_gone_on_from(small_store: Store) -> None:
     recipe = Recipe(D=4, batch=1, sampler="patch")
     straight, resumed = Trainer(small_store, recipe, CPU), Trainer(small_store, recipe, CPU)
@@ -178,7 +263,7 @@ def test_a_stop_ends_after_the_running_step_with_a_usable_encoder(small_store: S
     done = training.run(trainer, 50, None, silent, lambda: len(trainer.history) == 2)
     assert (done.steps, done.interrupted) == (2, True)
     loaded = training.load(small_store, CPU).state_dict()
-    assert_equal(loaded, {name: values.detach() for name, values in trainer.loss.encoder.state_dict().items()})
+    assert_equal(loaded, {name: values.detach() for name, values in trainer.average.state_dict().items()})
 
 
 def test_time_bounds_a_run_without_steps(small_store: Store) -> None:
