@@ -35,6 +35,9 @@ def train(
         int | None, typer.Option("--batch", help="Images a step (dense), or pairs (patch). [default: 4, 64]")
     ] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="float32 or bfloat16. [default: float32]")] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.html", help="Draw losses, criterion and choice on a page.")
+    ] = None,
     seed: options.Seed = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
@@ -60,7 +63,7 @@ def train(
         }  # fmt: skip
         trained = train(
             data, store, size=options.size(size), steps=steps, epochs=epochs, minutes=minutes, resume=resume,
-            overwrite=overwrite, device=device, threads=threads, observer=terminal,
+            overwrite=overwrite, device=device, threads=threads, report=report, observer=terminal,
             **{name: value for name, value in given.items() if value is not None},
         )  # fmt: skip
         losses = ", ".join(f"{name} {value:.3f}" for name, value in trained.losses.items())
@@ -68,4 +71,4 @@ def train(
         if trained.interrupted:
             terminal.note(f"interrupted; the encoder is usable, go on with: patchcli train --resume --store {store}")
             raise typer.Exit(INTERRUPTED)
-        terminal.note(f"encoder {trained.sha256[:12]} is in {store}; next: patchcli embed")
+        terminal.note(f"encoder {trained.sha256[:12]} (of step {trained.chosen}) is in {store}; next: patchcli embed")

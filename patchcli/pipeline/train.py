@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from patchcli import runtime, training
+from patchcli import curves, runtime, training
 from patchcli.errors import InputError, StoreError
 from patchcli.observer import Observer
 from patchcli.pipeline.extract import extract
@@ -27,10 +27,13 @@ def train(
     overwrite: bool = False,
     device: str = "auto",
     threads: int | None = None,
+    report: Path | None = None,
     observer: Observer | None = None,
     **recipe: Any,
 ) -> Trained:
     """Train the encoder (Algorithm 1) until `steps`, `epochs` or `minutes` are over; extracts `data` first.
+
+    `report` is an HTML page to draw the run on.
 
     `recipe` are fields of training.Recipe: encoder, sampler, D, lam, warmup, lr, batch, seed, precision. A first SIGINT or
     SIGTERM ends training after the running step with a usable encoder; `resume` goes on from there. Processes that
@@ -79,4 +82,43 @@ def train(
                 observer.progress("train", step.step, step.steps, text)
 
         with runtime.stopping() as stop:
-            return training.run(trainer, steps, seconds, show, stop)
+            trained = training.run(trainer, steps, seconds, show, stop)
+        if report is not None and process.rank == 0:
+            write_report(opened, report)
+        return trained
+
+
+def write_report(store: Store, path: Path) -> None:
+    """Draw the run that the store's encoder is of, as one page: losses, the criterion, and the step that was chosen."""
+    attributes, state = store.encoder_attributes, store.read_training_state()
+    names, losses, chosen = attributes["losses"], state.get("history"), attributes["chosen"]
+    sentences = [
+        f"{attributes['steps']} steps in {attributes['seconds']:.0f} s on {store.images.shape[0]} good images of "
+        f"{store.dataset['root']}; encoder {attributes['sha256'][:12]}.",
+        "Recipe: " + ", ".join(f"{name} {value}" for name, value in attributes["recipe"].items()) + ".",
+    ]
+    charts = []
+    if "judged" in state:
+        sentences.append(
+            f"The encoder is that of step {chosen}: it told synthetic defects in held-out good images best (criterion "
+            f"{attributes['criterion']:.3f}, the mean of image and pixel AUROC). No test image was looked at."
+        )
+        steps, values = state["judged"][:, 0], state["judged"][:, 1]
+        last = [] if chosen in steps else [(chosen, attributes["criterion"])]
+        line = [*zip(steps.tolist(), values.tolist(), strict=True), *last]
+        charts.append(curves.Chart("Criterion", {"synthetic defects": line}, chosen, "chosen"))
+    else:
+        sentences.append("There were too few images to hold some out: the encoder is that of the last step.")
+    for kind, title in (("ssl", "Position loss (chance: ln 8 = 2.08)"), ("svdd", "SVDD' loss")):
+        columns = [index for index, name in enumerate(names) if name.startswith(kind)]
+        if losses is not None:
+            lines = {names[c]: list(enumerate(_smooth(losses[:, c].tolist()), 1)) for c in columns}
+            charts.append(curves.Chart(f"{title}, running mean over 10 steps", lines, chosen, "chosen"))
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(curves.page(f"Training on {store.dataset['category']}", sentences, charts), encoding="utf-8")
+    beside.replace(path)
+
+
+def _smooth(values: list[float]) -> list[float]:
+    """Mean of each value and up to nine before it."""
+    return [sum(part := values[max(0, index - 9) : index + 1]) / len(part) for index in range(len(values))]

@@ -1,0 +1,86 @@
+"""A training run as one page: line charts in inline SVG, without any reference outside it."""
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+Line = Sequence[tuple[float, float]]  # (x, y)
+
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe & Ito: told apart with colour blindness
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 760, 240, 60, 34  # of a chart, its left and lower margin, in pixels
+
+_STYLE = """
+:root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
+body { max-width: 800px; margin: 2rem auto; padding: 0 1rem; } h2 { font-size: 1rem; margin: 1.4rem 0 .2rem; }
+svg { width: 100%; height: auto; } svg text { font-size: 12px; fill: currentColor; }
+svg .grid { stroke: #8884; } svg polyline { fill: none; stroke-width: 1.6; }
+svg .mark { stroke: currentColor; stroke-dasharray: 4 3; }
+"""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over a common x axis."""
+
+    title: str
+    lines: Mapping[str, Line]
+    mark: float | None = None  # an x that is pointed out
+    mark_label: str = ""
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` round values (1, 2 or 5 times a power of ten apart) within [low, high]."""
+    step = (high - low) / count
+    power = 10 ** math.floor(math.log10(step))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= step * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(step * number, 12) for number in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    margin = (high - low) * 0.05 or abs(high) * 0.05 or 0.5
+    return low - margin, high + margin
+
+
+def svg(chart: Chart) -> str:
+    """The chart as an <svg> element."""
+    points = [point for line in chart.lines.values() for point in line]
+    x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
+    if x_low == x_high:
+        x_low, x_high = x_low - 0.5, x_high + 0.5
+    y_low, y_high = _span([y for _, y in points])
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across = _LEFT + (x - x_low) / (x_high - x_low) * (_WIDTH - _LEFT - 10)
+        return round(across, 1), round((y_high - y) / (y_high - y_low) * (_HEIGHT - _BOTTOM), 1)
+
+    parts = [f'<svg viewBox="0 -24 {_WIDTH} {_HEIGHT + 24}" role="img" aria-label="{html.escape(chart.title)}">']
+    for y in ticks(y_low, y_high):
+        down = at(x_low, y)[1]
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - 10}" y1="{down}" y2="{down}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{down + 4}" text-anchor="end">{y:g}</text>')
+    for x in ticks(x_low, x_high, 8):
+        parts.append(f'<text x="{at(x, y_low)[0]}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{x:g}</text>')
+    for number, (name, line) in enumerate(chart.lines.items()):
+        colour = _COLOURS[number % len(_COLOURS)]
+        path = " ".join(f"{across},{down}" for across, down in (at(x, y) for x, y in line))
+        parts.append(f'<polyline stroke="{colour}" points="{path}"/>')
+        parts.append(f'<text x="{_LEFT + 130 * number}" y="-10" style="fill: {colour}">{html.escape(name)}</text>')
+    if chart.mark is not None:
+        across = at(chart.mark, y_low)[0]
+        parts.append(f'<line class="mark" x1="{across}" x2="{across}" y1="0" y2="{_HEIGHT - _BOTTOM}"/>')
+        parts.append(f'<text x="{across}" y="{_HEIGHT - 2}" text-anchor="middle">{html.escape(chart.mark_label)}</text>')
+    return "".join(parts) + "</svg>"
+
+
+def page(title: str, sentences: Sequence[str], charts: Sequence[Chart]) -> str:
+    """One HTML page: sentences, then the charts."""
+    text = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
+    figures = "".join(f"<h2>{html.escape(chart.title)}</h2>{svg(chart)}" for chart in charts)
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style>'
+        f"<h1>{html.escape(title)}</h1>{text}{figures}</html>\n"
+    )

@@ -1,0 +1,46 @@
+"""Line charts: the points where they belong, round ticks, nothing from outside."""
+
+import re
+from itertools import pairwise
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from patchcli.curves import Chart, page, svg, ticks
+
+NUMBERS = st.floats(-1e4, 1e4)
+
+
+@given(NUMBERS, st.floats(1e-3, 1e4))
+def test_ticks_are_round_and_within(low: float, width: float) -> None:
+    found = ticks(low, low + width)
+    assert 2 <= len(found) <= 12
+    assert all(low - 1e-6 * width <= value <= low + width * (1 + 1e-6) for value in found)
+    steps = [b - a for a, b in pairwise(found)]
+    assert steps == pytest.approx([steps[0]] * len(steps), rel=1e-3)
+    assert f"{steps[0]:.0e}"[0] in "125"
+
+
+def test_a_line_keeps_its_order_and_shape() -> None:
+    root = ElementTree.fromstring(svg(Chart("a < b", {"x": [(0, 1.0), (5, 3.0), (10, 2.0)]}, 5, "here")))
+    (line,) = root.iter("polyline")
+    (x0, y0), (x1, y1), (x2, y2) = (tuple(map(float, point.split(","))) for point in line.attrib["points"].split())
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
+    assert (y0 - y1) == pytest.approx(2 * (y2 - y1), abs=0.3)  # up is less
+    (mark,) = (element for element in root.iter("line") if element.get("class") == "mark")
+    assert float(mark.attrib["x1"]) == x1
+    assert root.attrib["aria-label"] == "a < b"
+
+
+@given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=5))
+def test_any_line_can_be_drawn(line: list[tuple[float, float]]) -> None:
+    ElementTree.fromstring(svg(Chart("t", {"one": line, "two": line})))
+
+
+def test_a_page_needs_nothing_else() -> None:
+    text = page("<run>", ["a & b"], [Chart("loss", {"x": [(1, 1.0)]})])
+    assert "&lt;run&gt;" in text
+    assert "a &amp; b" in text
+    assert not re.search(r"(src|href)=|https?:|@import|url\(", text)
