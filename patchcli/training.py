@@ -29,6 +29,7 @@ ALARM_AFTER = 150  # steps without a position told, and judgements from this ste
 CHANCE = math.log(8) - 0.01  # a position loss above this has told nothing
 LEAST_RANK, LEAST_SPREAD = 1.5, 1e-3  # features below these are a line or a point
 SAMPLERS = ("dense", "patch")
+OBJECTIVES = ("contrast", "paper")
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -41,14 +42,16 @@ def _option(field: str) -> str:
 class Recipe:
     """What determines the weights after a given number of steps; it is stored with them and kept by --resume.
 
-    λ rises from 0 over the first `warmup` steps: with its full weight from the start, SVDD' shrinks the features of a
-    texture to a point before the position task has found anything in them. The paper's λ is constant (warmup 0).
+    The objective "paper" has the losses of Patch SVDD alone, "contrast" adds one (losses.py) that takes the place of
+    SVDD', so that its λ is 0. With the paper's, λ rises from 0 over the first `warmup` steps: with its full weight from
+    the start, SVDD' shrinks the features of a texture to a point before the position task has found anything in them.
     """
 
     encoder: str = "hierarchical"
     sampler: str = "dense"
+    objective: str = "contrast"
     D: int = 64
-    lam: float = 0.5
+    lam: float = 0.0
     warmup: int = 100
     lr: float = 1e-3
     batch: int = 4
@@ -56,9 +59,12 @@ class Recipe:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("encoder", tuple(ARCHITECTURES)), ("sampler", SAMPLERS), ("precision", PRECISIONS)):
+        closed = ("encoder", tuple(ARCHITECTURES)), ("sampler", SAMPLERS), ("objective", OBJECTIVES), ("precision", PRECISIONS)
+        for name, allowed in closed:
             if getattr(self, name) not in allowed:
                 raise InputError(f"{_option(name)}: expected {' or '.join(allowed)}, found {getattr(self, name)!r}")
+        if self.sampler == "patch" and self.objective != "paper":
+            raise InputError("--sampler patch: its pairs have nothing to contrast with; expected --objective paper")
         for name, least in (("D", 1), ("batch", 1), ("seed", 0), ("warmup", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{_option(name)}: expected {least} or more, found {getattr(self, name)}")
@@ -124,7 +130,7 @@ class Trainer:
         sampling.check_size(encoder_type.scales, *self.mean.shape[:2])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.loss = PatchSVDDLoss(build(recipe.encoder, recipe.D), recipe.D)
+            self.loss = PatchSVDDLoss(build(recipe.encoder, recipe.D), recipe.D, recipe.objective == "contrast")
         self.loss.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = self.loss if self.process.size == 1 else DistributedDataParallel(self.loss)
         self.optimiser = torch.optim.Adam(self.loss.parameters(), lr=recipe.lr)
@@ -137,7 +143,8 @@ class Trainer:
     @property
     def loss_names(self) -> list[str]:
         """The columns of the history."""
-        return [f"{kind}_{scale}" for scale in self.loss.encoder.scales for kind in ("svdd", "ssl")]
+        kinds = ("svdd", "nce", "ssl") if self.loss.contrast else ("svdd", "ssl")
+        return [f"{kind}_{scale}" for scale in self.loss.encoder.scales for kind in kinds]
 
     def _read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Images (B, H, W, 3) uint8 of the store."""
@@ -201,11 +208,15 @@ class Trainer:
                 self.best = candidate
         return candidate
 
-    def check_position(self) -> None:
-        """Raise TrainingError where the position of a neighbour has been told at no scale for long."""
+    def position_at_chance(self) -> bool:
+        """Whether the position losses of the last ALARM_AFTER steps are those of a guess, at every scale."""
         columns = [index for index, name in enumerate(self.loss_names) if name.startswith("ssl")]
         recent = np.array(self.history[-ALARM_AFTER:])
-        if len(recent) == ALARM_AFTER and recent[:, columns].mean(axis=0).min() > CHANCE:
+        return len(recent) == ALARM_AFTER and bool(recent[:, columns].mean(axis=0).min() > CHANCE)
+
+    def check_position(self) -> None:
+        """Raise TrainingError where nothing else is learned and a neighbour's position has been told at no scale for long."""
+        if self.recipe.objective == "paper" and self.position_at_chance():
             found = f"the position losses have been at chance (ln 8 = 2.08) for {ALARM_AFTER} steps"
             raise TrainingError(f"step {len(self.history)}: {found}; lower --lambda, raise --warmup, or change --lr")
 

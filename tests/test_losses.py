@@ -9,7 +9,7 @@ import torch
 
 from patchcli import sampling
 from patchcli.encoder import ARCHITECTURES, Encoder, PositionClassifier
-from patchcli.losses import PatchSVDDLoss, total
+from patchcli.losses import PatchSVDDLoss, nce, total
 from patchcli.sampling import Batch, Pairs
 
 
@@ -48,13 +48,23 @@ def naive_losses(loss: PatchSVDDLoss, batch: Batch) -> dict[str, float]:
                     odds = np.exp(naive_logits(loss.classifiers[scale], difference))
                     values.append(-np.log(odds[pairs.label[n]] / odds.sum()))
         losses |= {f"svdd_{scale}": np.mean(svdd), f"ssl_{scale}": np.mean(ssl)}
+        if loss.contrast:
+            pairs, entries = batch.jitter[scale], []
+            for e in np.unique(pairs.entry):
+                unit = [
+                    [f / np.linalg.norm(f) for f in (feature(pairs, n, which, scale) for n in np.flatnonzero(pairs.entry == e))]
+                    for which in (0, 1)
+                ]
+                odds = np.exp(np.array([[one @ two / 0.1 for two in unit[1]] for one in unit[0]]))
+                entries.append(np.mean(-np.log(np.diag(odds) / odds.sum(axis=1))))
+            losses[f"nce_{scale}"] = np.mean(entries)
     return losses
 
 
-def make_loss(encoder: Encoder) -> PatchSVDDLoss:
+def make_loss(encoder: Encoder, contrast: bool = False) -> PatchSVDDLoss:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return PatchSVDDLoss(encoder, 8)
+        return PatchSVDDLoss(encoder, 8, contrast)
 
 
 @pytest.fixture
@@ -80,15 +90,13 @@ def found(losses: dict[str, torch.Tensor]) -> dict[str, float]:
 def test_dense_losses_are_the_papers(
     random_encoder: Callable[..., Encoder], images: np.ndarray, few_pairs: None, architecture: str
 ) -> None:
-    loss = make_loss(random_encoder(architecture))
+    loss = make_loss(random_encoder(architecture), contrast=True)
     batch = sampling.dense_batch(generators(0, len(images)), images, loss.encoder.scales, loss.encoder.stride)
     assert found(loss(batch)) == pytest.approx(naive_losses(loss, batch), abs=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_patch_losses_are_the_papers(
-    random_encoder: Callable[..., Encoder], images: np.ndarray, architecture: str
-) -> None:
+def test_patch_losses_are_the_papers(random_encoder: Callable[..., Encoder], images: np.ndarray, architecture: str) -> None:
     loss = make_loss(random_encoder(architecture))
     batch = sampling.patch_batch(generators(0, 6), np.repeat(images, 3, axis=0), loss.encoder.scales)
     assert found(loss(batch)) == pytest.approx(naive_losses(loss, batch), abs=1e-5)
@@ -121,10 +129,17 @@ def test_whole_images_and_their_patches_give_the_same_losses(
 
 
 def test_the_total_weighs_svdd_by_lambda() -> None:
-    values = {"svdd_big": 1.0, "ssl_big": 10.0, "svdd_small": 100.0, "ssl_small": 1000.0}
+    values = {"svdd_big": 1.0, "nce_big": 10000.0, "ssl_big": 10.0, "svdd_small": 100.0, "ssl_small": 1000.0}
     losses = {name: torch.tensor(value) for name, value in values.items()}
-    assert total(losses, 0.5).item() == 0.5 * 101 + 1010
-    assert total(losses, 0).item() == 1010
+    assert total(losses, 0.5).item() == 0.5 * 101 + 11010
+    assert total(losses, 0).item() == 11010
+
+
+def test_the_contrast_is_solved_by_partners_that_are_unlike_the_rest() -> None:
+    apart, entry = torch.eye(4).repeat(2, 1), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    assert nce(apart, apart, entry).item() == pytest.approx(np.log(1 + 3 * np.exp(-10)), rel=0.01)
+    point = torch.ones(8, 4)
+    assert nce(point, point, entry).item() == pytest.approx(np.log(4))  # a collapse does not solve it
 
 
 def test_every_parameter_learns(random_encoder: Callable[..., Encoder], images: np.ndarray, few_pairs: None) -> None:

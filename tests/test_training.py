@@ -55,6 +55,8 @@ def assert_equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> 
     ("wrong", "message"),
     [
         ({"encoder": "deep"}, "--encoder: expected hierarchical or flat, found 'deep'"),
+        ({"objective": "svdd"}, "--objective: expected contrast or paper, found 'svdd'"),
+        ({"sampler": "patch"}, "--sampler patch: its pairs have nothing to contrast with; expected --objective paper"),
         ({"sampler": "all"}, "--sampler: expected dense or patch, found 'all'"),
         ({"precision": "float16"}, "--precision: expected float32 or bfloat16, found 'float16'"),
         ({"D": 0}, "--dim: expected 1 or more, found 0"),
@@ -82,7 +84,7 @@ def test_images_without_room_for_neighbours_are_refused(tmp_path: Path, make_ima
 
 
 def test_a_seed_gives_the_same_weights_again(small_store: Store) -> None:
-    recipe = Recipe(D=4, batch=1, sampler="patch")
+    recipe = Recipe(D=4, batch=1, sampler="patch", objective="paper")
     first = Trainer(small_store, recipe, CPU)
     torch.rand(5)  # the default generator has no say in it
     second = Trainer(small_store, recipe, CPU)
@@ -100,7 +102,7 @@ def test_another_seed_gives_other_weights_and_batches(small_store: Store) -> Non
 
 def test_training_leaves_torchs_generator_alone(small_store: Store) -> None:
     before = torch.get_rng_state()
-    run(Trainer(small_store, Recipe(D=4, batch=1, sampler="patch"), CPU), 1)
+    run(Trainer(small_store, Recipe(D=4, batch=1, sampler="patch", objective="paper"), CPU), 1)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -108,7 +110,7 @@ def test_training_leaves_torchs_generator_alone(small_store: Store) -> None:
     ("encoder", "sampler", "batch"), [("hierarchical", "dense", 1), ("hierarchical", "patch", 2), ("flat", "dense", 2)]
 )
 def test_resuming_is_as_if_never_interrupted(small_store: Store, encoder: str, sampler: str, batch: int) -> None:
-    recipe = Recipe(encoder, sampler, D=4, batch=batch)
+    recipe = Recipe(encoder, sampler, "paper" if sampler == "patch" else "contrast", D=4, batch=batch)
     straight = Trainer(small_store, recipe, CPU)
     run(straight, 3)
 
@@ -196,7 +198,7 @@ def test_collapsed_features_end_training(
 
 
 def test_a_position_that_is_never_told_ends_training(small_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = Trainer(small_store, Recipe("flat", D=4, batch=1), CPU)
+    trainer = Trainer(small_store, Recipe("flat", objective="paper", D=4, batch=1), CPU)
     trainer.history = [[0.0, math.log(8)]] * training.ALARM_AFTER
     with pytest.raises(TrainingError, match=r"step 150: the position losses have been at chance .*; lower --lambda"):
         trainer.check_position()
@@ -207,7 +209,7 @@ def test_a_position_that_is_never_told_ends_training(small_store: Store, monkeyp
 
 
 def test_an_untrained_checkpoint_can_be_gone_on_from(small_store: Store) -> None:
-    recipe = Recipe(D=4, batch=1, sampler="patch")
+    recipe = Recipe(D=4, batch=1, sampler="patch", objective="paper")
     straight, resumed = Trainer(small_store, recipe, CPU), Trainer(small_store, recipe, CPU)
     run(straight, 1)
     run(Trainer(small_store, recipe, CPU), 0)
@@ -217,7 +219,7 @@ def test_an_untrained_checkpoint_can_be_gone_on_from(small_store: Store) -> None
 
 
 def test_a_resumed_recipe_is_the_checkpoints(small_store: Store) -> None:
-    recipe = Recipe(D=4, lam=0.1, lr=1e-2, batch=2, seed=3, sampler="patch")
+    recipe = Recipe(D=4, lam=0.1, lr=1e-2, batch=2, seed=3, sampler="patch", objective="paper")
     run(Trainer(small_store, recipe, CPU), 0)
     assert training.resumed_recipe(small_store, {}) == recipe
     assert training.resumed_recipe(small_store, {"lam": 0.1}) == recipe
@@ -249,7 +251,7 @@ def test_no_steps_leave_an_untrained_encoder(small_store: Store) -> None:
 
 
 def test_history_progress_and_result_count_the_steps(small_store: Store) -> None:
-    trainer, steps = Trainer(small_store, Recipe(D=4, sampler="patch", batch=2), CPU), []
+    trainer, steps = Trainer(small_store, Recipe(D=4, sampler="patch", objective="paper", batch=2), CPU), []
     done = training.run(trainer, 3, None, steps.append, never)
     assert trainer.loss_names == ["svdd_big", "ssl_big", "svdd_small", "ssl_small"]
     assert np.shape(trainer.history) == (3, 4)
@@ -259,7 +261,7 @@ def test_history_progress_and_result_count_the_steps(small_store: Store) -> None
 
 
 def test_a_stop_ends_after_the_running_step_with_a_usable_encoder(small_store: Store) -> None:
-    trainer = Trainer(small_store, Recipe(D=4, sampler="patch", batch=1), CPU)
+    trainer = Trainer(small_store, Recipe(D=4, sampler="patch", objective="paper", batch=1), CPU)
     done = training.run(trainer, 50, None, silent, lambda: len(trainer.history) == 2)
     assert (done.steps, done.interrupted) == (2, True)
     loaded = training.load(small_store, CPU).state_dict()
@@ -274,7 +276,7 @@ def test_time_bounds_a_run_without_steps(small_store: Store) -> None:
 def test_the_losses_fall_and_lambda_weighs_svdd(small_store: Store) -> None:
     svdd = {}
     for lam in (0.0, 1.0):
-        trainer = Trainer(small_store, Recipe(D=8, lam=lam, warmup=0, sampler="patch", batch=4), CPU)
+        trainer = Trainer(small_store, Recipe(D=8, lam=lam, warmup=0, sampler="patch", objective="paper", batch=4), CPU)
         always = trainer.batch(0)
         for _ in range(10):
             trainer.step(always)
@@ -304,7 +306,7 @@ def test_bfloat16_trains(small_store: Store, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(training, "cpu_has_bfloat16", lambda: True)
     histories = []
     for precision in training.PRECISIONS:
-        trainer = Trainer(small_store, Recipe(D=4, batch=2, sampler="patch", precision=precision), CPU)
+        trainer = Trainer(small_store, Recipe(D=4, batch=2, sampler="patch", objective="paper", precision=precision), CPU)
         run(trainer, 1)
         histories.append(trainer.history)
     exact, rough = np.array(histories)
@@ -330,7 +332,7 @@ def in_process(rank: int, meeting: str, store: str, recipe: Recipe, results: Pat
 def test_two_processes_are_as_one_with_twice_the_batch(
     small_store: Store, tmp_path: Path, sampler: str, batch: int
 ) -> None:
-    recipe = Recipe("flat", sampler, D=4, batch=batch)
+    recipe = Recipe("flat", sampler, "paper" if sampler == "patch" else "contrast", D=4, batch=batch)
     arguments = (str(tmp_path / "meeting"), str(small_store.path), recipe, tmp_path)
     torch.multiprocessing.spawn(in_process, arguments, nprocs=2)
     one, two = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))

@@ -25,7 +25,13 @@ def train(
     sampler: Annotated[
         str | None, typer.Option("--sampler", help="dense (whole images) or patch (as in the paper). [default: dense]")
     ] = None,
-    lam: Annotated[float | None, typer.Option("--lambda", help="Weight of the SVDD' losses. [default: 0.5]")] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option("--objective", help="contrast, or paper (its losses alone). [default: contrast, patch: paper]"),
+    ] = None,
+    lam: Annotated[
+        float | None, typer.Option("--lambda", help="Weight of the SVDD' losses. [default: 0, paper: 0.5]")
+    ] = None,
     warmup: Annotated[
         int | None, typer.Option("--warmup", help="Steps in which lambda rises to its value. [default: 100, patch: 0]")
     ] = None,
@@ -58,8 +64,8 @@ def train(
         from patchcli.pipeline.train import train
 
         given = {
-            "encoder": encoder, "sampler": sampler, "lam": lam, "warmup": warmup, "D": dim, "lr": lr, "batch": batch,
-            "precision": precision, "seed": seed,
+            "encoder": encoder, "sampler": sampler, "objective": objective, "lam": lam, "warmup": warmup, "D": dim,
+            "lr": lr, "batch": batch, "precision": precision, "seed": seed,
         }  # fmt: skip
         trained = train(
             data, store, size=options.size(size), steps=steps, epochs=epochs, minutes=minutes, resume=resume,

@@ -12,7 +12,8 @@ from patchcli.store import Store
 from patchcli.training import Step, Trained
 
 STEPS = 200
-_PATCH = {"batch": 64, "warmup": 0}  # as published; the recipe's own defaults are the dense sampler's
+_PAPER = {"lam": 0.5}  # chosen for the dense sampler
+_PATCH = {"objective": "paper", "batch": 64, "warmup": 0}  # as published
 
 
 def train(
@@ -35,9 +36,9 @@ def train(
 
     `report` is an HTML page to draw the run on.
 
-    `recipe` are fields of training.Recipe: encoder, sampler, D, lam, warmup, lr, batch, seed, precision. A first SIGINT or
-    SIGTERM ends training after the running step with a usable encoder; `resume` goes on from there. Processes that
-    `torchrun` started share each step, `batch` images each; the first of them extracts, tells and writes.
+    `recipe` are fields of training.Recipe: encoder, sampler, objective, D, lam, warmup, lr, batch, seed, precision. A
+    first SIGINT or SIGTERM ends training after the running step with a usable encoder; `resume` goes on from there.
+    Processes that `torchrun` started share each step, `batch` images each; the first of them extracts, tells and writes.
     """
     observer = observer or Observer()
     for name, value in (("steps", steps), ("epochs", epochs), ("minutes", minutes)):
@@ -46,7 +47,9 @@ def train(
     if steps is not None and epochs is not None:
         raise InputError("--steps and --epochs: give one of the two")
     runtime.set_threads(threads)
-    fresh_recipe = None if resume else training.Recipe(**(_PATCH if recipe.get("sampler") == "patch" else {}) | recipe)
+    given = _PATCH | recipe if recipe.get("sampler") == "patch" else recipe
+    given = _PAPER | given if given.get("objective") == "paper" else given
+    fresh_recipe = None if resume else training.Recipe(**given)
     with runtime.processes(runtime.device(device)) as (process, target):
         if process.rank > 0:
             observer = Observer()
@@ -83,6 +86,8 @@ def train(
 
         with runtime.stopping() as stop:
             trained = training.run(trainer, steps, seconds, show, stop)
+        if chosen.objective == "contrast" and trainer.position_at_chance():
+            observer.note("a neighbour's position cannot be told in these images; only the contrast was learned from")
         if report is not None and process.rank == 0:
             write_report(opened, report)
         return trained
@@ -109,9 +114,9 @@ def write_report(store: Store, path: Path) -> None:
         charts.append(curves.Chart("Criterion", {"synthetic defects": line}, chosen, "chosen"))
     else:
         sentences.append("There were too few images to hold some out: the encoder is that of the last step.")
-    for kind, title in (("ssl", "Position loss (chance: ln 8 = 2.08)"), ("svdd", "SVDD' loss")):
+    for kind, title in (("ssl", "Position loss (chance: ln 8 = 2.08)"), ("nce", "Contrast loss"), ("svdd", "SVDD' loss")):
         columns = [index for index, name in enumerate(names) if name.startswith(kind)]
-        if losses is not None:
+        if losses is not None and columns:
             lines = {names[c]: list(enumerate(_smooth(losses[:, c].tolist()), 1)) for c in columns}
             charts.append(curves.Chart(f"{title}, running mean over 10 steps", lines, chosen, "chosen"))
     beside = path.with_name(f".{path.name}.part")

@@ -1,0 +1,97 @@
+"""Data sets of real textures in MVTec AD layout: python examples/benchmarks/textures.py FOLDER (needs scikit-image).
+
+Tiles of the brick, grass and gravel photographs that scikit-image ships: good ones for training from the left two thirds of
+a photograph, test tiles from the right third, and five kinds of defects drawn into some of those by code. They are drawn
+otherwise than the synthetic defects that training knows (patchcli/defects.py).
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+from skimage import data
+
+TEXTURES, SIDE, CUT = ("brick", "grass", "gravel"), 144, 336
+TRAIN, GOOD, EACH = 80, 20, 5
+
+
+def scratch(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A thin line, brighter or darker."""
+    angle, bend = rng.uniform(0, np.pi), rng.uniform(-0.01, 0.01)
+    along, across = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
+    mask = (np.abs(across - bend * along**2) < 1.6) & (np.abs(along) < rng.uniform(14, 28))
+    return tile + rng.choice([-1, 1]) * rng.uniform(35, 60) * ndimage.gaussian_filter(mask.astype(float), 0.6), mask
+
+
+def stain(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Darkened, with a soft and wavy rim."""
+    alpha = blob(rng, dy, dx, rng.uniform(8, 14))
+    return tile * (1 - rng.uniform(0.3, 0.5) * alpha), alpha > 0.3
+
+
+def worn(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Worn smooth."""
+    alpha = blob(rng, dy, dx, rng.uniform(9, 14))
+    return tile + (ndimage.gaussian_filter(tile, 3) - tile) * alpha, alpha > 0.5
+
+
+def swirl(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Turned around a point."""
+    distance, radius = np.hypot(dy, dx), rng.uniform(14, 20)
+    turn = rng.choice([-1, 1]) * rng.uniform(1.5, 2.5) * np.exp(-((distance / radius * 1.6) ** 2))
+    y, x = np.mgrid[:SIDE, :SIDE]
+    moved = y - dy + dy * np.cos(turn) - dx * np.sin(turn), x - dx + dy * np.sin(turn) + dx * np.cos(turn)
+    return ndimage.map_coordinates(tile, moved, order=1, mode="reflect"), distance < 0.8 * radius
+
+
+def chip(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A small piece, nearly black or nearly white."""
+    mask = blob(rng, dy, dx, rng.uniform(4, 7)) > 0.5
+    return np.where(mask, rng.choice([25, 225]) + rng.normal(0, 8, tile.shape), tile), mask
+
+
+KINDS = {function.__name__: function for function in (scratch, stain, worn, swirl, chip)}
+
+
+def blob(rng: np.random.Generator, dy: np.ndarray, dx: np.ndarray, radius: float) -> np.ndarray:
+    """Opacity of a disc with a wavy rim."""
+    angle = np.arctan2(dy, dx)
+    rim = 1 + sum(0.2 * np.sin(k * angle + phase) for k, phase in enumerate(rng.uniform(0, 2 * np.pi, 4), 1))
+    return 1 / (1 + np.exp(((np.hypot(dy, dx) / (radius * rim)) - 1) * 8))
+
+
+def cut(rng: np.random.Generator, photograph: np.ndarray) -> np.ndarray:
+    """A tile at random, under a little other light."""
+    y, x = (int(rng.integers(0, side - SIDE + 1)) for side in photograph.shape)
+    tile = photograph[y : y + SIDE, x : x + SIDE].astype(float)
+    return tile * rng.uniform(0.93, 1.07) + rng.normal(0, 2, tile.shape)
+
+
+def save(path: Path, values: np.ndarray) -> None:
+    """Write a grey image."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).save(path)
+
+
+def write(folder: Path, texture: str, seed: int = 0) -> None:
+    """One data set below `folder`."""
+    rng, photograph = np.random.default_rng(seed), getattr(data, texture)()
+    left, right = photograph[:, :CUT], photograph[:, CUT:]
+    for number in range(TRAIN):
+        save(folder / "train" / "good" / f"{number:03}.png", cut(rng, left))
+    for number in range(GOOD):
+        save(folder / "test" / "good" / f"{number:03}.png", cut(rng, right))
+    for kind, draw in KINDS.items():
+        for number in range(EACH):
+            y, x = np.mgrid[:SIDE, :SIDE]
+            cy, cx = rng.uniform(0.2 * SIDE, 0.8 * SIDE, 2)
+            tile, mask = draw(rng, cut(rng, right), y - cy, x - cx)
+            save(folder / "test" / kind / f"{number:03}.png", tile)
+            save(folder / "ground_truth" / kind / f"{number:03}_mask.png", mask * 255.0)
+
+
+if __name__ == "__main__":
+    for name in TEXTURES:
+        write(Path(sys.argv[1]) / name, name)
