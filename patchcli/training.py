@@ -29,7 +29,7 @@ ALARM_AFTER = 150  # steps without a position told, and judgements from this ste
 CHANCE = math.log(8) - 0.01  # a position loss above this has told nothing
 LEAST_RANK, LEAST_SPREAD = 1.5, 1e-3  # features below these are a line or a point
 SAMPLERS = ("dense", "patch")
-OBJECTIVES = ("contrast", "paper")
+OBJECTIVES = ("paper", "contrast")
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -42,16 +42,16 @@ def _option(field: str) -> str:
 class Recipe:
     """What determines the weights after a given number of steps; it is stored with them and kept by --resume.
 
-    The objective "paper" has the losses of Patch SVDD alone, "contrast" adds one (losses.py) that takes the place of
-    SVDD', so that its λ is 0. With the paper's, λ rises from 0 over the first `warmup` steps: with its full weight from
-    the start, SVDD' shrinks the features of a texture to a point before the position task has found anything in them.
+    The objective "paper" has the losses of Patch SVDD alone; λ rises from 0 over the first `warmup` steps: with its full
+    weight from the start, SVDD' shrinks the features of a texture to a point before the position task has found anything
+    in them. The paper's λ is constant (warmup 0). "contrast" adds a loss (losses.py) that takes the place of SVDD' (λ 0).
     """
 
     encoder: str = "hierarchical"
     sampler: str = "dense"
-    objective: str = "contrast"
+    objective: str = "paper"
     D: int = 64
-    lam: float = 0.0
+    lam: float = 0.5
     warmup: int = 100
     lr: float = 1e-3
     batch: int = 4
@@ -63,7 +63,7 @@ class Recipe:
         for name, allowed in closed:
             if getattr(self, name) not in allowed:
                 raise InputError(f"{_option(name)}: expected {' or '.join(allowed)}, found {getattr(self, name)!r}")
-        if self.sampler == "patch" and self.objective != "paper":
+        if self.sampler == "patch" and self.objective == "contrast":
             raise InputError("--sampler patch: its pairs have nothing to contrast with; expected --objective paper")
         for name, least in (("D", 1), ("batch", 1), ("seed", 0), ("warmup", 0)):
             if getattr(self, name) < least:
@@ -223,9 +223,11 @@ class Trainer:
     def save(self, last: Candidate | None = None) -> tuple[str, int]:
         """Write encoder and checkpoint to the store (rank 0 alone does); the encoder's sha256, and the step it is of.
 
-        The encoder is the best of those judged and of `last`, without a judgement the average as it is.
+        With the contrast, the encoder is the best of those judged and of `last`; without a judgement, or with the paper's
+        losses alone, it is the average as it is: of those the criterion preferred an untrained encoder to better ones.
         """
-        chosen = max(filter(None, (self.best, last)), key=lambda candidate: candidate.criterion, default=None)
+        judged = filter(None, (self.best, last)) if self.recipe.objective == "contrast" else ()
+        chosen = max(judged, key=lambda candidate: candidate.criterion, default=None)
         if chosen is None:
             chosen = Candidate(len(self.history), math.nan, _arrays(self.average.state_dict()))
         if self.process.rank > 0:

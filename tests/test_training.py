@@ -55,8 +55,11 @@ def assert_equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> 
     ("wrong", "message"),
     [
         ({"encoder": "deep"}, "--encoder: expected hierarchical or flat, found 'deep'"),
-        ({"objective": "svdd"}, "--objective: expected contrast or paper, found 'svdd'"),
-        ({"sampler": "patch"}, "--sampler patch: its pairs have nothing to contrast with; expected --objective paper"),
+        ({"objective": "svdd"}, "--objective: expected paper or contrast, found 'svdd'"),
+        (
+            {"sampler": "patch", "objective": "contrast"},
+            "--sampler patch: its pairs have nothing to contrast with; expected --objective paper",
+        ),
         ({"sampler": "all"}, "--sampler: expected dense or patch, found 'all'"),
         ({"precision": "float16"}, "--precision: expected float32 or bfloat16, found 'float16'"),
         ({"D": 0}, "--dim: expected 1 or more, found 0"),
@@ -84,7 +87,7 @@ def test_images_without_room_for_neighbours_are_refused(tmp_path: Path, make_ima
 
 
 def test_a_seed_gives_the_same_weights_again(small_store: Store) -> None:
-    recipe = Recipe(D=4, batch=1, sampler="patch", objective="paper")
+    recipe = Recipe(D=4, batch=1, sampler="patch")
     first = Trainer(small_store, recipe, CPU)
     torch.rand(5)  # the default generator has no say in it
     second = Trainer(small_store, recipe, CPU)
@@ -102,7 +105,7 @@ def test_another_seed_gives_other_weights_and_batches(small_store: Store) -> Non
 
 def test_training_leaves_torchs_generator_alone(small_store: Store) -> None:
     before = torch.get_rng_state()
-    run(Trainer(small_store, Recipe(D=4, batch=1, sampler="patch", objective="paper"), CPU), 1)
+    run(Trainer(small_store, Recipe(D=4, batch=1, sampler="patch"), CPU), 1)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -136,7 +139,7 @@ def judged_store(tmp_path: Path, make_images: Callable[..., Any], monkeypatch: p
 
 @pytest.mark.parametrize("first", [1, 2, 3])
 def test_the_choice_is_as_if_never_interrupted(judged_store: Store, first: int) -> None:
-    recipe = Recipe("flat", D=4, batch=2)
+    recipe = Recipe("flat", objective="contrast", D=4, batch=2)
     straight = Trainer(judged_store, recipe, CPU)
     whole = run(straight, 5)
     run(Trainer(judged_store, recipe, CPU), first)
@@ -158,11 +161,21 @@ def test_the_best_judged_weights_are_the_encoder(judged_store: Store, monkeypatc
         return Judgement(next(values), 3.0, 1.0)
 
     monkeypatch.setattr(HeldOut, "judge", judge)
-    done = run(Trainer(judged_store, Recipe("flat", D=4, batch=1), CPU), 5)
+    done = run(Trainer(judged_store, Recipe("flat", objective="contrast", D=4, batch=1), CPU), 5)
     assert done.chosen == 2  # the first of the two best; step 5 is judged too, as the last
     assert_equal(training.load(judged_store, CPU).state_dict(), averages[1])
     attributes = judged_store.encoder_attributes
     assert (attributes["steps"], attributes["chosen"], attributes["criterion"]) == (5, 2, 0.9)
+
+
+def test_of_the_papers_losses_the_last_weights_are_the_encoder(
+    judged_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HeldOut, "judge", lambda *_: Judgement(0.9 - len(trainer.history) / 10, 3.0, 1.0))
+    trainer = Trainer(judged_store, Recipe("flat", D=4, batch=1), CPU)
+    assert run(trainer, 3).chosen == 3
+    assert_equal(training.load(judged_store, CPU).state_dict(), trainer.average.state_dict())
+    assert [row[0] for row in trainer.judged] == [0, 2]
 
 
 def test_held_out_images_are_not_trained_on(judged_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +222,7 @@ def test_a_position_that_is_never_told_ends_training(small_store: Store, monkeyp
 
 
 def test_an_untrained_checkpoint_can_be_gone_on_from(small_store: Store) -> None:
-    recipe = Recipe(D=4, batch=1, sampler="patch", objective="paper")
+    recipe = Recipe(D=4, batch=1, sampler="patch")
     straight, resumed = Trainer(small_store, recipe, CPU), Trainer(small_store, recipe, CPU)
     run(straight, 1)
     run(Trainer(small_store, recipe, CPU), 0)
@@ -219,7 +232,7 @@ def test_an_untrained_checkpoint_can_be_gone_on_from(small_store: Store) -> None
 
 
 def test_a_resumed_recipe_is_the_checkpoints(small_store: Store) -> None:
-    recipe = Recipe(D=4, lam=0.1, lr=1e-2, batch=2, seed=3, sampler="patch", objective="paper")
+    recipe = Recipe(D=4, lam=0.1, lr=1e-2, batch=2, seed=3, sampler="patch")
     run(Trainer(small_store, recipe, CPU), 0)
     assert training.resumed_recipe(small_store, {}) == recipe
     assert training.resumed_recipe(small_store, {"lam": 0.1}) == recipe
@@ -251,7 +264,7 @@ def test_no_steps_leave_an_untrained_encoder(small_store: Store) -> None:
 
 
 def test_history_progress_and_result_count_the_steps(small_store: Store) -> None:
-    trainer, steps = Trainer(small_store, Recipe(D=4, sampler="patch", objective="paper", batch=2), CPU), []
+    trainer, steps = Trainer(small_store, Recipe(D=4, sampler="patch", batch=2), CPU), []
     done = training.run(trainer, 3, None, steps.append, never)
     assert trainer.loss_names == ["svdd_big", "ssl_big", "svdd_small", "ssl_small"]
     assert np.shape(trainer.history) == (3, 4)
@@ -261,7 +274,7 @@ def test_history_progress_and_result_count_the_steps(small_store: Store) -> None
 
 
 def test_a_stop_ends_after_the_running_step_with_a_usable_encoder(small_store: Store) -> None:
-    trainer = Trainer(small_store, Recipe(D=4, sampler="patch", objective="paper", batch=1), CPU)
+    trainer = Trainer(small_store, Recipe(D=4, sampler="patch", batch=1), CPU)
     done = training.run(trainer, 50, None, silent, lambda: len(trainer.history) == 2)
     assert (done.steps, done.interrupted) == (2, True)
     loaded = training.load(small_store, CPU).state_dict()
@@ -276,7 +289,7 @@ def test_time_bounds_a_run_without_steps(small_store: Store) -> None:
 def test_the_losses_fall_and_lambda_weighs_svdd(small_store: Store) -> None:
     svdd = {}
     for lam in (0.0, 1.0):
-        trainer = Trainer(small_store, Recipe(D=8, lam=lam, warmup=0, sampler="patch", objective="paper", batch=4), CPU)
+        trainer = Trainer(small_store, Recipe(D=8, lam=lam, warmup=0, sampler="patch", batch=4), CPU)
         always = trainer.batch(0)
         for _ in range(10):
             trainer.step(always)
@@ -306,7 +319,7 @@ def test_bfloat16_trains(small_store: Store, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(training, "cpu_has_bfloat16", lambda: True)
     histories = []
     for precision in training.PRECISIONS:
-        trainer = Trainer(small_store, Recipe(D=4, batch=2, sampler="patch", objective="paper", precision=precision), CPU)
+        trainer = Trainer(small_store, Recipe(D=4, batch=2, sampler="patch", precision=precision), CPU)
         run(trainer, 1)
         histories.append(trainer.history)
     exact, rough = np.array(histories)

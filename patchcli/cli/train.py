@@ -27,10 +27,10 @@ def train(
     ] = None,
     objective: Annotated[
         str | None,
-        typer.Option("--objective", help="contrast, or paper (its losses alone). [default: contrast, patch: paper]"),
+        typer.Option("--objective", help="paper (its losses alone), or contrast. [default: paper]"),
     ] = None,
     lam: Annotated[
-        float | None, typer.Option("--lambda", help="Weight of the SVDD' losses. [default: 0, paper: 0.5]")
+        float | None, typer.Option("--lambda", help="Weight of the SVDD' losses. [default: 0.5, contrast: 0]")
     ] = None,
     warmup: Annotated[
         int | None, typer.Option("--warmup", help="Steps in which lambda rises to its value. [default: 100, patch: 0]")

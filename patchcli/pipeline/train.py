@@ -12,8 +12,8 @@ from patchcli.store import Store
 from patchcli.training import Step, Trained
 
 STEPS = 200
-_PAPER = {"lam": 0.5}  # chosen for the dense sampler
-_PATCH = {"objective": "paper", "batch": 64, "warmup": 0}  # as published
+_PATCH = {"batch": 64, "warmup": 0}  # as published; the recipe's own defaults are the dense sampler's
+_CONTRAST = {"lam": 0.0}
 
 
 def train(
@@ -47,9 +47,8 @@ def train(
     if steps is not None and epochs is not None:
         raise InputError("--steps and --epochs: give one of the two")
     runtime.set_threads(threads)
-    given = _PATCH | recipe if recipe.get("sampler") == "patch" else recipe
-    given = _PAPER | given if given.get("objective") == "paper" else given
-    fresh_recipe = None if resume else training.Recipe(**given)
+    usual = _PATCH if recipe.get("sampler") == "patch" else _CONTRAST if recipe.get("objective") == "contrast" else {}
+    fresh_recipe = None if resume else training.Recipe(**usual | recipe)
     with runtime.processes(runtime.device(device)) as (process, target):
         if process.rank > 0:
             observer = Observer()
@@ -104,21 +103,24 @@ def write_report(store: Store, path: Path) -> None:
     ]
     charts = []
     if "judged" in state:
+        steps, values = state["judged"][:, 0].tolist(), state["judged"][:, 1].tolist()
+        line = list(zip(steps, values, strict=True))
+        if attributes["criterion"] is not None and chosen not in steps:
+            line.append((chosen, attributes["criterion"]))
+        charts.append(curves.Chart("Criterion: synthetic defects told", {"mean of AUROCs": line}, chosen, "encoder"))
         sentences.append(
-            f"The encoder is that of step {chosen}: it told synthetic defects in held-out good images best (criterion "
-            f"{attributes['criterion']:.3f}, the mean of image and pixel AUROC). No test image was looked at."
+            "The criterion is the mean of image and pixel AUROC over synthetic defects in good images that were held out of "
+            "training. No test image was looked at."
         )
-        steps, values = state["judged"][:, 0], state["judged"][:, 1]
-        last = [] if chosen in steps else [(chosen, attributes["criterion"])]
-        line = [*zip(steps.tolist(), values.tolist(), strict=True), *last]
-        charts.append(curves.Chart("Criterion", {"synthetic defects": line}, chosen, "chosen"))
     else:
-        sentences.append("There were too few images to hold some out: the encoder is that of the last step.")
+        sentences.append("There were too few images to hold some out and judge by them.")
+    how = "the last" if attributes["criterion"] is None else f"the best by its criterion, {attributes['criterion']:.3f}"
+    sentences.append(f"The encoder is that of step {chosen}: {how}.")
     for kind, title in (("ssl", "Position loss (chance: ln 8 = 2.08)"), ("nce", "Contrast loss"), ("svdd", "SVDD' loss")):
         columns = [index for index, name in enumerate(names) if name.startswith(kind)]
         if losses is not None and columns:
             lines = {names[c]: list(enumerate(_smooth(losses[:, c].tolist()), 1)) for c in columns}
-            charts.append(curves.Chart(f"{title}, running mean over 10 steps", lines, chosen, "chosen"))
+            charts.append(curves.Chart(f"{title}, running mean over 10 steps", lines, chosen, "encoder"))
     beside = path.with_name(f".{path.name}.part")
     beside.write_text(curves.page(f"Training on {store.dataset['category']}", sentences, charts), encoding="utf-8")
     beside.replace(path)

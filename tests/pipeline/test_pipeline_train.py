@@ -184,16 +184,17 @@ def test_a_report_shows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(training, "JUDGED_EVERY", 2)
     data = write_plain(tmp_path / "good", 5, WORKING)
     page = tmp_path / "run.html"
-    trained = patchcli.train(data, tmp_path / "s.zarr", size=WORKING, steps=3, report=page, observer=Told(), **QUICK)
+    recipe = {"objective": "contrast", **QUICK}
+    trained = patchcli.train(data, tmp_path / "s.zarr", size=WORKING, steps=3, report=page, observer=Told(), **recipe)
     text = page.read_text(encoding="utf-8")
-    assert f"The encoder is that of step {trained.chosen}:" in text
+    assert f"The encoder is that of step {trained.chosen}: the best by its criterion" in text
     assert trained.sha256[:12] in text
-    assert text.count("<svg") == 3
-    for name in ("synthetic defects", *trained.losses):
+    assert text.count("<svg") == 4
+    for name in ("mean of AUROCs", *trained.losses):
         assert f">{name}</text>" in text
     assert [path.name for path in tmp_path.iterdir() if path.suffix in (".html", ".part")] == ["run.html"]
 
 
 def test_a_report_without_steps_or_held_out_images(store: Path, tmp_path: Path) -> None:
     patchcli.train(store=store, steps=0, report=tmp_path / "run.html", **QUICK)
-    assert "too few images to hold some out" in (tmp_path / "run.html").read_text(encoding="utf-8")
+    assert "too few images to hold some out and judge by them" in (tmp_path / "run.html").read_text(encoding="utf-8")
