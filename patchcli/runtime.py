@@ -2,14 +2,17 @@
 
 import contextlib
 import os
+import queue
 import signal
-from collections.abc import Callable, Iterator
-from typing import Any
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 
 from patchcli.errors import InputError
 
+T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -32,6 +35,15 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads)
 
 
+def memory(limit: int | None = None) -> int:
+    """Bytes that a bank may hold in memory: the limit, or half of what is free."""
+    if limit is not None:
+        return limit
+    import psutil
+
+    return int(psutil.virtual_memory().available) // 2
+
+
 @contextlib.contextmanager
 def stopping() -> Iterator[Callable[[], bool]]:
     """Within, SIGINT and SIGTERM only make the yielded function true; a second one interrupts at once."""
@@ -51,3 +63,37 @@ def stopping() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """The same items, the next one made in another thread while this one is worked on."""
+    line: queue.Queue[tuple[list[T], BaseException | None, bool]] = queue.Queue(1)  # item, error, over
+    left = threading.Event()
+
+    def put(entry: tuple[list[T], BaseException | None, bool]) -> bool:
+        while not left.is_set():
+            with contextlib.suppress(queue.Full):
+                line.put(entry, timeout=0.1)
+                return True
+        return False
+
+    def run() -> None:
+        try:
+            for item in items:
+                if not put(([item], None, False)):
+                    return
+        except BaseException as error:  # raised again where the items are wanted
+            put(([], error, True))
+        else:
+            put(([], None, True))
+
+    threading.Thread(target=run, daemon=True).start()
+    over = False
+    try:
+        while not over:
+            item, error, over = line.get()
+            if error is not None:
+                raise error
+            yield from item
+    finally:
+        left.set()

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from patchcli.cli.bank import bank
 from patchcli.cli.demo import demo
 from patchcli.cli.embed import embed
 from patchcli.cli.eval import evaluate
@@ -41,6 +42,7 @@ app.command()(extract)
 app.command()(train)
 app.command()(embed)
 app.command()(score)
+app.add_typer(bank, name="bank")
 app.command(name="eval")(evaluate)
 app.command(name="import")(import_weights)
 app.command()(info)

@@ -13,6 +13,7 @@ def evaluate(
     store: options.Store = options.STORE,
     form: options.Format = None,
     search: options.Search = "auto",
+    memory: options.Memory = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
     quiet: options.Quiet = False,
@@ -30,7 +31,9 @@ def evaluate(
         terminal.check_format(form)
         from patchcli.pipeline.evaluate import evaluate
 
-        rows = evaluate(store, device=device, search=search, threads=threads, observer=terminal)
+        rows = evaluate(
+            store, device=device, search=search, memory=options.memory(memory), threads=threads, observer=terminal
+        )
         columns = dict(COLUMNS)
         if not any(row.note for row in rows):
             del columns["note"]

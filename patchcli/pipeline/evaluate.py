@@ -40,6 +40,7 @@ def evaluate(
     *,
     device: str = "auto",
     search: str = "auto",
+    memory: int | None = None,
     threads: int | None = None,
     observer: Observer | None = None,
 ) -> list[Row]:
@@ -52,8 +53,8 @@ def evaluate(
     runtime.set_threads(threads)
     folder = Path(store)
     if not folder.is_dir() or (folder / "zarr.json").exists():
-        return _evaluate_one(Store.open(store), device, search, observer)
-    rows = [_evaluate_one(Store.open(path), device, search, observer)[-1] for path in stores_in(folder)]
+        return _evaluate_one(Store.open(store), device, search, memory, observer)
+    rows = [_evaluate_one(Store.open(path), device, search, memory, observer)[-1] for path in stores_in(folder)]
     missing = sum(row.image_auroc is None or row.pixel_auroc is None for row in rows)
     average = Row(
         schema=SCHEMA,
@@ -74,14 +75,14 @@ def _mean(values: list[float | None]) -> float | None:
     return float(np.mean(present)) if present else None
 
 
-def _evaluate_one(store: Store, device: str, search: str, observer: Observer) -> list[Row]:
+def _evaluate_one(store: Store, device: str, search: str, memory: int | None, observer: Observer) -> list[Row]:
     dataset = layouts.read(Path(store.dataset["root"]))
     for line in dataset.problems:
         observer.problem(line)
     samples = dataset.split("test")
     if not samples:
         raise InputError(f"{dataset.root}: no test images there; expected test/good and test/<kind of defect>")
-    scorer = make_scorer(store, runtime.device(device), search, observer)
+    scorer = make_scorer(store, runtime.device(device), search, memory, observer)
     results: list[tuple[Sample, Scored]] = []
     for sample, result in scored(scorer, samples, BATCH, observer):
         results.append((sample, result))
