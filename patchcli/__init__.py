@@ -1,12 +1,13 @@
 """Find defects in images when only good images are at hand: Patch SVDD (Yi & Yoon, ACCV 2020).
 
-The verbs of the command line are functions here: extract, train, embed, score, evaluate, import_weights, info, demo.
+The verbs of the command line are functions here: data, extract, train, embed, score, evaluate, import_weights, info, demo.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from patchcli.pipeline.data import data
     from patchcli.pipeline.demo import demo
     from patchcli.pipeline.embed import embed
     from patchcli.pipeline.evaluate import evaluate
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from patchcli.pipeline.score import score
     from patchcli.pipeline.train import train
 
-__all__ = ["demo", "embed", "evaluate", "extract", "import_weights", "info", "score", "train"]
+__all__ = ["data", "demo", "embed", "evaluate", "extract", "import_weights", "info", "score", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -52,18 +52,18 @@ def test_mvtec_splits_kinds_and_labels(mvtec: Path) -> None:
 
 
 def test_masks_are_found_under_both_names(mvtec: Path) -> None:
-    masks = {name: sample.mask for name, sample in by_id(layouts.read(mvtec)).items() if sample.mask}
+    masks = {name: sample.masks for name, sample in by_id(layouts.read(mvtec)).items() if sample.masks}
     truth = mvtec.resolve() / "ground_truth"
     assert masks == {
-        "test/bent/000.png": truth / "bent/000_mask.png",
-        "test/bent/001.png": truth / "bent/001.png",
-        "test/cut/000.JPG": truth / "cut/000_mask.png",
+        "test/bent/000.png": (truth / "bent/000_mask.png",),
+        "test/bent/001.png": (truth / "bent/001.png",),
+        "test/cut/000.JPG": (truth / "cut/000_mask.png",),
     }
 
 
 def test_only_test_images_have_masks(mvtec: Path) -> None:
     write(mvtec, "ground_truth/good/000_mask.png")  # all-black masks of good images; train/good has a 000, too
-    masked = {sample.id for sample in layouts.read(mvtec).samples if sample.mask and sample.kind == "good"}
+    masked = {sample.id for sample in layouts.read(mvtec).samples if sample.masks and sample.kind == "good"}
     assert masked == {"test/good/000.png"}
 
 
