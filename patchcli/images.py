@@ -109,7 +109,7 @@ def read_mask(path: Path, nonzero: bool = False) -> NDArray[np.bool_]:
     except Exception as error:
         raise InputError(f"{path}: mask cannot be decoded ({error})") from None
     if nonzero:
-        return values != 0
+        return values > 0
     half = 128 << 8 if deep else 128
     return values > (half if values.max() > half else 0)
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from patchcli.errors import InputError
-from patchcli.layouts.dataset import BAD, Dataset, Sample, subfolders
+from patchcli.layouts.dataset import BAD, GOOD, Dataset, Sample, subfolders
 from patchcli.layouts.folders import FOLDERS, MASKS, PLAIN
 from patchcli.layouts.kolektor import KSDD, KSDD2
 from patchcli.layouts.mvtec import BTAD, LOCO, MVTEC, MVTEC2
@@ -46,11 +46,12 @@ def _refuse_lookalikes(root: Path) -> None:
     if classes:
         found = f"found {len(classes)} ({classes[0].name}, …); name one: {classes[0]}"
         raise InputError(f"{root}: expected one data set, {found}")
+    with_good = any(child.name.casefold() in GOOD for child in children)
     for child in children:
         name = child.name.casefold()
         if name in MASKS or name == "test":
             advice = "put the good images into train/good/, or name their folder"
             raise InputError(f"{root}: found {child.name}/ but no train/good/; {advice}")
-        if name in BAD:
+        if name in BAD and not with_good:
             advice = "put the good images into good/ beside it, or name their folder"
             raise InputError(f"{root}: found {child.name}/ but no good/; {advice}")
