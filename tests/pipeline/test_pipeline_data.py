@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from smallworld import SIZE, WORKING, Told, World, save, truncate, write_dataset
+from smallworld import SIZE, WORKING, Told, World, save, truncate, write_dataset, write_plain
 
 import patchcli
+from patchcli.errors import InputError
 from patchcli.layouts import Sample
 from patchcli.pipeline.data import Kind, read_mask
 from patchcli.store import Store
@@ -141,3 +142,15 @@ def test_evaluate_and_score_read_the_same_layout_again(tmp_path: Path, write: Ca
     assert told.problems == []
     named = [record.image for record in patchcli.score(store, [root / name for name in sorted(tested)], observer=told)]
     assert named == sorted(tested)
+
+
+def test_a_layout_given_by_name_is_remembered(tmp_path: Path) -> None:
+    """Detected, good/ beside late/ would have test images, with labels that the user did not mean."""
+    for seed, name in enumerate(("good", "late")):
+        write_plain(tmp_path / "photos" / name, 2, seed=seed)
+    store = tmp_path / "s.zarr"
+    patchcli.train(tmp_path / "photos", store, layout="plain", size=WORKING, steps=0, encoder="flat", D=4, observer=Told())
+    patchcli.embed(store)
+    for verb in (patchcli.evaluate, patchcli.score):
+        with pytest.raises(InputError, match="no test images there"):
+            verb(store, observer=Told())
