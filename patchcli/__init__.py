@@ -1,6 +1,6 @@
 """Find defects in images when only good images are at hand: Patch SVDD (Yi & Yoon, ACCV 2020).
 
-The verbs of the command line are functions here: extract, train, embed, score, evaluate, import_weights, info,
+The verbs of the command line are functions here: data, extract, train, embed, score, evaluate, import_weights, info,
 demo; and bank_list, bank_remove, bank_add and audit for what a bank holds.
 """
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from patchcli.pipeline.bank import audit, bank_add, bank_list, bank_remove
+    from patchcli.pipeline.data import data
     from patchcli.pipeline.demo import demo
     from patchcli.pipeline.embed import embed
     from patchcli.pipeline.evaluate import evaluate
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from patchcli.pipeline.train import train
 
 __all__ = [
-    "audit", "bank_add", "bank_list", "bank_remove", "demo", "embed", "evaluate", "extract", "import_weights", "info",
-    "score", "train",
+    "audit", "bank_add", "bank_list", "bank_remove", "data", "demo", "embed", "evaluate", "extract", "import_weights",
+    "info", "score", "train",
 ]  # fmt: skip
 _OF_BANK = ("audit", "bank_add", "bank_list", "bank_remove")
 

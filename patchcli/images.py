@@ -96,14 +96,20 @@ def standardise(pixels: NDArray[np.uint8], mean: NDArray[np.float32]) -> NDArray
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
-def read_mask(path: Path) -> NDArray[np.bool_]:
-    """Defect mask (H, W): grey above 128 of 255, or above 0 where no pixel is so bright (masks written as 0 and 1)."""
+def read_mask(path: Path, nonzero: bool = False) -> NDArray[np.bool_]:
+    """Defect mask (H, W): grey above 128 of 255, or above 0 where no pixel is so bright (masks written as 0 and 1).
+
+    With `nonzero`, masks of label values: all but 0 is defect. Raises InputError where it cannot be decoded.
+    """
     try:
         with Image.open(path) as image:
             deep = image.mode.startswith("I")
-            values: NDArray[Any] = np.asarray(image) if deep else np.asarray(_to_rgb(image)).max(axis=2)
+            as_stored = deep or (nonzero and len(image.getbands()) == 1)  # label values, not the palette's colours
+            values: NDArray[Any] = np.asarray(image) if as_stored else np.asarray(_to_rgb(image)).max(axis=2)
     except Exception as error:
         raise InputError(f"{path}: mask cannot be decoded ({error})") from None
+    if nonzero:
+        return values > 0
     half = 128 << 8 if deep else 128
     return values > (half if values.max() > half else 0)
 

@@ -223,6 +223,23 @@ def test_a_16_bit_mask(tmp_path: Path, high: int) -> None:
     np.testing.assert_array_equal(images.read_mask(written(tmp_path / "m.png", defect * np.uint16(high))), defect)
 
 
+@pytest.mark.parametrize("mode", ["L", "P", "I;16", "RGB"])
+def test_a_mask_of_label_values(tmp_path: Path, mode: str) -> None:
+    """All but 0 is defect, also beside a label above 128; of a palette it is the index that counts."""
+    labels = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    if mode == "RGB":
+        image = Image.fromarray(np.stack([labels * 0, labels, labels * 0], axis=-1))
+    elif mode == "I;16":
+        image = Image.fromarray(labels.astype(np.uint16))
+    else:
+        image = Image.fromarray(labels)
+    if mode == "P":
+        image.putpalette([0, 0, 0] * 256)
+    assert image.mode == mode
+    image.save(tmp_path / "m.png")
+    np.testing.assert_array_equal(images.read_mask(tmp_path / "m.png", nonzero=True), labels > 0)
+
+
 def test_an_unreadable_mask_is_named(tmp_path: Path) -> None:
     (tmp_path / "m.png").write_text("not an image")
     with pytest.raises(InputError, match=r"m\.png: mask cannot be decoded"):

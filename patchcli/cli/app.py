@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from patchcli.cli.bank import bank
+from patchcli.cli.data import data
 from patchcli.cli.demo import demo
 from patchcli.cli.embed import embed
 from patchcli.cli.eval import evaluate
@@ -38,6 +39,7 @@ def root(
     """
 
 
+app.command()(data)
 app.command()(extract)
 app.command()(train)
 app.command()(embed)

@@ -11,6 +11,14 @@ Store = Annotated[
     Path, typer.Option("--store", envvar="PATCHCLI_STORE", help="The store: one Zarr group with everything learned.")
 ]
 STORE = Path("patchcli.zarr")
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        "--layout",
+        help="How DATA is laid out: manifest, mvtec2, loco, mvtec, btad, visa, ksdd2, ksdd, folders or plain. "
+        "[default: the first that fits]",
+    ),
+]
 Size = Annotated[
     str | None,
     typer.Option("--size", metavar="N|HxW", help="Working size of the images in pixels, height x width. [default: 256]"),

@@ -13,7 +13,8 @@ from patchcli.errors import InputError
 from patchcli.images import resize_map
 from patchcli.layouts import Sample
 from patchcli.observer import Observer
-from patchcli.pipeline.score import BATCH, make_scorer, read_mask, scored
+from patchcli.pipeline.data import read_mask
+from patchcli.pipeline.score import BATCH, make_scorer, scored
 from patchcli.scoring import Scored
 from patchcli.store import Store, stores_in
 
@@ -76,7 +77,7 @@ def _mean(values: list[float | None]) -> float | None:
 
 
 def _evaluate_one(store: Store, device: str, search: str, memory: int | None, observer: Observer) -> list[Row]:
-    dataset = layouts.read(Path(store.dataset["root"]))
+    dataset = layouts.read(Path(store.dataset["root"]), store.dataset["layout"])
     for line in dataset.problems:
         observer.problem(line)
     samples = dataset.split("test")
@@ -101,7 +102,7 @@ def rows_of(store: Store, category: str, results: list[tuple[Sample, Scored]], o
     if len(set(labels)) < 2:
         notes.append(f"image AUROC needs good and defective images, found {'defective' if labels[0] else 'good'} ones only")
     if masks and without == len(masks):
-        unusable = any(sample.mask for sample, _ in results)
+        unusable = any(sample.masks for sample, _ in results)
         notes.append(f"pixel AUROC needs masks, found none {'usable ' * unusable}in ground_truth/")
     elif not masks:
         notes.append("pixel AUROC needs defective images with masks")

@@ -18,6 +18,7 @@ from patchcli.errors import InputError
 from patchcli.layouts import Sample
 from patchcli.neighbours import paged
 from patchcli.observer import Observer
+from patchcli.pipeline.data import read_mask
 from patchcli.scoring import Embedded, Scored, Scorer
 from patchcli.store import Store
 
@@ -74,13 +75,14 @@ def score(
     if folder is not None and folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: expected a folder, found a file")
     opened = Store.open(store)
-    known = _test_samples(opened)
+    known = _samples(opened)
+    tests = [sample for sample in known.values() if sample.split == "test"]
     if paths is None:
-        if not known:
+        if not tests:
             root = opened.dataset["root"]
             raise InputError(f"{root}: no test images there; name images or folders to score, or - for a list on stdin")
-        samples: Iterator[Sample] = iter(known.values())
-        total: int | None = len(known)
+        samples: Iterator[Sample] = iter(tests)
+        total: int | None = len(tests)
     else:
         samples, total = _named(paths, known, observer), None
     if folder is not None and _among_images(folder.resolve(), opened):
@@ -186,25 +188,24 @@ def write_map(path: Path, values: NDArray[np.float32], provenance: dict[str, str
     beside.replace(path)
 
 
-def _test_samples(store: Store) -> dict[Path, Sample]:
-    """The data set's test images by path; empty where the data set is gone or has none."""
+def _samples(store: Store) -> dict[Path, Sample]:
+    """The data set's images by path, but for those learned from; empty where the data set is gone."""
     try:
-        dataset = layouts.read(Path(store.dataset["root"]))
+        dataset = layouts.read(Path(store.dataset["root"]), store.dataset["layout"])
     except InputError:
         return {}
-    return {sample.path: sample for sample in dataset.split("test")}
+    return {sample.path.resolve(): sample for sample in dataset.samples if sample.split != "train"}
 
 
 def _among_images(folder: Path, store: Store) -> bool:
     """Whether maps below `folder` would be taken for images of the data set."""
     root = Path(store.dataset["root"])
-    if store.dataset["layout"] == "plain":
-        return folder.is_relative_to(root)
-    return folder == root or any(folder.is_relative_to(root / name) for name in layouts.MVTEC_FOLDERS)
+    taken = layouts.LAYOUTS[store.dataset["layout"]].folders
+    return folder == root or any(folder.is_relative_to(root / name) for name in taken)
 
 
 def _named(paths: Iterable[Path | str], known: dict[Path, Sample], observer: Observer) -> Iterator[Sample]:
-    """Samples of files and folders; test images of the data set keep their id and mask."""
+    """Samples of files and folders; images of the data set keep their id and masks."""
     for given in map(Path, paths):
         if given.is_dir():
             found = list(images.find(given))
@@ -262,24 +263,3 @@ def _draw(drawn: list[tuple[Sample, Path, Path, float]], observer: Observer) -> 
         mask = read_mask(sample, values.shape, observer)
         images.write_png(picture, report.overlay(pixels, values, mask, scale))
         observer.progress("overlay", done, len(drawn))
-
-
-def read_mask(sample: Sample, shape: tuple[int, ...], observer: Observer) -> NDArray[np.bool_] | None:
-    """The sample's mask, checked against the image's (height, width); None, reported, where it cannot be used."""
-    if sample.mask is None:
-        return None
-    try:
-        mask = images.read_mask(sample.mask)
-    except InputError as error:
-        observer.problem(str(error))
-        return None
-    if mask.shape != shape:
-        found = f"{mask.shape[1]}x{mask.shape[0]}, its image has {shape[1]}x{shape[0]}"
-        observer.problem(f"{sample.mask}: expected a mask of the image's size, found {found}")
-        return None
-    if not mask.any() and sample.defective:
-        observer.problem(f"{sample.mask}: mask of a defective image is empty; its pixels are left out")
-        return None
-    return mask
-
-

@@ -19,6 +19,7 @@ def train(
     data: Path | str | None = None,
     store: Path | str = "patchcli.zarr",
     *,
+    layout: str | None = None,
     size: tuple[int, int] | None = None,
     steps: int | None = None,
     epochs: float | None = None,
@@ -41,11 +42,13 @@ def train(
             raise InputError(f"--{name}: expected 0 or more, found {value}")
     if steps is not None and epochs is not None:
         raise InputError("--steps and --epochs: give one of the two")
+    if layout is not None and data is None:
+        raise InputError("--layout: expected DATA too")
     runtime.set_threads(threads)
     target = runtime.device(device)
     fresh_recipe = None if resume else training.Recipe(**(_PATCH if recipe.get("sampler") == "patch" else {}) | recipe)
     if data is not None:
-        extracted = extract(data, store, size, overwrite, observer)
+        extracted = extract(data, store, size, overwrite, observer, layout)
         if extracted.images < 10:
             observer.note(f"{extracted.images} training images are few; expect many false alarms")
     opened = Store.open(store, "r+")
