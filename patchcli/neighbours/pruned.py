@@ -48,7 +48,9 @@ class Axes:
         from sklearn.decomposition import PCA
 
         count = min(COORDS - 1, sample.shape[1], len(sample))
-        found = PCA(count, svd_solver="full" if len(sample) < 1000 else "covariance_eigh").fit(sample.astype(np.float64))
+        with np.errstate(invalid="ignore"):  # of a bank of equal vectors, shares of no variance
+            solver = "full" if len(sample) < 1000 else "covariance_eigh"
+            found = PCA(count, svd_solver=solver).fit(sample.astype(np.float64))
         axes = np.zeros((sample.shape[1], COORDS - 1))
         axes[:, :count] = np.nan_to_num(found.components_.T)
         return cls(found.mean_, axes)
