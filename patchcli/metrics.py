@@ -9,7 +9,7 @@ the masks, averaged over the regions, against the false positive rate over the n
 up to a limit, linearly between thresholds, and divided by the limit.
 
 Intervals are 95 % percentile intervals of a bootstrap over images: RESAMPLES resamples, in each as many defective and
-as many other images as there are, drawn with replacement.
+as many other images as there are, drawn with replacement, the seed fixed.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -21,7 +21,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-RESAMPLES = 1000
+RESAMPLES, SEED = 1000, 0
 AUPRO_LIMITS = (0.3, 0.05)
 LOW_BITS = 20  # a block of values is all that share the higher bits
 LEVELS, BLOCKS = 1 << LOW_BITS, 1 << (32 - LOW_BITS)
@@ -63,12 +63,12 @@ def f1_max(labels: Sequence[bool], scores: Sequence[float]) -> float | None:
     return float(np.max(2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)))
 
 
-def auroc_interval(labels: Sequence[bool], scores: Sequence[float], seed: int = 0) -> Interval | None:
+def auroc_interval(labels: Sequence[bool], scores: Sequence[float]) -> Interval | None:
     """Bootstrap interval of the AUROC; None where one of the two classes is missing."""
     if len(set(labels)) < 2:
         return None
     positives = sum(labels)
-    draws = _draws(positives, len(labels) - positives, seed)
+    draws = _draws(positives, len(labels) - positives)
     area, below = np.zeros(RESAMPLES), np.zeros(RESAMPLES)
     for _, group in groupby(sorted(zip(scores, labels, strict=True)), key=itemgetter(0)):
         tied = {True: np.zeros(RESAMPLES), False: np.zeros(RESAMPLES)}
@@ -79,10 +79,10 @@ def auroc_interval(labels: Sequence[bool], scores: Sequence[float], seed: int = 
     return _percentiles(area / (positives * (len(labels) - positives)))
 
 
-def _draws(positives: int, negatives: int, seed: int) -> dict[bool, Iterator[Counts]]:
+def _draws(positives: int, negatives: int) -> dict[bool, Iterator[Counts]]:
     """How often each image is drawn in each resample, (RESAMPLES,), for the defective and for the other images."""
     sizes = {True: positives, False: negatives}
-    return {label: _multiplicities(n, np.random.default_rng((seed, label))) for label, n in sizes.items()}
+    return {label: _multiplicities(n, np.random.default_rng((SEED, label))) for label, n in sizes.items()}
 
 
 def _multiplicities(n: int, rng: np.random.Generator) -> Iterator[Counts]:
@@ -147,7 +147,7 @@ class Pixels:
         for part in (index.astype(np.uint32), normal, defective, areas):
             self._file.write(part.tobytes())
 
-    def figures(self, kinds: Collection[str] | None = None, seed: int = 0) -> PixelFigures:
+    def figures(self, kinds: Collection[str] | None = None) -> PixelFigures:
         """The figures over the images of some kinds, or of all."""
         runs = [run for run in self._runs if kinds is None or run.kind in kinds]
         N, P, R = (sum(getattr(run, name) for run in runs) for name in ("normal", "defective", "regions"))
@@ -171,7 +171,7 @@ class Pixels:
             edges.append(keys[np.unique(reached) - 1])
         rest, top = np.array([fp[-1] / N, 1]), np.ones(2)
         auroc += _area(rest, top, 1)
-        interval = _percentiles(self._resampled(runs, np.concatenate(edges)[::-1], seed))
+        interval = _percentiles(self._resampled(runs, np.concatenate(edges)[::-1]))
         limited = tuple(area + _area(rest, top, limit) / limit for area, limit in zip(aupro, AUPRO_LIMITS, strict=True))
         return PixelFigures(auroc, interval, ap, f1, limited)
 
@@ -225,14 +225,14 @@ class Pixels:
         self._file.seek(offset)
         return np.frombuffer(self._file.read(4 * count), np.uint32)
 
-    def _resampled(self, runs: Sequence[_Run], edges: NDArray[np.uint32], seed: int) -> NDArray[np.float64]:
+    def _resampled(self, runs: Sequence[_Run], edges: NDArray[np.uint32]) -> NDArray[np.float64]:
         """AUROC of each resample that has normal pixels (all, as a rule), from histograms of each image.
 
         Each edge, a quantile of the defective pixels, is a bin of its own, and so is what lies between two edges: ties are
         exact, and no more than 1/EDGES of the defective pixels share a bin without being tied.
         """
         positives = sum(run.defective > 0 for run in runs)
-        draws = _draws(positives, len(runs) - positives, seed)
+        draws = _draws(positives, len(runs) - positives)
         totals = np.zeros((2, RESAMPLES, 2 * len(edges) + 1))
         stream = iter(runs)
         while group := list(islice(stream, 64)):

@@ -58,7 +58,7 @@ def test_image_figures_of_one_class_are_none(labels: list[bool]) -> None:
 
 def draws(positives: int, negatives: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """How often the positive and the negative images are drawn, each (RESAMPLES, images)."""
-    both = metrics._draws(positives, negatives, 0)
+    both = metrics._draws(positives, negatives)
     return np.array(list(both[True])).T, np.array(list(both[False])).T
 
 

@@ -11,7 +11,7 @@ from patchcli.cli.terminal import Terminal
 # What fits on 100 characters; JSON Lines and CSV have every figure.
 COLUMNS = {
     "category": "class", "map": "map", "kind": "kind", "image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC",
-    "aupro_30": "AUPRO 0.3", "aupro_05": "0.05", "images": "images", "note": "note",
+    "aupro_30": "AUPRO 0.3", "aupro_05": "AUPRO 0.05", "images": "images", "note": "note",
 }  # fmt: skip
 
 

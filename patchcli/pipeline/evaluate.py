@@ -160,7 +160,7 @@ def _average(rows: list[Row]) -> Row:
 
 
 def _evaluate_one(store: Store, maps: Path | None, device: str, search: str, observer: Observer) -> list[Row]:
-    """The rows of one class, maps read or made one image at a time, their pixels kept in temporary files."""
+    """The rows of one class, maps read or made one image at a time, their pixels kept in temporary files (TMPDIR)."""
     dataset = layouts.read(Path(store.dataset["root"]))
     for line in dataset.problems:
         observer.problem(line)
