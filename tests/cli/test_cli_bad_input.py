@@ -369,6 +369,7 @@ def _full(*_: object, **__: object) -> None:
     [
         (["extract", "DATA", "--store", "s.zarr", "--size", "128"], "patchcli.store.Store.write_images"),
         (["score", "--store", "STORE", "--out", "maps"], "tifffile.imwrite"),
+        (["eval", "--store", "STORE", "--metrics", "m.json"], "patchcli.metrics.Pixels.add"),
         (["train", "--store", "STORE", "--overwrite", "--steps", "0"], "patchcli.store.Store.write_encoder"),
         (["embed", "--store", "STORE", "--overwrite"], "patchcli.store.Bank.write_block"),
     ],
