@@ -294,3 +294,67 @@ def test_a_written_png_is_read_back_and_nothing_else_is_left(tmp_path: Path) -> 
     images.write_png(tmp_path / "a.png", pixels)
     np.testing.assert_array_equal(images.decode(tmp_path / "a.png"), pixels)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+# ---- size ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6, 8])
+def test_size_is_that_of_the_decoded_image(tmp_path: Path, grey: np.ndarray, orientation: int | None) -> None:
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    Image.fromarray(grey).save(tmp_path / "a.jpg", exif=exif)
+    assert images.size(tmp_path / "a.jpg") == images.decode(tmp_path / "a.jpg").shape[:2]
+
+
+def test_size_of_what_is_no_image(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("no image")
+    with pytest.raises(InputError, match=r"a\.png: cannot be decoded"):
+        images.size(tmp_path / "a.png")
+
+
+# ---- maps ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, dtype) for name in ("a.tiff", "a.tif", "a.npy") for dtype in ("uint8", "uint16", "float32", "float64")]
+    + [("a.png", "uint8"), ("a.png", "uint16")],
+)
+def test_maps_are_read_as_they_were_written(tmp_path: Path, grey: np.ndarray, name: str, dtype: str) -> None:
+    values = grey.astype(dtype) * 3
+    for shape in ((H, W), (1, H, W), (H, W, 1)):
+        if name.endswith(".npy"):
+            np.save(tmp_path / name, values.reshape(shape))
+        elif name.endswith(".png"):
+            Image.fromarray(values).save(tmp_path / name)
+        else:
+            tifffile.imwrite(tmp_path / name, values.reshape(shape), photometric="minisblack")
+        read = images.read_map(tmp_path / name)
+        assert read.dtype == np.float32
+        np.testing.assert_array_equal(read, values)
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (np.zeros((H, W, 3)), "one number a pixel, found 40×50×3 of float64"),
+        (np.zeros((0, W)), "one number a pixel, found 0×50"),
+        (np.zeros((H, W), complex), "one number a pixel, found 40×50 of complex128"),
+        (np.full((H, W), np.nan), "finite numbers"),
+        (np.full((H, W), 1e300), "finite numbers"),
+        (np.array([[None]]), "cannot be read"),
+    ],
+)
+def test_what_is_no_map(tmp_path: Path, values: np.ndarray, found: str) -> None:
+    np.save(tmp_path / "a.npy", values)
+    with pytest.raises(InputError, match=found):
+        images.read_map(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "RGBA", "LA"])
+def test_a_picture_of_a_map_is_no_map(tmp_path: Path, grey: np.ndarray, mode: str) -> None:
+    Image.fromarray(grey).convert(mode).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="one number a pixel"):
+        images.read_map(tmp_path / "a.png")

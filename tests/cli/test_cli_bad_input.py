@@ -340,7 +340,7 @@ def test_masks_that_cannot_be_used(world: World) -> None:
         "patchcli: done, but 3 problems reported above",
     ]
     rows = records(result)
-    assert [row["map"] for row in rows] == ["K=64", "K=32", "product"]
+    assert [row["map"] for row in rows] == ["K=64", "K=32", "product", "product"]
     for row in rows:
         assert (row["images"], row["image_auroc"]) == (5, 1)
         assert row["pixel_auroc"] is not None
@@ -354,7 +354,7 @@ def test_a_truncated_test_image(world: World) -> None:
     first, last = result.stderr.splitlines()
     assert first.startswith(f"patchcli: left out: {cut}: cannot be decoded")
     assert last == "patchcli: done, but 1 problem reported above"
-    assert [row["images"] for row in records(result)] == [4, 4, 4]
+    assert [row["images"] for row in records(result)] == [4, 4, 4, 4]
 
 
 # ---- the disk -------------------------------------------------------------------------------------------------------
@@ -369,6 +369,7 @@ def _full(*_: object, **__: object) -> None:
     [
         (["extract", "DATA", "--store", "s.zarr", "--size", "128"], "patchcli.store.Store.write_images"),
         (["score", "--store", "STORE", "--out", "maps"], "tifffile.imwrite"),
+        (["eval", "--store", "STORE", "--metrics", "m.json"], "patchcli.metrics.Pixels.add"),
         (["train", "--store", "STORE", "--overwrite", "--steps", "0"], "patchcli.store.Store.write_encoder"),
         (["embed", "--store", "STORE", "--overwrite"], "patchcli.store.Bank.write_block"),
     ],
