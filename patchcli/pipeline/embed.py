@@ -80,7 +80,7 @@ def embed(
     mean = opened.mean
     grids = embedding.grids(encoder, *mean.shape[:2])
     made = (opened.attributes_of("bank") or {}).get("thinning")
-    if made is not None and wanted == Thinning():
+    if made is not None and wanted == Thinning() and not overwrite:
         wanted = Thinning(**made)  # nothing is asked for: as before
     overwrite = overwrite or (made is not None and Thinning(**made) not in (Thinning(), wanted))
     D: int = opened.encoder_attributes["D"]

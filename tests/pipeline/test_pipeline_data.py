@@ -13,6 +13,7 @@ import patchcli
 from patchcli.errors import InputError
 from patchcli.layouts import Sample
 from patchcli.pipeline.data import Kind, read_mask
+from patchcli.pipeline.evaluate import totals
 from patchcli.store import Store
 
 
@@ -135,7 +136,7 @@ def test_evaluate_and_score_read_the_same_layout_again(tmp_path: Path, write: Ca
     assert len(tested) == 5
     assert all((root / name).is_file() for name in tested)
     assert not tested & set(Store.open(store).image_ids)
-    (row,) = patchcli.evaluate(store, observer=told)
+    (row,) = totals(patchcli.evaluate(store, observer=told))
     assert (row.images, row.defective, row.note) == (5, 3, "")
     assert row.image_auroc == 1
     assert row.pixel_auroc is not None and row.pixel_auroc > 0.9
