@@ -44,6 +44,11 @@ def memory(limit: int | None = None) -> int:
     return int(psutil.virtual_memory().available) // 2
 
 
+def megabytes(size: int) -> str:
+    """A number of bytes for people."""
+    return f"{size / 1e6:,.1f} MB" if size < 1e8 else f"{size / 1e6:,.0f} MB"
+
+
 @contextlib.contextmanager
 def stopping() -> Iterator[Callable[[], bool]]:
     """Within, SIGINT and SIGTERM only make the yielded function true; a second one interrupts at once."""

@@ -97,8 +97,8 @@ def embed(
     if 0 < len(pending) < len(bank.done):
         observer.note(f"going on: {len(bank.done) - len(pending)} of {len(bank.done)} blocks are done")
     vectors = bank.images * sum(grid.patches for grid in grids.values())
-    need = f"{2 * vectors * D * 4 / 1e6:,.0f} MB on disk meanwhile, {page_bytes(vectors, D) / 1e6:,.0f} MB in memory to score"
-    observer.note(f"{vectors:,} vectors will need {need}")
+    disk, search = runtime.megabytes(2 * vectors * D * 4), runtime.megabytes(page_bytes(vectors, D))
+    observer.note(f"{vectors:,} vectors will need {disk} of disk in the meantime, and {search} of memory to be searched")
     embedded = 0
     for count, block in enumerate(pending, 1):
         start, stop = bank.bounds(block)

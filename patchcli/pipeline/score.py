@@ -135,7 +135,7 @@ def make_scorer(store: Store, device: torch.device, search: str, memory: int | N
     bank, budget = store.bank(), runtime.memory(memory)
     needed = sum(paged.memory(bank, scale) for scale in bank.scales)
     if needed > budget:
-        found = f"the bank needs {needed / 1e6:,.0f} MB of memory, {budget / 1e6:,.0f} MB may be used"
+        found = f"the bank needs {runtime.megabytes(needed)} of memory, {runtime.megabytes(budget)} may be used"
         observer.note(f"{found}; parts of it are read anew for every {BATCH} images, with the same maps")
     return Scorer(store, device, method, budget)
 

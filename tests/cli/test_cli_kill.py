@@ -116,7 +116,7 @@ def test_embed_on_a_full_disk(
         patched.setattr(store_module, "BANK_CHUNK_BYTES", 1)
         patched.setattr(Bank, "write_block", full)
         says = ("No space left on device (bank/small/features/c/1)", "run the same command again")
-        assert len(refused("embed", *options, says=says).splitlines()) == 1
+        assert len(refused("embed", "--quiet", *options, says=says).splitlines()) == 1
     assert "(9 embedded now)" in done("embed", *options).stderr
     assert _bank(bankless) == uninterrupted
 
