@@ -158,12 +158,12 @@ class Index:
 class Pages:
     """A bank to search: its index, and its pages, of which those that fit into `budget` bytes stay in memory.
 
-    Where not all do (`total` bytes), room is left for one at work and one that is being read.
+    Where not all do (`total` bytes), room is left for one at work and for reading another, which takes thrice its size.
     """
 
     def __init__(self, index: Index, load: Callable[[int], Page], budget: int, total: int = 0) -> None:
         self.index, self._load = index, load
-        self._left = budget - (2 * page_bytes(PAGE, len(index.axes.centre)) if total > budget else 0)
+        self._left = budget - (4 * page_bytes(PAGE, len(index.axes.centre)) if total > budget else 0)
         self._held: dict[int, Page] = {}
 
     def __len__(self) -> int:

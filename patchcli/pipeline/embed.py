@@ -129,6 +129,7 @@ def pages_stream(bank: Bank, scale: str) -> Stream:
 def index(bank: Bank, streams: dict[str, Stream], wanted: Thinning, budget: int, observer: Observer) -> None:
     """Lay out a bank's vectors as pages, thinned as is wanted, and mark it complete."""
     radius = {}
+    budget //= 2  # what is sorted into pages, and what is read of them, or of another bank, meanwhile
     for scale, stream in streams.items():
         total = bank.images * bank.patches(scale)
         rounded, rounding = _rounded(stream) if wanted.half else (stream, lambda: 0.0)

@@ -92,5 +92,5 @@ def test_embed_refuses(kept: World, arguments: tuple[str, ...], says: str) -> No
 
 def test_memory_is_said_beforehand(made: World, tmp_path: Path) -> None:
     stderr = done("score", "--store", made.store, "--memory", "500K").stderr
-    assert "the bank needs 1.2 MB of memory, 0.5 MB may be used; parts of it are read anew" in stderr
+    assert "the bank needs 1.1 MB of memory, 0.5 MB may be used; parts of it are read anew" in stderr
     assert done("score", "--store", made.store).stderr == ""
