@@ -161,7 +161,9 @@ def _average(rows: list[Row]) -> Row:
     )
 
 
-def _evaluate_one(store: Store, maps: Path | None, device: str, search: str, memory: int | None, observer: Observer) -> list[Row]:
+def _evaluate_one(
+    store: Store, maps: Path | None, device: str, search: str, memory: int | None, observer: Observer
+) -> list[Row]:
     """The rows of one class, maps read or made one image at a time, their pixels kept in temporary files (TMPDIR)."""
     dataset = layouts.read(Path(store.dataset["root"]), store.dataset["layout"])
     for line in dataset.problems:
