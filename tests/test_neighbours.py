@@ -1,6 +1,8 @@
 """Every search against float64 distances to every vector."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -275,6 +277,17 @@ def test_few_vectors_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ((boxes <= reach[:, None]) @ sizes).mean() < 0.1 * len(bank)
 
 
+def test_without_a_folder_for_compiled_code_it_compiles_each_time() -> None:
+    code = (
+        "from numba.core import caching\n"
+        "caching.CacheImpl._locator_classes = []\n"
+        "from patchcli.neighbours import kernels\n"
+        "print(kernels._reach(4.0, 1.0))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) == pytest.approx(9, rel=1e-5)
+
+
 # ---- cover ----------------------------------------------------------------------------------------------------------
 
 
@@ -365,16 +378,19 @@ CUDA = torch.device("cuda")
 
 
 def test_choose_by_device() -> None:
-    assert neighbours.choose("brute", CPU) == ("brute", "")
-    assert neighbours.choose("auto", CPU) == ("pruned", "")
-    assert neighbours.choose("pruned", CUDA) == ("pruned", "")
+    assert neighbours.choose("brute", CPU, D) == ("brute", "")
+    assert neighbours.choose("auto", CPU, D) == ("pruned", "")
+    assert neighbours.choose("pruned", CUDA, D) == ("pruned", "")
 
 
 def test_choose_takes_keops_where_it_can_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "find_spec", lambda name: object())
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/g++" if name == "g++" else None)
-    assert neighbours.choose("keops", CPU) == ("keops", "")
-    assert neighbours.choose("auto", CUDA) == ("keops", "")
+    monkeypatch.setattr(neighbours.keops, "search", lambda queries, blocks: None)
+    monkeypatch.setattr(torch, "zeros", lambda *size, device: torch.ones(size))
+    monkeypatch.setattr(torch, "arange", lambda end, device: torch.ones(end))
+    assert neighbours.choose("keops", CPU, D) == ("keops", "")
+    assert neighbours.choose("auto", CUDA, D) == ("keops", "")
 
 
 @pytest.mark.parametrize(("name", "device"), [("keops", CPU), ("auto", CUDA)])
@@ -383,7 +399,7 @@ def test_without_a_compiler_keops_becomes_pruned_and_says_so(
 ) -> None:
     monkeypatch.setattr(neighbours, "find_spec", lambda name: object())
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    method, why = neighbours.choose(name, device)
+    method, why = neighbours.choose(name, device, D)
     assert method == "pruned"
     assert "needs a C++ compiler and found none" in why
 
@@ -393,11 +409,21 @@ def test_without_keops_it_is_pruned_and_says_so(
     monkeypatch: pytest.MonkeyPatch, name: str, device: torch.device
 ) -> None:
     monkeypatch.setattr(neighbours, "find_spec", lambda name: None)
-    method, why = neighbours.choose(name, device)
+    method, why = neighbours.choose(name, device, D)
     assert method == "pruned"
     assert "KeOps is not installed" in why
 
 
+def test_where_keops_fails_it_is_pruned_and_says_so(compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("nvrtc: not found\nand a long trace")
+
+    monkeypatch.setattr(neighbours.keops, "search", broken)
+    method, why = neighbours.choose("keops", CPU, D)
+    assert method == "pruned"
+    assert why == "KeOps does not work here (nvrtc: not found); searching with pruned, which is exact too"
+
+
 def test_an_unknown_search_is_refused() -> None:
     with pytest.raises(InputError, match="--search: expected auto, pruned, brute or keops, found 'hnsw'"):
-        neighbours.choose("hnsw", CPU)
+        neighbours.choose("hnsw", CPU, D)

@@ -28,6 +28,8 @@ def searcher(name: str, pages: Pages, device: torch.device, budget: int) -> Sear
     if name == "pruned":
         return lambda queries, skip: pruned.search(queries, pages, skip)
     held: list[tuple[Tensor, Tensor]] = []
+    if device.type == "cuda":
+        budget = min(budget, torch.cuda.mem_get_info(device)[0] // 2)
 
     def blocks(skip: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
         for ids, vectors in held or _blocks(pages, device, budget, held):
@@ -63,14 +65,23 @@ def _blocks(
         held.extend(streamed)
 
 
-def choose(name: str, device: torch.device) -> tuple[str, str]:
-    """(method, why it is not the one asked for or ""): auto is keops on a GPU and pruned on a CPU."""
+def choose(name: str, device: torch.device, D: int) -> tuple[str, str]:
+    """(method, why it is not the one asked for or ""): auto is keops on a GPU and pruned on a CPU.
+
+    KeOps is tried on a few vectors of length D, which also compiles what is needed, once for all runs.
+    """
     if name not in ("auto", *METHODS):
         raise InputError(f"--search: expected auto, {', '.join(METHODS[:-1])} or {METHODS[-1]}, found {name!r}")
     if name != "keops" and not (name == "auto" and device.type == "cuda"):
         return ("pruned" if name == "auto" else name), ""
+    instead = "searching with pruned, which is exact too"
     if find_spec("pykeops") is None:
-        return "pruned", "KeOps is not installed (pip install pykeops); searching with pruned, which is exact too"
+        return "pruned", f"KeOps is not installed (pip install pykeops); {instead}"
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
-        return "pruned", "KeOps needs a C++ compiler and found none (install g++); searching with pruned, which is exact too"
+        return "pruned", f"KeOps needs a C++ compiler and found none (install g++); {instead}"
+    try:
+        few = torch.zeros(keops.CANDIDATES + 1, D, device=device)
+        keops.search(few, [(torch.arange(len(few), device=device), few)])
+    except Exception as error:  # whatever a compiler, a driver or a toolkit that does not fit says
+        return "pruned", f"KeOps does not work here ({(str(error) or repr(error)).splitlines()[0]}); {instead}"
     return "keops", ""

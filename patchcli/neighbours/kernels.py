@@ -15,8 +15,19 @@ INNER, LEAF, SAME = 0, 1, 2
 RELATIVE = 1 + 2.0**-18  # 16 float32 squares and their sum are off by less
 TINY = 1e-37  # squares below are no normal float32 numbers
 _SUMS = {"contract", "nsz", "reassoc"}  # lets sums be vectorised; infinities keep their meaning
-_loop: Any = njit(nogil=True, cache=True)
-_sum: Any = njit(nogil=True, cache=True, fastmath=_SUMS)
+
+
+def _compiled(**options: Any) -> Any:
+    def compiled(function: Any) -> Any:
+        try:
+            return njit(nogil=True, cache=True, **options)(function)
+        except RuntimeError:  # no folder can be written where compiled code would be kept: every run compiles anew
+            return njit(nogil=True, **options)(function)
+
+    return compiled
+
+
+_loop, _sum = _compiled(), _compiled(fastmath=_SUMS)
 
 
 @_sum

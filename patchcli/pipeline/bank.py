@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchcli import embedding, images, neighbours, runtime, training
+from patchcli import embedding, images, runtime, training
 from patchcli.errors import InputError, StoreError
 from patchcli.neighbours.pruned import Stream
 from patchcli.observer import Observer
 from patchcli.pipeline.embed import Embedded, Thinning, embed, index, pages_stream
-from patchcli.scoring import Scorer
+from patchcli.pipeline.score import make_scorer
 from patchcli.store import Bank, Store
 
 LIST_SCHEMA, AUDIT_SCHEMA = "patchcli.bank/1", "patchcli.audit/1"
@@ -201,10 +201,7 @@ def audit(
     thinning = Thinning(**opened.bank().attributes["thinning"])
     if thinning.tolerance is not None or thinning.keep is not None:
         raise StoreError(f"{store}: an audit needs the whole bank, this one is thinned; run: patchcli embed --overwrite")
-    method, why = neighbours.choose(search, target)
-    if why:
-        observer.note(why)
-    scorer = Scorer(opened, target, method, runtime.memory(memory))
+    scorer = make_scorer(opened, target, search, memory, observer)
     found = []
     for number, (name, size) in enumerate(zip(scorer.ids, scorer.sizes, strict=True)):
         embedded = scorer.embed_stored(opened.read_images(number, number + 1), [(int(size[0]), int(size[1]))])

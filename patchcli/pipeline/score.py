@@ -128,16 +128,19 @@ def _finished(record: Record, written: "Future[None] | None") -> Record:
 
 
 def make_scorer(store: Store, device: torch.device, search: str, memory: int | None, observer: Observer) -> Scorer:
-    """A scorer with the search that is asked for, or the exact way that is there."""
-    method, why = neighbours.choose(search, device)
+    """A scorer with the search that is asked for, or the exact way that is there; says what memory the bank takes."""
+    bank, budget = store.bank(), runtime.memory(memory)
+    method, why = neighbours.choose(search, device, bank.D)
     if why:
         observer.note(why)
-    bank, budget = store.bank(), runtime.memory(memory)
+    scorer = Scorer(store, device, method, budget)
     needed = sum(paged.memory(bank, scale) for scale in bank.scales)
-    if needed > budget:
-        found = f"the bank needs {runtime.megabytes(needed)} of memory, {runtime.megabytes(budget)} may be used"
-        observer.note(f"{found}; parts of it are read anew for every {BATCH} images, with the same maps")
-    return Scorer(store, device, method, budget)
+    if needed <= budget:
+        observer.note(f"the bank takes {runtime.megabytes(needed)} of memory")
+    else:
+        found = f"the bank would take {runtime.megabytes(needed)} of memory, {runtime.megabytes(budget)} may be used"
+        observer.note(f"{found}: parts of it are read anew for every batch, with the same maps")
+    return scorer
 
 
 def scored(

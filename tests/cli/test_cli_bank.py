@@ -2,7 +2,6 @@
 
 import csv
 import io
-from pathlib import Path
 
 import pytest
 from commands import done, records, refused
@@ -90,7 +89,8 @@ def test_embed_refuses(kept: World, arguments: tuple[str, ...], says: str) -> No
     refused("embed", *arguments, "--store", kept.store, says=(says,))
 
 
-def test_memory_is_said_beforehand(made: World, tmp_path: Path) -> None:
-    stderr = done("score", "--store", made.store, "--memory", "500K").stderr
-    assert "the bank needs 1.1 MB of memory, 0.5 MB may be used; parts of it are read anew" in stderr
-    assert done("score", "--store", made.store).stderr == ""
+def test_memory_is_said_beforehand(made: World) -> None:
+    (line,) = done("score", "--store", made.store, "--memory", "500K").stderr.splitlines()
+    assert line.startswith("patchcli: the bank would take 1.1 MB of memory, 0.5 MB may be used: parts of it are read anew")
+    assert done("score", "--store", made.store).stderr == "patchcli: the bank takes 1.1 MB of memory\n"
+    assert done("score", "--store", made.store, "--quiet").stderr == ""

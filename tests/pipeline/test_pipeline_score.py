@@ -104,7 +104,7 @@ def test_search_and_memory_change_nothing(made: World, search: str, memory: int,
     told = Told()
     found = list(patchcli.score(made.store, search=search, memory=memory, observer=told))
     assert found == list(patchcli.score(made.store))
-    assert any("memory" in note for note in told.notes) == (memory == 1)
+    assert any("read anew" in note for note in told.notes) == (memory == 1)
 
 
 def test_input_is_checked_before_the_first_record(made: World, tmp_path: Path) -> None:
