@@ -71,12 +71,16 @@ def stopping() -> Iterator[Callable[[], bool]]:
 
 
 def ahead(items: Iterable[T]) -> Iterator[T]:
-    """The same items, the next one made in another thread while this one is worked on."""
+    """The same items, the next one made in another thread while this one is worked on.
+
+    The thread is no daemon, since compiled code that is cut off when Python ends aborts the process; it ends by itself
+    after the item at hand when the items are no longer wanted, or the main thread is over.
+    """
     line: queue.Queue[tuple[list[T], BaseException | None, bool]] = queue.Queue(1)  # item, error, over
     left = threading.Event()
 
     def put(entry: tuple[list[T], BaseException | None, bool]) -> bool:
-        while not left.is_set():
+        while not left.is_set() and threading.main_thread().is_alive():
             with contextlib.suppress(queue.Full):
                 line.put(entry, timeout=0.1)
                 return True
@@ -92,7 +96,7 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
         else:
             put(([], None, True))
 
-    threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=run).start()
     over = False
     try:
         while not over:

@@ -148,7 +148,7 @@ def scored(
 ) -> Iterator[tuple[Sample, Scored]]:
     """Decode and score samples, `batch` at a time; what cannot be read is reported and left out.
 
-    The next images are decoded and embedded while these are searched for.
+    The next images are decoded and embedded while these are searched for; one at a time, each is answered at once.
     """
 
     def decoded() -> Iterator[tuple[Sample, NDArray[np.uint8] | InputError]]:
@@ -171,7 +171,7 @@ def scored(
         if group:
             yield [sample for sample, _ in group], scorer.embed([pixels for _, pixels in group])
 
-    for group, found in runtime.ahead(embedded()):
+    for group, found in embedded() if batch == 1 else runtime.ahead(embedded()):
         if isinstance(found, InputError):
             observer.problem(str(found))
         else:
