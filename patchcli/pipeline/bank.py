@@ -158,7 +158,8 @@ def _edit(
             features = embedding.embed(encoder, np.stack([pixels for *_, pixels in added[start:stop]]), mean, grids, target)
             new.write_block(block, {scale: values.cpu().numpy() for scale, values in features.items()})
             observer.progress("embed", stop, len(added))
-        index(new, {scale: _edited(bank, new, scale, kept) for scale in grids}, thinning, budget, observer)
+        streams = {scale: _edited(bank, new, scale, kept) for scale in grids}
+        index(new, streams, thinning, budget, observer, bank.attributes["radius"])
         opened.edit_images(decoded())
         opened.update_dataset(manifest=manifest)
     made = opened.bank()

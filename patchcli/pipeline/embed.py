@@ -1,6 +1,6 @@
 """Images and encoder → the memory bank."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -126,8 +126,14 @@ def pages_stream(bank: Bank, scale: str) -> Stream:
     return stream
 
 
-def index(bank: Bank, streams: dict[str, Stream], wanted: Thinning, budget: int, observer: Observer) -> None:
-    """Lay out a bank's vectors as pages, thinned as is wanted, and mark it complete."""
+def index(
+    bank: Bank, streams: dict[str, Stream], wanted: Thinning, budget: int, observer: Observer,
+    rounded_before: Mapping[str, float] | None = None,
+) -> None:  # fmt: skip
+    """Lay out a bank's vectors as pages, thinned as is wanted, and mark it complete.
+
+    `rounded_before` is by how much vectors that come from another float16 bank may be off already.
+    """
     radius = {}
     budget //= 2  # what is sorted into pages, and what is read of them, or of another bank, meanwhile
     for scale, stream in streams.items():
@@ -135,7 +141,7 @@ def index(bank: Bank, streams: dict[str, Stream], wanted: Thinning, budget: int,
         rounded, rounding = _rounded(stream) if wanted.half else (stream, lambda: 0.0)
         options: dict[str, Any] = {"half": wanted.half, "budget": budget}
         paged.write(bank, scale, rounded, total, progress=_progress(observer, "index", total), **options)
-        radius[scale] = rounding()
+        radius[scale] = max(rounding(), (rounded_before or {}).get(scale, 0.0))
         if wanted.tolerance is None and wanted.keep is None:
             continue
         pages = paged.read(bank, scale, budget)

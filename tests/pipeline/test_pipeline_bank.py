@@ -68,6 +68,7 @@ def test_removed_and_added_is_as_made_anew(world: World, tmp_path: Path, thinnin
     rng = np.random.default_rng(3)
     extra = [save(tmp_path / "new" / name, texture(rng, *SIZE)) for name in ("a.png", "b.bmp")]
     files = [world.data / "train" / "good" / f"{n:03}.png" for n in range(10) if n not in (0, 7)]
+    before = Store.open(world.store).bank().attributes["radius"]
     removed = patchcli.bank_remove(world.store, ["train/good/007.png", "train/good/000.png"])
     assert (removed.images, removed.embedded) == (8, 8 if "keep" in thinning else 0)
     added = patchcli.bank_add(world.store, [tmp_path / "new"])
@@ -79,7 +80,10 @@ def test_removed_and_added_is_as_made_anew(world: World, tmp_path: Path, thinnin
     assert held(world.store) == held(fresh)
     for edited, wanted in zip(scores(world.store, world.data), scores(fresh, world.data), strict=True):
         assert (edited.score, edited.nearest_image, edited.nearest_x) == (wanted.score, wanted.nearest_image, wanted.nearest_x)
-        assert edited.distance_error == pytest.approx(wanted.distance_error)
+        if "keep" in thinning:
+            assert edited.distance_error == pytest.approx(wanted.distance_error)
+        else:  # the rounding of an image that is gone still counts
+            assert edited.distance_error == pytest.approx(max(wanted.distance_error, *before.values()))
 
 
 def test_an_edited_store_goes_on(world: World) -> None:
