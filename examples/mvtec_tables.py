@@ -15,7 +15,7 @@ import numpy as np
 
 import patchcli
 from patchcli.errors import StoreError
-from patchcli.pipeline.evaluate import Row
+from patchcli.pipeline.evaluate import Row, totals
 
 PAPER = {"sampler": "patch", "batch": 64, "lr": 1e-4, "lam": 1e-3}
 
@@ -51,7 +51,7 @@ def main() -> None:
         for architecture in ("flat", "hierarchical"):
             store = options.out / architecture / f"{folder.name}.zarr"
             prepare(folder, store, architecture, options)
-            for row in patchcli.evaluate(store):
+            for row in totals(patchcli.evaluate(store)):
                 table.setdefault(row.map, []).append(row)
 
     def mean(rows: list[Row], figure: str) -> float:

@@ -1,12 +1,15 @@
 """Find defects in images when only good images are at hand: Patch SVDD (Yi & Yoon, ACCV 2020).
 
-The verbs of the command line are functions here: extract, train, embed, score, evaluate, import_weights, info, demo.
+The verbs of the command line are functions here: data, extract, train, embed, score, evaluate, import_weights, info,
+demo; and bank_list, bank_remove, bank_add and audit for what a bank holds.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from patchcli.pipeline.bank import audit, bank_add, bank_list, bank_remove
+    from patchcli.pipeline.data import data
     from patchcli.pipeline.demo import demo
     from patchcli.pipeline.embed import embed
     from patchcli.pipeline.evaluate import evaluate
@@ -16,11 +19,15 @@ if TYPE_CHECKING:
     from patchcli.pipeline.score import score
     from patchcli.pipeline.train import train
 
-__all__ = ["demo", "embed", "evaluate", "extract", "import_weights", "info", "score", "train"]
+__all__ = [
+    "audit", "bank_add", "bank_list", "bank_remove", "data", "demo", "embed", "evaluate", "extract", "import_weights",
+    "info", "score", "train",
+]  # fmt: skip
+_OF_BANK = ("audit", "bank_add", "bank_list", "bank_remove")
 
 
 def __getattr__(name: str) -> Any:
     """Load a verb when it is first used, so that importing patchcli (and `--help`) stays quick."""
     if name not in __all__:
         raise AttributeError(f"module 'patchcli' has no attribute {name!r}")
-    return getattr(import_module(f"patchcli.pipeline.{name}"), name)
+    return getattr(import_module(f"patchcli.pipeline.{'bank' if name in _OF_BANK else name}"), name)

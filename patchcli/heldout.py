@@ -64,7 +64,7 @@ class HeldOut:
             spreads.append(spread)
         product = maps.multiply(of_scale)
         image = metrics.auroc([bool(mask.any()) for mask in self.masks], product.max((1, 2)).tolist())
-        pixel = metrics.pixel_auroc(lambda: zip(self.masks, product, strict=True))
+        pixel = metrics.auroc(self.masks.ravel(), product.ravel())
         return Judgement(((image or 0.5) + (pixel or 0.5)) / 2, min(ranks), min(spreads))
 
 

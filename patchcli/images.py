@@ -1,4 +1,4 @@
-"""Image files: find, decode, resize, standardise. Pixels are uint8 RGB until they are standardised."""
+"""Image files, masks and maps: find, decode, resize, standardise. Pixels are uint8 RGB until they are standardised."""
 
 import re
 from collections.abc import Iterator
@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from patchcli.errors import InputError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+MAP_SUFFIXES = (".tiff", ".tif", ".npy", ".png")  # what maps are read from, the first that is there
 SMALLEST = 32  # pixels a side: one patch of the smaller scale
 
 _EXPECTED = "expected an 8- or 16-bit image"
@@ -76,6 +78,17 @@ def decode(path: Path) -> NDArray[np.uint8]:
     return pixels
 
 
+def size(path: Path) -> tuple[int, int]:
+    """(height, width) that `decode` would give, read from the head of the file."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    except Exception as error:
+        raise InputError(f"{path}: cannot be decoded ({error}); replace or remove it") from None
+    return (width, height) if turned else (height, width)
+
+
 def resize(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """Pixels (height, width, 3), bicubic with antialiasing; unchanged where the size already fits."""
     if pixels.shape[:2] == (height, width):
@@ -96,16 +109,49 @@ def standardise(pixels: NDArray[np.uint8], mean: NDArray[np.float32]) -> NDArray
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
-def read_mask(path: Path) -> NDArray[np.bool_]:
-    """Defect mask (H, W): grey above 128 of 255, or above 0 where no pixel is so bright (masks written as 0 and 1)."""
+def read_mask(path: Path, nonzero: bool = False) -> NDArray[np.bool_]:
+    """Defect mask (H, W): grey above 128 of 255, or above 0 where no pixel is so bright (masks written as 0 and 1).
+
+    With `nonzero`, masks of label values: all but 0 is defect. Raises InputError where it cannot be decoded.
+    """
     try:
         with Image.open(path) as image:
             deep = image.mode.startswith("I")
-            values: NDArray[Any] = np.asarray(image) if deep else np.asarray(_to_rgb(image)).max(axis=2)
+            as_stored = deep or (nonzero and len(image.getbands()) == 1)  # label values, not the palette's colours
+            values: NDArray[Any] = np.asarray(image) if as_stored else np.asarray(_to_rgb(image)).max(axis=2)
     except Exception as error:
         raise InputError(f"{path}: mask cannot be decoded ({error})") from None
+    if nonzero:
+        return values > 0
     half = 128 << 8 if deep else 128
     return values > (half if values.max() > half else 0)
+
+
+def read_map(path: Path) -> NDArray[np.float32]:
+    """Anomaly map (h, w): TIFF or .npy of any real numbers, PNG in 8- or 16-bit grey. 1 as third dimension is dropped.
+
+    Raises InputError where the file cannot be read or holds no finite number a pixel.
+    """
+    try:
+        if path.suffix == ".npy":
+            values: NDArray[Any] = np.load(path, allow_pickle=False)
+        elif path.suffix == ".png":
+            with Image.open(path) as image:
+                values = np.asarray(image.convert("RGB") if image.mode == "P" else image)
+        else:
+            values = tifffile.imread(path)
+    except Exception as error:
+        raise InputError(f"{path}: map cannot be read ({error})") from None
+    if values.ndim > 2:
+        values = values.squeeze()
+    if values.ndim != 2 or not values.size or values.dtype.kind not in "fiu":
+        shape = "×".join(map(str, values.shape))
+        raise InputError(f"{path}: expected a map of one number a pixel, found {shape} of {values.dtype}")
+    with np.errstate(over="ignore"):
+        narrowed = values.astype(np.float32)
+    if not np.isfinite(narrowed).all():
+        raise InputError(f"{path}: expected a map of finite numbers, found some that are not")
+    return narrowed
 
 
 def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:

@@ -2,16 +2,19 @@
 
 import contextlib
 import os
+import queue
 import signal
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from patchcli.errors import InputError
 
+T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -69,6 +72,20 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads)
 
 
+def memory(limit: int | None = None) -> int:
+    """Bytes that a bank may hold in memory: the limit, or half of what is free."""
+    if limit is not None:
+        return limit
+    import psutil
+
+    return int(psutil.virtual_memory().available) // 2
+
+
+def megabytes(size: int) -> str:
+    """A number of bytes for people."""
+    return f"{size / 1e6:,.1f} MB" if size < 1e8 else f"{size / 1e6:,.0f} MB"
+
+
 @contextlib.contextmanager
 def stopping() -> Iterator[Callable[[], bool]]:
     """Within, SIGINT and SIGTERM only make the yielded function true; a second one interrupts at once."""
@@ -88,3 +105,41 @@ def stopping() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """The same items, the next one made in another thread while this one is worked on.
+
+    The thread is no daemon, since compiled code that is cut off when Python ends aborts the process; it ends by itself
+    after the item at hand when the items are no longer wanted, or the main thread is over.
+    """
+    line: queue.Queue[tuple[list[T], BaseException | None, bool]] = queue.Queue(1)  # item, error, over
+    left = threading.Event()
+
+    def put(entry: tuple[list[T], BaseException | None, bool]) -> bool:
+        while not left.is_set() and threading.main_thread().is_alive():
+            with contextlib.suppress(queue.Full):
+                line.put(entry, timeout=0.1)
+                return True
+        return False
+
+    def run() -> None:
+        try:
+            for item in items:
+                if not put(([item], None, False)):
+                    return
+        except BaseException as error:  # raised again where the items are wanted
+            put(([], error, True))
+        else:
+            put(([], None, True))
+
+    threading.Thread(target=run).start()
+    over = False
+    try:
+        while not over:
+            item, error, over = line.get()
+            if error is not None:
+                raise error
+            yield from item
+    finally:
+        left.set()

@@ -1,16 +1,15 @@
 """Bank × images → patch distances → anomaly maps → scores, with the evidence (Patch SVDD, Algorithm 2)."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from patchcli import maps, training
+from patchcli import maps, neighbours, training
 from patchcli.embedding import embed, grids
 from patchcli.images import resize
-from patchcli.neighbours import METHODS
+from patchcli.neighbours import paged
 from patchcli.store import Store
 
 
@@ -36,39 +35,60 @@ class Scored:
         return float(self.maps[name].max())
 
 
+@dataclass(frozen=True)
+class Embedded:
+    """Images on their way to the search: features (B, rows, columns, D) of each scale, and original sizes."""
+
+    features: dict[str, torch.Tensor]
+    sizes: list[tuple[int, int]]  # (height, width)
+
+
 class Scorer:
     """Everything that is loaded once to score images against one store."""
 
-    def __init__(self, store: Store, device: torch.device, method: str) -> None:
-        self.bank = store.bank()
+    def __init__(self, store: Store, device: torch.device, method: str, memory: int) -> None:
+        bank = store.bank()
         self.encoder = training.load(store, device)
         self.mean = store.mean
         self.height, self.width = self.mean.shape[:2]
         self.grids = grids(self.encoder, self.height, self.width)
         self.ids, self.sizes = store.image_ids, store.image_sizes
-        self.device, self.search = device, METHODS[method]
+        self.device = device
+        self.bound: dict[str, float] = bank.attributes["radius"]  # by how much a distance may be off, 0 for a whole bank
+        self.search, left = {}, memory
+        for scale in self.grids:  # big first: it is small
+            self.search[scale] = neighbours.searcher(method, paged.read(bank, scale, left), device, left)
+            left = max(0, left - paged.memory(bank, scale))
 
-    def _blocks(self, scale: str) -> Iterator[tuple[int, torch.Tensor]]:
-        for offset, vectors in self.bank.blocks(scale):
-            yield offset, torch.from_numpy(vectors).to(self.device)
+    def embed(self, images: list[NDArray[np.uint8]]) -> Embedded:
+        """Decoded images, each (h, w, 3) uint8 of any size, at the store's working size through the encoder."""
+        pixels = np.stack([resize(image, self.height, self.width) for image in images])
+        return self.embed_stored(pixels, [(image.shape[0], image.shape[1]) for image in images])
+
+    def embed_stored(self, pixels: NDArray[np.uint8], sizes: list[tuple[int, int]]) -> Embedded:
+        """Images (B, H, W, 3) that have the working size, with their original sizes."""
+        return Embedded(embed(self.encoder, pixels, self.mean, self.grids, self.device), sizes)
 
     def score(self, images: list[NDArray[np.uint8]]) -> list[Scored]:
-        """Score decoded images, each (h, w, 3) uint8 of any size; the bank streams by once."""
-        pixels = np.stack([resize(image, self.height, self.width) for image in images])
-        features = embed(self.encoder, pixels, self.mean, self.grids, self.device)
+        """Score decoded images together."""
+        return self.compare(self.embed(images))
+
+    def compare(self, embedded: Embedded, without: int | None = None) -> list[Scored]:
+        """Maps and evidence of embedded images; as if the bank did not hold training image number `without`."""
+        count = len(embedded.sizes)
         distances, nearest = {}, {}
         pixel_maps: dict[str, NDArray[np.float32]] = {}
         for scale, grid in self.grids.items():
-            queries = features[scale].reshape(-1, features[scale].shape[-1])
-            d, i = self.search(queries, self._blocks(scale))
-            distances[scale] = d.cpu().numpy().reshape(len(images), *grid.shape)
-            nearest[scale] = i.cpu().numpy().reshape(len(images), *grid.shape)
+            queries = embedded.features[scale].reshape(-1, embedded.features[scale].shape[-1])
+            skip = (0, 0) if without is None else (without * grid.patches, (without + 1) * grid.patches)
+            d, i = self.search[scale](queries, skip)
+            distances[scale] = d.cpu().numpy().reshape(count, *grid.shape)
+            nearest[scale] = i.cpu().numpy().reshape(count, *grid.shape)
             pixel_maps[scale] = maps.spread(distances[scale], grid)
         pixel_maps["multi"] = maps.multiply(pixel_maps)
         finest = min(self.grids, key=lambda scale: self.grids[scale].S)
         results = []
-        for b, image in enumerate(images):
-            size = (image.shape[0], image.shape[1])
+        for b, size in enumerate(embedded.sizes):
             evidence = self._evidence(pixel_maps["multi"][b], size, distances[finest][b], nearest[finest][b], finest)
             results.append(Scored({name: values[b] for name, values in pixel_maps.items()}, size, evidence))
         return results

@@ -1,7 +1,14 @@
 """The artefact: one Zarr v3 group with images, encoder, bank and provenance. The only module that imports zarr.
 
 Nothing is pickled. What is replaced is written beside and renamed; only the bank is written in place, block by block,
-each block followed by its flag, so that an interrupted `embed` goes on where it stopped.
+each block followed by its flag, so that an interrupted `embed` goes on where it stopped. When all blocks are there, their
+vectors are laid out anew as pages of neighbours, which the searches read, and the blocks are removed:
+
+    bank/               attrs: fingerprint, images, first, block, D, status, thinning, radius; done (blocks,) uint8
+    bank/<scale>/       attrs: K, S, rows, columns, vectors, index (the name of the one that holds)
+      features          float32 (N, rows, columns, D), chunks of whole images, fill NaN; until the bank is complete
+      index/            centre, axes, low, high (see neighbours.pruned); attrs: radius
+      index/<number>/   a page: vectors (n, D) float32 or float16, ids (n,) image · rows · columns + patch, and its tree
 """
 
 import contextlib
@@ -22,6 +29,7 @@ from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.grid import PatchGrid
 
 FORMAT_VERSION = 1
+PARTS = ("images", "encoder", "bank")  # groups that are replaced whole
 IMAGE_BLOCK = 8  # images a chunk of images/train
 BANK_CHUNK_BYTES = 8 << 20  # a block of the bank's largest scale: between 4 and 16 MB
 
@@ -116,36 +124,18 @@ class Store:
 
     def write_images(self, decoded: Iterator[tuple[str, tuple[int, int], Array]], height: int, width: int) -> int:
         """Write images (id, original (height, width), pixels (height, width, 3) uint8) and their mean; how many."""
-        group = self.group.create_group("images")
-        train = group.create_array(
-            "train", shape=(0, height, width, 3), chunks=(IMAGE_BLOCK, height, width, 3), dtype="uint8"
-        )
-        total, count = np.zeros((height, width, 3), np.float64), 0
-        ids: list[str] = []
-        sizes: list[tuple[int, int]] = []
-        block: list[Array] = []
+        return _write_images(self.group.create_group("images"), decoded, height, width, None)
 
-        def flush() -> None:
-            train.resize((count, height, width, 3))
-            train[count - len(block) :] = np.stack(block)
-            block.clear()
+    def edit_images(self, decoded: Iterator[tuple[str, tuple[int, int], Array]]) -> int:
+        """Replace the images; their mean stays, since encoder and features depend on it. How many."""
+        height, width = self.images.shape[1:3]
+        with self.replacing("images") as group:
+            return _write_images(group, decoded, height, width, self.mean)
 
-        for name, size, pixels in decoded:
-            ids.append(name)
-            sizes.append(size)
-            block.append(pixels)
-            total += pixels
-            count += 1
-            if len(block) == IMAGE_BLOCK:
-                flush()
-        if block:
-            flush()
-        if count:
-            names = group.create_array("id", shape=(count,), chunks=(count,), dtype=cast(Any, str))
-            names[:] = np.array(ids, dtype=object)
-            group.create_array("size", data=np.array(sizes, np.int32), chunks=(count, 2))
-            group.create_array("mean", data=(total / count).astype(np.float32), chunks=(height, width, 3))
-        return count
+    def update_dataset(self, **changes: Any) -> None:
+        """Change what is said of the data set."""
+        self.attributes = {**self.attributes, "dataset": {**self.dataset, **changes}}
+        self.group.attrs["patchcli"] = self.attributes
 
     @property
     def images(self) -> "zarr.Array[Any]":
@@ -222,62 +212,98 @@ class Store:
 
     def prepare_bank(self, grids: Mapping[str, PatchGrid], D: int, overwrite: bool = False) -> "Bank":
         """The bank to write to: the present one if it was begun for the same encoder and images, else a new one."""
-        fingerprint = self.bank_fingerprint()
         present = self.attributes_of("bank")
-        if present is not None and present.get("fingerprint") == fingerprint and not overwrite:
-            return Bank(self)
+        if present is not None and present.get("fingerprint") == self.bank_fingerprint() and not overwrite:
+            return Bank(cast(zarr.Group, self.group["bank"]))
         images = self.images.shape[0]
-        largest = max(grid.patches for grid in grids.values()) * D * 4
-        block = max(1, min(images, BANK_CHUNK_BYTES // largest))
-        needed = images * D * 4 * sum(grid.patches for grid in grids.values())
+        self.check_space(2 * images * D * 4 * sum(grid.patches for grid in grids.values()))  # blocks, and then pages
+        with self.replacing("bank") as group:
+            Bank.create(group, self.bank_fingerprint(), grids, D, images)
+        return Bank(cast(zarr.Group, self.group["bank"]))
+
+    @contextlib.contextmanager
+    def replacing_bank(
+        self, fingerprint: Attributes, grids: Mapping[str, PatchGrid], D: int, images: int, first: int
+    ) -> Iterator["Bank"]:
+        """A new bank beside the present one; the vectors of its images before `first` are to come from there."""
+        with self.replacing("bank") as group:
+            yield Bank.create(group, fingerprint, grids, D, images, first)
+
+    def check_space(self, needed: int) -> None:
+        """Refuse to write `needed` bytes where they are not free."""
         free = shutil.disk_usage(self.path).free
         if needed > free:
             found = f"the bank needs {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
             raise StoreError(f"{self.path}: {found}; make room, or put the store elsewhere with --store")
-        with self.replacing("bank") as group:
-            for scale, grid in grids.items():
-                group.create_array(
-                    f"{scale}/features",
-                    shape=(images, *grid.shape, D),
-                    chunks=(block, *grid.shape, D),
-                    dtype="float32",
-                    compressors=None,
-                    fill_value=float("nan"),
-                )
-                group[scale].attrs.update({"K": grid.K, "S": grid.S})
-            blocks = -(-images // block)
-            group.create_array("done", shape=(blocks,), chunks=(1,), dtype="uint8", compressors=None)
-            group.attrs.update({"fingerprint": fingerprint, "block": block, "status": "incomplete"})
-        return Bank(self)
 
     def bank(self) -> "Bank":
         """The finished bank, to read. Raises where it is missing, half-written or of another encoder."""
-        if self.attributes_of("bank") is None:
+        attributes = self.attributes_of("bank")
+        if attributes is None:
             self.encoder_attributes  # noqa: B018  (where the encoder is missing too, say so first)
             raise IncompleteError(f"{self.path}: holds no bank yet; run: patchcli embed")
-        bank = Bank(self)
-        if bank.attributes["fingerprint"] != self.bank_fingerprint():
-            made, now = (f["encoder"][:12] for f in (bank.attributes["fingerprint"], self.bank_fingerprint()))
-            found = f"the bank is of encoder {made}, the store's encoder is {now}"
+        made, now = attributes["fingerprint"], self.bank_fingerprint()
+        if made["encoder"] != now["encoder"]:
+            found = f"the bank is of encoder {made['encoder'][:12]}, the store's encoder is {now['encoder'][:12]}"
             raise StoreError(f"{self.path}: {found}; run: patchcli embed")
-        if bank.attributes["status"] != "complete":
+        if made != now:
+            raise StoreError(f"{self.path}: the bank is of other images than the store's; run: patchcli embed")
+        bank = Bank(cast(zarr.Group, self.group["bank"]))
+        if attributes["status"] != "complete":
             done = f"{int(bank.done.sum())} of {len(bank.done)} blocks"
             raise IncompleteError(f"{self.path}: the bank is half-written ({done}); run: patchcli embed, which goes on")
         return bank
 
 
 class Bank:
-    """The memory bank: for each scale, features float32 (N, rows, columns, D), in blocks of whole images."""
+    """The memory bank of `images` images: at each scale a vector for each patch, or for those kept of a thinned bank."""
 
-    def __init__(self, store: Store) -> None:
-        self._group = cast(zarr.Group, store.group["bank"])
-        self.attributes = cast(Attributes, dict(self._group.attrs))
-        self.scales = sorted(name for name, _ in self._group.groups())
-        self.images: int = self._features(self.scales[0]).shape[0]
+    def __init__(self, group: zarr.Group) -> None:
+        self._group = group
+        self.attributes = cast(Attributes, dict(group.attrs))
+        self.scales = sorted(name for name, _ in group.groups())
+        self.images: int = self.attributes["images"]
+        self.first: int = self.attributes["first"]
         self.block: int = self.attributes["block"]
+        self.D: int = self.attributes["D"]
+
+    @classmethod
+    def create(
+        cls, group: zarr.Group, fingerprint: Attributes, grids: Mapping[str, PatchGrid], D: int, images: int, first: int = 0
+    ) -> "Bank":
+        """An empty bank in an empty group, with blocks to embed for the images from `first` on."""
+        count = images - first
+        block = max(1, min(count, BANK_CHUNK_BYTES // (max(grid.patches for grid in grids.values()) * D * 4)))
+        for scale, grid in grids.items():
+            shape = (*grid.shape, D)
+            group.create_array(
+                f"{scale}/features", shape=(count, *shape), chunks=(block, *shape), dtype="float32", compressors=None,
+                fill_value=float("nan"),
+            )  # fmt: skip
+            rows, columns = grid.shape
+            group[scale].attrs.update({"K": grid.K, "S": grid.S, "rows": rows, "columns": columns})
+        group.create_array("done", shape=(-(-count // block),), chunks=(1,), dtype="uint8", compressors=None)
+        sizes = {"images": images, "first": first, "block": block, "D": D}
+        group.attrs.update({"fingerprint": fingerprint, **sizes, "status": "incomplete"})
+        return cls(group)
 
     def _features(self, scale: str) -> "zarr.Array[Any]":
         return _array(self._group, f"{scale}/features")
+
+    def _scale(self, scale: str) -> zarr.Group:
+        return cast(zarr.Group, self._group[scale])
+
+    def patches(self, scale: str) -> int:
+        """Patches of an image; `ids // patches` is the image of a vector."""
+        attributes = self._scale(scale).attrs
+        return cast(int, attributes["rows"]) * cast(int, attributes["columns"])
+
+    @property
+    def complete(self) -> bool:
+        """Whether every vector is in its page."""
+        return bool(self.attributes["status"] == "complete")
+
+    # ---- while it is embedded: blocks of whole images ---------------------------------------------------------------
 
     @property
     def done(self) -> NDArray[np.uint8]:
@@ -286,7 +312,8 @@ class Bank:
 
     def bounds(self, block: int) -> tuple[int, int]:
         """First image of a block, and the one after its last."""
-        return block * self.block, min((block + 1) * self.block, self.images)
+        start = self.first + block * self.block
+        return start, min(start + self.block, self.images)
 
     def write_block(self, block: int, features: Mapping[str, Array]) -> None:
         """Write one block of every scale, each (images of the block, rows, columns, D), then its flag."""
@@ -295,26 +322,137 @@ class Bank:
             array = self._features(scale)
             if features[scale].shape != (stop - start, *array.shape[1:]):
                 raise ValueError(f"block {block} of {scale}: {features[scale].shape} does not fit {array.shape}")
-            array[start:stop] = features[scale]
+            array[start - self.first : stop - self.first] = features[scale]
         _array(self._group, "done")[block] = 1
 
-    def finish(self) -> None:
-        """Mark the bank complete, once every block is."""
+    def blocks(self, scale: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """What was embedded, block by block: (ids, vectors (M, D) float32)."""
+        array = self._features(scale)
+        patches, D = self.patches(scale), array.shape[-1]
+        for block in range(len(self.done)):
+            start, stop = self.bounds(block)
+            vectors = _read(array, slice(start - self.first, stop - self.first)).reshape(-1, D)
+            if np.isnan(vectors).any():
+                raise StoreError(f"bank block {block} of {scale} holds NaN; embed again: patchcli embed --overwrite")
+            yield np.arange(start * patches, stop * patches), vectors
+
+    # ---- when it is complete: pages of neighbours -------------------------------------------------------------------
+
+    def begin_index(self, scale: str) -> str:
+        """Make room for a scale's pages beside those it has; the new index's name."""
+        name = "index2" if self._scale(scale).attrs.get("index") == "index" else "index"
+        self._scale(scale).create_group(name, overwrite=True)
+        return name
+
+    def write_page(self, scale: str, index: str, number: int, arrays: Mapping[str, Array], half: bool) -> None:
+        """Write a page; its vectors as float16 with `half`."""
+        group = self._scale(scale).create_group(f"{index}/{number}")
+        for name, values in arrays.items():
+            _write_whole(group, name, values.astype(np.float16) if half and name == "vectors" else values)
+
+    def write_index(self, scale: str, index: str, arrays: Mapping[str, Array], vectors: int, **attributes: Any) -> None:
+        """Write what is read of all pages, when they are there; from now on these are the scale's pages."""
+        group = cast(zarr.Group, self._scale(scale)[index])
+        for name, values in arrays.items():
+            _write_whole(group, name, values)
+        group.attrs.update(attributes)
+        before = self._scale(scale).attrs.get("index")
+        self._scale(scale).attrs.update({"vectors": vectors, "index": index})
+        if before is not None:
+            del self._scale(scale)[cast(str, before)]
+
+    def _index(self, scale: str) -> zarr.Group:
+        group = self._scale(scale).get(cast(str, self._scale(scale).attrs["index"]))
+        if not isinstance(group, zarr.Group):
+            raise StoreError(f"the bank's index of {scale} is missing; embed again: patchcli embed --overwrite")
+        return group
+
+    def read_index(self, scale: str) -> tuple[dict[str, Array], Attributes]:
+        """What write_index wrote: arrays, and attributes."""
+        group = self._index(scale)
+        arrays = {name: _read(array) for name, array in group.arrays()}
+        if any(np.isnan(values).any() for values in arrays.values()):
+            raise StoreError(f"the bank's index of {scale} is damaged; embed again: patchcli embed --overwrite")
+        return arrays, dict(group.attrs)
+
+    def read_page(self, scale: str, number: int) -> dict[str, Array]:
+        """The arrays of a page."""
+        group = self._index(scale).get(str(number))
+        advice = "embed again: patchcli embed --overwrite"
+        if not isinstance(group, zarr.Group):
+            raise StoreError(f"bank page {number} of {scale} is missing; {advice}")
+        page = {name: _read(array) for name, array in group.arrays()}
+        for values in page.values():
+            if (np.isnan(values) if values.dtype.kind == "f" else values < 0).all(axis=-1).any():
+                raise StoreError(f"bank page {number} of {scale} is damaged; {advice}")
+        return page
+
+    def vectors(self, scale: str) -> int:
+        """How many vectors the finished bank holds."""
+        return cast(int, self._scale(scale).attrs["vectors"])
+
+    def finish(self, **attributes: Any) -> None:
+        """Mark the bank complete, once every page is there, and remove the blocks that they were made from."""
+        self._group.attrs.update({**attributes, "status": "complete"})
+        self.attributes = dict(self._group.attrs)
+        self.remove_blocks()
+
+    def remove_blocks(self) -> None:
+        """Remove the embedded blocks of a complete bank; a killed process may have left some."""
+        for scale in self.scales:
+            if "features" in self._scale(scale):
+                del self._scale(scale)["features"]
+
+    def check_blocks(self) -> None:
+        """Raise where a block is not embedded yet."""
         missing = np.flatnonzero(self.done == 0)
         if missing.size:
             raise IncompleteError(f"blocks {missing.tolist()} of the bank are not written; run: patchcli embed")
-        self._group.attrs["status"] = "complete"
 
-    def blocks(self, scale: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Stream one scale: (flat index of the first vector, vectors (M, D) float32), block by block."""
-        array = self._features(scale)
-        rows, columns, D = array.shape[1:]
-        for block in range(len(self.done)):
-            start, stop = self.bounds(block)
-            vectors = _read(array, slice(start, stop)).reshape(-1, D)
-            if np.isnan(vectors).any():
-                raise StoreError(f"bank block {block} of {scale} holds NaN; embed again: patchcli embed --overwrite")
-            yield start * rows * columns, vectors
+
+def _write_images(
+    group: zarr.Group, decoded: Iterator[tuple[str, tuple[int, int], Array]], height: int, width: int, mean: Array | None
+) -> int:
+    """Write images into an empty group; the mean is theirs where none is given."""
+    train = group.create_array(
+        "train", shape=(0, height, width, 3), chunks=(IMAGE_BLOCK, height, width, 3), dtype="uint8"
+    )
+    total, count = np.zeros((height, width, 3), np.float64), 0
+    ids: list[str] = []
+    sizes: list[tuple[int, int]] = []
+    block: list[Array] = []
+
+    def flush() -> None:
+        train.resize((count, height, width, 3))
+        train[count - len(block) :] = np.stack(block)
+        block.clear()
+
+    for name, size, pixels in decoded:
+        ids.append(name)
+        sizes.append(size)
+        block.append(pixels)
+        total += pixels
+        count += 1
+        if len(block) == IMAGE_BLOCK:
+            flush()
+    if block:
+        flush()
+    if count:
+        names = group.create_array("id", shape=(count,), chunks=(count,), dtype=cast(Any, str))
+        names[:] = np.array(ids, dtype=object)
+        group.create_array("size", data=np.array(sizes, np.int32), chunks=(count, 2))
+        values = (total / count).astype(np.float32) if mean is None else mean
+        group.create_array("mean", data=values, chunks=(height, width, 3))
+    return count
+
+
+def _write_whole(group: zarr.Group, name: str, values: Array) -> None:
+    """An array in one chunk; were its file lost, it would read as NaN or -1."""
+    array = group.create_array(
+        name, shape=values.shape, chunks=values.shape, dtype=values.dtype, compressors=None,
+        fill_value=float("nan") if values.dtype.kind == "f" else -1,
+    )  # fmt: skip
+    array[...] = values
 
 
 def digest_of(weights: Mapping[str, Array]) -> str:
@@ -337,7 +475,7 @@ def _is_store(path: Path) -> bool:
 
 def _old(target: Path) -> Path:
     """Where what is replaced lies meanwhile: hidden beside a store, so that no copy of the user's is meant."""
-    return target.with_name(f"{'' if target.name in ('encoder', 'bank') else '.'}{target.name}.old")
+    return target.with_name(f"{'' if target.name in PARTS else '.'}{target.name}.old")
 
 
 def _swap(new: Path, target: Path) -> None:
@@ -352,15 +490,15 @@ def _swap(new: Path, target: Path) -> None:
 
 def _recover(path: Path) -> None:
     """Finish or undo what a killed process left: X.old without X is X; other leftovers go."""
-    for folder in (path, path / "encoder", path / "bank"):
+    for folder in (path, *(path / name for name in PARTS)):
         if folder != path and not _is_store(path):
             return
         old = _old(folder)
         if old.is_dir() and not folder.exists():
             old.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
-    for name in ("encoder.new", "bank.new"):
-        shutil.rmtree(path / name, ignore_errors=True)
+    for name in PARTS:
+        shutil.rmtree(path / f"{name}.new", ignore_errors=True)
 
 
 def existing(path: Path) -> bool:

@@ -223,6 +223,23 @@ def test_a_16_bit_mask(tmp_path: Path, high: int) -> None:
     np.testing.assert_array_equal(images.read_mask(written(tmp_path / "m.png", defect * np.uint16(high))), defect)
 
 
+@pytest.mark.parametrize("mode", ["L", "P", "I;16", "RGB"])
+def test_a_mask_of_label_values(tmp_path: Path, mode: str) -> None:
+    """All but 0 is defect, also beside a label above 128; of a palette it is the index that counts."""
+    labels = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    if mode == "RGB":
+        image = Image.fromarray(np.stack([labels * 0, labels, labels * 0], axis=-1))
+    elif mode == "I;16":
+        image = Image.fromarray(labels.astype(np.uint16))
+    else:
+        image = Image.fromarray(labels)
+    if mode == "P":
+        image.putpalette([0, 0, 0] * 256)
+    assert image.mode == mode
+    image.save(tmp_path / "m.png")
+    np.testing.assert_array_equal(images.read_mask(tmp_path / "m.png", nonzero=True), labels > 0)
+
+
 def test_an_unreadable_mask_is_named(tmp_path: Path) -> None:
     (tmp_path / "m.png").write_text("not an image")
     with pytest.raises(InputError, match=r"m\.png: mask cannot be decoded"):
@@ -277,3 +294,67 @@ def test_a_written_png_is_read_back_and_nothing_else_is_left(tmp_path: Path) -> 
     images.write_png(tmp_path / "a.png", pixels)
     np.testing.assert_array_equal(images.decode(tmp_path / "a.png"), pixels)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+# ---- size ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6, 8])
+def test_size_is_that_of_the_decoded_image(tmp_path: Path, grey: np.ndarray, orientation: int | None) -> None:
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    Image.fromarray(grey).save(tmp_path / "a.jpg", exif=exif)
+    assert images.size(tmp_path / "a.jpg") == images.decode(tmp_path / "a.jpg").shape[:2]
+
+
+def test_size_of_what_is_no_image(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("no image")
+    with pytest.raises(InputError, match=r"a\.png: cannot be decoded"):
+        images.size(tmp_path / "a.png")
+
+
+# ---- maps ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, dtype) for name in ("a.tiff", "a.tif", "a.npy") for dtype in ("uint8", "uint16", "float32", "float64")]
+    + [("a.png", "uint8"), ("a.png", "uint16")],
+)
+def test_maps_are_read_as_they_were_written(tmp_path: Path, grey: np.ndarray, name: str, dtype: str) -> None:
+    values = grey.astype(dtype) * 3
+    for shape in ((H, W), (1, H, W), (H, W, 1)):
+        if name.endswith(".npy"):
+            np.save(tmp_path / name, values.reshape(shape))
+        elif name.endswith(".png"):
+            Image.fromarray(values).save(tmp_path / name)
+        else:
+            tifffile.imwrite(tmp_path / name, values.reshape(shape), photometric="minisblack")
+        read = images.read_map(tmp_path / name)
+        assert read.dtype == np.float32
+        np.testing.assert_array_equal(read, values)
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (np.zeros((H, W, 3)), "one number a pixel, found 40×50×3 of float64"),
+        (np.zeros((0, W)), "one number a pixel, found 0×50"),
+        (np.zeros((H, W), complex), "one number a pixel, found 40×50 of complex128"),
+        (np.full((H, W), np.nan), "finite numbers"),
+        (np.full((H, W), 1e300), "finite numbers"),
+        (np.array([[None]]), "cannot be read"),
+    ],
+)
+def test_what_is_no_map(tmp_path: Path, values: np.ndarray, found: str) -> None:
+    np.save(tmp_path / "a.npy", values)
+    with pytest.raises(InputError, match=found):
+        images.read_map(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "RGBA", "LA"])
+def test_a_picture_of_a_map_is_no_map(tmp_path: Path, grey: np.ndarray, mode: str) -> None:
+    Image.fromarray(grey).convert(mode).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="one number a pixel"):
+        images.read_map(tmp_path / "a.png")

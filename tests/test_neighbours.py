@@ -1,16 +1,20 @@
 """Every search against float64 distances to every vector."""
 
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from patchcli import neighbours
 from patchcli.errors import InputError
-from patchcli.neighbours import METHODS
+from patchcli.neighbours import METHODS, STREAMING, cover, kernels, pruned
+from patchcli.neighbours.pruned import Axes, Page, Pages, page_bytes
 
 CPU = torch.device("cpu")
 D = 8  # the one length for KeOps, which compiles anew for each
@@ -63,7 +67,19 @@ def small(rng: np.random.Generator, Q: int, M: int) -> Data:
     return rng.normal(0, 1e-15, (Q, D)), rng.normal(0, 1e-15, (M, D))
 
 
-KINDS = [random, clustered, duplicated, constant, present, far, far_queries, tiny, small]
+def outliers(rng: np.random.Generator, Q: int, M: int) -> Data:
+    """Vectors on a line but for a few, queries far off it: a ball around a cluster excludes nothing."""
+    line = np.outer(rng.uniform(-1, 1, M), np.ones(D))
+    line[: M // 20] += rng.normal(0, 3, (M // 20, D))
+    return np.outer(rng.uniform(-1, 1, Q), np.ones(D)) + 5 * rng.normal(size=(1, D)), line
+
+
+def lattice(rng: np.random.Generator, Q: int, M: int) -> Data:
+    """Many vectors at exactly the same distance."""
+    return rng.integers(0, 3, (Q, D)), rng.integers(0, 3, (M, D))
+
+
+KINDS = [random, clustered, duplicated, constant, present, far, far_queries, tiny, small, outliers, lattice]
 
 
 def squared_distances(queries: torch.Tensor, bank: torch.Tensor) -> np.ndarray:
@@ -74,11 +90,25 @@ def squared_distances(queries: torch.Tensor, bank: torch.Tensor) -> np.ndarray:
 def search(method: str, queries: torch.Tensor, bank: torch.Tensor, cuts: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """The bank streams by in blocks that begin at 0 and at each cut."""
     starts = [0, *sorted({cut for cut in cuts if 0 < cut < len(bank)})]
-    blocks = ((start, bank[start:stop]) for start, stop in zip(starts, [*starts[1:], len(bank)], strict=True))
-    distance, index = METHODS[method](queries, blocks)
+    cells = [torch.arange(start, stop) for start, stop in zip(starts, [*starts[1:], len(bank)], strict=True)]
+    if method == "pruned":
+        distance, index = pruned.search(queries, paged(bank, cells)[0])
+    else:
+        distance, index = STREAMING[method](queries, ((ids, bank[ids]) for ids in cells))
     assert (distance.dtype, index.dtype) == (torch.float32, torch.int64)
     assert distance.shape == index.shape == (len(queries),)
     return distance.numpy(), index.numpy()
+
+
+def paged(bank: torch.Tensor, cells: list[torch.Tensor], budget: int = 1 << 40) -> tuple[Pages, dict[int, Page]]:
+    """A bank as pages, streamed in as the ids of each cell; and the pages by number."""
+    written: dict[int, Page] = {}
+
+    def stream() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return ((ids.numpy(), bank[ids].numpy()) for ids in cells)
+
+    index = pruned.build(stream, len(bank), written.__setitem__, budget, lambda done: None)
+    return Pages(index, written.__getitem__, 1 << 40), written
 
 
 def tensors(data: Data) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,24 +124,26 @@ def assert_exact(method: str, data: Data, cuts: list[int]) -> None:
     np.testing.assert_allclose(distance, np.sqrt(squared.min(axis=1)), rtol=1e-6)
 
 
-# ---- brute ----------------------------------------------------------------------------------------------------------
+# ---- brute and pruned ----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=200)
+@pytest.mark.parametrize("method", ["brute", "pruned"])
+@settings(max_examples=150)
 @given(
     st.sampled_from(KINDS), st.integers(1, 40), st.integers(1, 300), st.lists(st.integers(1, 299), max_size=4),
     st.integers(0, 2**31),
 )  # fmt: skip
-def test_brute_is_exact(kind: object, Q: int, M: int, cuts: list[int], seed: int) -> None:
-    assert_exact("brute", kind(np.random.default_rng(seed), Q, M), cuts)
+def test_exact(method: str, kind: object, Q: int, M: int, cuts: list[int], seed: int) -> None:
+    assert_exact(method, kind(np.random.default_rng(seed), Q, M), cuts)
 
 
+@pytest.mark.parametrize("method", ["brute", "pruned"])
 @settings(max_examples=100)
 @given(st.integers(1, 30), st.integers(1, 100), st.integers(1, 4), st.integers(0, 2**31))
-def test_brute_gives_ties_to_the_first(Q: int, M: int, levels: int, seed: int) -> None:
+def test_ties_go_to_the_first(method: str, Q: int, M: int, levels: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     data = rng.integers(0, levels, (Q, 3)), rng.integers(0, levels, (M, 3))  # many at exactly the same distance
-    assert_exact("brute", data, [M // 3, M // 2])
+    assert_exact(method, data, [M // 3, M // 2])
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -122,11 +154,195 @@ def test_brute_over_many_tiles(kind: object, monkeypatch: pytest.MonkeyPatch) ->
     assert_exact("brute", kind(np.random.default_rng(0), 30, 100), [40])
 
 
-def test_brute_at_the_papers_length() -> None:
-    rng = np.random.default_rng(0)
+def on_a_manifold(rng: np.random.Generator, *counts: int) -> Data:
+    """Vectors as long as the paper's, near a manifold of four dimensions, as trained features are."""
     manifold = rng.normal(size=(4, 64))
-    data = tuple(np.tanh(rng.normal(0, 0.2, (n, 4)) @ manifold) for n in (50, 5000))
-    assert_exact("brute", data, [2100])
+    return tuple(np.tanh(rng.normal(0, 0.2, (n, 4)) @ manifold + rng.normal(0, 0.01, (n, 64))) for n in counts)
+
+
+@pytest.mark.parametrize("method", ["brute", "pruned"])
+def test_at_the_papers_length(method: str) -> None:
+    assert_exact(method, on_a_manifold(np.random.default_rng(0), 50, 5000), [2100])
+
+
+# ---- pruned ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trees of several levels and several pages from a few hundred vectors."""
+    monkeypatch.setattr(pruned, "PAGE", 70)
+    monkeypatch.setattr(pruned, "LEAF", 4)
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_pruned_over_many_pages_and_threads(kind: object, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruned, "_threads", lambda: threads)
+    assert_exact("pruned", kind(np.random.default_rng(1), 60, 400), [100, 101, 333])
+
+
+@pytest.mark.usefixtures("small_pages")
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(KINDS), st.integers(1, 400), st.integers(0, 5000), st.integers(0, 2**31))
+def test_every_vector_is_in_one_page_whatever_the_budget(kind: object, M: int, budget: int, seed: int) -> None:
+    _, bank = tensors(kind(np.random.default_rng(seed), 1, M))
+    _, written = paged(bank, list(torch.arange(M).split(50)), budget * D)
+    ids = np.concatenate([page.ids for page in written.values()])
+    np.testing.assert_array_equal(np.sort(ids), np.arange(M))
+    for page in written.values():
+        np.testing.assert_array_equal(page.vectors, bank[page.ids].numpy())
+        assert len(page.ids) <= pruned.PAGE
+
+
+@settings(max_examples=80)
+@given(st.sampled_from(KINDS), st.integers(1, 200), st.integers(0, 2**31))
+def test_coordinates_are_never_farther_than_vectors(kind: object, M: int, seed: int) -> None:
+    """The bound that pruning rests on, with its margin for rounding."""
+    queries, bank = tensors(kind(np.random.default_rng(seed), 10, M))
+    axes = Axes.fit(bank.numpy())
+    points, coords = axes.coords(queries.numpy()), axes.coords(bank.numpy())
+    radius = np.sqrt(np.square(coords, dtype=np.float64).sum(1)).max()
+    for a, b in ((points, coords), (pruned._heads(points), pruned._heads(coords))):
+        lower = np.sqrt(((a[:, None] - b[None]).astype(np.float64) ** 2).sum(2))
+        assert (lower <= np.sqrt(squared_distances(queries, bank)) + pruned.slack_of(points, radius)[:, None]).all()
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", [random, duplicated, constant, lattice], ids=lambda kind: kind.__name__)
+def test_ids_passed_over(method: str, kind: object, request: pytest.FixtureRequest) -> None:
+    if method == "keops":
+        request.getfixturevalue("compiler")
+    queries, bank = tensors(kind(np.random.default_rng(2), 20, 300))
+    pages, _ = paged(bank, list(torch.arange(300).split(100)))
+    distance, index = neighbours.searcher(method, pages, CPU, 1 << 30)(queries, (40, 130))
+    squared = squared_distances(queries, bank)
+    squared[:, 40:130] = np.inf
+    np.testing.assert_array_equal(index.numpy(), squared.argmin(axis=1))
+    np.testing.assert_allclose(distance.numpy(), np.sqrt(squared.min(axis=1)), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("method", METHODS)
+def test_float16_pages_are_searched_as_stored(method: str, request: pytest.FixtureRequest) -> None:
+    if method == "keops":
+        request.getfixturevalue("compiler")
+    queries, bank = tensors(random(np.random.default_rng(3), 30, 300))
+    bank = bank.half().float()
+    pages, written = paged(bank, [torch.arange(300)])
+    halves = {p: {**vars(page), "vectors": page.vectors.astype(np.float16)} for p, page in written.items()}
+    stored = {p: Page.stored(**{name: values[name] for name in Page.STORED}) for p, values in halves.items()}
+    reread = Pages(pages.index, stored.__getitem__, 0)
+    distance, index = neighbours.searcher(method, reread, CPU, 1 << 30)(queries, (0, 0))
+    squared = squared_distances(queries, bank)
+    np.testing.assert_array_equal(index.numpy(), squared.argmin(axis=1))
+    np.testing.assert_allclose(distance.numpy(), np.sqrt(squared.min(axis=1)), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_pages_hold_no_more_than_their_budget() -> None:
+    queries, bank = tensors(random(np.random.default_rng(0), 20, 2000))
+    whole, written = paged(bank, [torch.arange(2000)])
+    total = sum(page.nbytes for page in written.values())
+    expected = pruned.search(queries, whole)
+    loaded: list[int] = []
+
+    def load(number: int) -> Page:
+        loaded.append(number)
+        return written[number]
+
+    for budget in (0, total // 3, 2 * total):
+        loaded.clear()
+        pages = Pages(whole.index, load, budget, total)
+        for _ in range(2):
+            for found, wanted in zip(pruned.search(queries, pages), expected, strict=True):
+                assert torch.equal(found, wanted)
+        held = sum(page.nbytes for page in pages._held.values())
+        assert held <= max(0, budget - 4 * page_bytes(pruned.PAGE, D)) or budget > total
+        assert (len(set(loaded)) == len(loaded)) == (budget > total)
+
+
+def test_few_vectors_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On features such as trained ones, the compiled search compares with a small part of the bank."""
+    queries, bank = tensors(on_a_manifold(np.random.default_rng(0), 30, 20000))
+    (page,) = paged(bank, [torch.arange(20000)])[1].values()
+    axes = Axes.fit(bank.numpy())
+    points, reach = axes.coords(queries.numpy()), squared_distances(queries, bank).min(axis=1)
+    leaves = np.flatnonzero(page.nodes[:, 2] != kernels.INNER)
+    boxes = np.empty((len(points), len(leaves)), np.float32)
+    kernels.to_boxes(page.low[leaves], page.high[leaves], points, boxes)
+    sizes = page.nodes[leaves, 1] - page.nodes[leaves, 0]
+    assert ((boxes <= reach[:, None]) @ sizes).mean() < 0.1 * len(bank)
+
+
+def test_without_a_folder_for_compiled_code_it_compiles_each_time() -> None:
+    code = (
+        "from numba.core import caching\n"
+        "caching.CacheImpl._locator_classes = []\n"
+        "from patchcli.neighbours import kernels\n"
+        "print(kernels._reach(4.0, 1.0))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) == pytest.approx(9, rel=1e-5)
+
+
+# ---- cover ----------------------------------------------------------------------------------------------------------
+
+
+def cover_radius(bank: torch.Tensor, kept: np.ndarray) -> float:
+    return float(np.sqrt(squared_distances(bank, bank[kept]).min(axis=1).max()))
+
+
+def kept_ids(pages: Pages, rows: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([ids for ids, _ in cover.kept(pages, rows)])
+
+
+@pytest.mark.usefixtures("small_pages")
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(KINDS), st.integers(1, 300), st.floats(0.01, 3), st.integers(0, 2**31))
+def test_tolerance_is_kept(kind: object, M: int, tolerance: float, seed: int) -> None:
+    queries, bank = tensors(kind(np.random.default_rng(seed), 20, M))
+    pages, _ = paged(bank, [torch.arange(M)])
+    rows, radius = cover.select(pages, tolerance=tolerance)
+    kept = kept_ids(pages, rows)
+    assert len(set(kept.tolist())) == len(kept)
+    assert cover_radius(bank, kept) <= radius * (1 + 1e-12) <= tolerance * (1 + 1e-12)
+    whole = np.sqrt(squared_distances(queries, bank).min(axis=1))
+    thinned = np.sqrt(squared_distances(queries, bank[kept]).min(axis=1))
+    assert (thinned >= whole).all()
+    assert (thinned <= whole + radius).all()
+
+
+@pytest.mark.usefixtures("small_pages")
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(KINDS), st.integers(10, 300), st.floats(0.01, 1), st.integers(0, 2**31))
+def test_keep_keeps_so_many(kind: object, M: int, share: float, seed: int) -> None:
+    _, bank = tensors(kind(np.random.default_rng(seed), 1, M))
+    pages, _ = paged(bank, [torch.arange(M)])
+    rows, radius = cover.select(pages, keep=max(1, round(share * M)))
+    kept = kept_ids(pages, rows)
+    wanted = max(round(share * M), len(pages), 1)
+    assert len(kept) == wanted or (len(kept) < wanted and radius == 0)  # no more where what is left are duplicates
+    assert cover_radius(bank, kept) <= radius * (1 + 1e-12)  # less where a vector of another page comes nearer
+
+
+def test_cover_is_the_greedy_one() -> None:
+    """On one page, Gonzalez' farthest-first traversal, step by step."""
+    _, bank = tensors(random(np.random.default_rng(4), 1, 500))
+    pages, _ = paged(bank, [torch.arange(500)])
+    rows, radius = cover.select(pages, keep=60)
+    picks = kept_ids(pages, rows)
+    between = squared_distances(bank, bank)
+    nearest = between[:, picks[0]].copy()
+    for pick in picks[1:]:
+        assert nearest[pick] == nearest.max()
+        nearest = np.minimum(nearest, between[:, pick])
+    assert len(picks) == 60
+    assert radius == pytest.approx(np.sqrt(nearest.max()))
+
+
 
 
 # ---- keops ----------------------------------------------------------------------------------------------------------
@@ -158,36 +374,56 @@ def test_keops_writes_nothing_to_standard_output(compiler: None, capfd: pytest.C
 
 # ---- choice ---------------------------------------------------------------------------------------------------------
 
+CUDA = torch.device("cuda")
+
 
 def test_choose_by_device() -> None:
-    assert neighbours.choose("brute", CPU) == ("brute", "")
-    assert neighbours.choose("auto", CPU) == ("brute", "")
-    assert neighbours.choose("brute", torch.device("cuda")) == ("brute", "")
+    assert neighbours.choose("brute", CPU, D) == ("brute", "")
+    assert neighbours.choose("auto", CPU, D) == ("pruned", "")
+    assert neighbours.choose("pruned", CUDA, D) == ("pruned", "")
 
 
 def test_choose_takes_keops_where_it_can_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "find_spec", lambda name: object())
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/g++" if name == "g++" else None)
-    assert neighbours.choose("keops", CPU) == ("keops", "")
-    assert neighbours.choose("auto", torch.device("cuda")) == ("keops", "")
+    monkeypatch.setattr(neighbours.keops, "search", lambda queries, blocks: None)
+    monkeypatch.setattr(torch, "zeros", lambda *size, device: torch.ones(size))
+    monkeypatch.setattr(torch, "arange", lambda end, device: torch.ones(end))
+    assert neighbours.choose("keops", CPU, D) == ("keops", "")
+    assert neighbours.choose("auto", CUDA, D) == ("keops", "")
 
 
-def test_without_a_compiler_keops_becomes_brute_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "device"), [("keops", CPU), ("auto", CUDA)])
+def test_without_a_compiler_keops_becomes_pruned_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, name: str, device: torch.device
+) -> None:
     monkeypatch.setattr(neighbours, "find_spec", lambda name: object())
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    method, why = neighbours.choose("keops", CPU)
-    assert method == "brute"
+    method, why = neighbours.choose(name, device, D)
+    assert method == "pruned"
     assert "needs a C++ compiler and found none" in why
 
 
-@pytest.mark.parametrize(("name", "device"), [("keops", "cpu"), ("auto", "cuda")])
-def test_without_keops_it_is_brute_and_says_so(monkeypatch: pytest.MonkeyPatch, name: str, device: str) -> None:
+@pytest.mark.parametrize(("name", "device"), [("keops", CPU), ("auto", CUDA)])
+def test_without_keops_it_is_pruned_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, name: str, device: torch.device
+) -> None:
     monkeypatch.setattr(neighbours, "find_spec", lambda name: None)
-    method, why = neighbours.choose(name, torch.device(device))
-    assert method == "brute"
+    method, why = neighbours.choose(name, device, D)
+    assert method == "pruned"
     assert "KeOps is not installed" in why
 
 
+def test_where_keops_fails_it_is_pruned_and_says_so(compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("nvrtc: not found\nand a long trace")
+
+    monkeypatch.setattr(neighbours.keops, "search", broken)
+    method, why = neighbours.choose("keops", CPU, D)
+    assert method == "pruned"
+    assert why == "KeOps does not work here (nvrtc: not found); searching with pruned, which is exact too"
+
+
 def test_an_unknown_search_is_refused() -> None:
-    with pytest.raises(InputError, match="--search: expected auto, brute or keops, found 'hnsw'"):
-        neighbours.choose("hnsw", CPU)
+    with pytest.raises(InputError, match="--search: expected auto, pruned, brute or keops, found 'hnsw'"):
+        neighbours.choose("hnsw", CPU, D)

@@ -19,6 +19,7 @@ from patchcli.scoring import Scored, Scorer
 from patchcli.store import Store
 
 CPU = torch.device("cpu")
+METHOD = "pruned"
 TAKEN = (120, 150)  # the training images' own height and width
 
 MakeStore = Callable[..., tuple[Store, Encoder]]
@@ -106,7 +107,7 @@ def test_maps_scores_and_evidence_are_the_algorithms(
 ) -> None:
     store, encoder = make_store(architecture, size)
     query = queries[0]
-    (result,) = Scorer(store, CPU, "brute").score([query])
+    (result,) = Scorer(store, CPU, METHOD, 1 << 30).score([query])
     maps, neighbours = naive_scoring(store, encoder, query)
 
     assert result.maps.keys() == maps.keys() == {*encoder.scales, "multi"}
@@ -142,13 +143,13 @@ def assert_evidence(result: Scored, store: Store, neighbours: dict, encoder: Enc
 def test_a_training_image_scores_zero_and_is_its_own_neighbour(make_store: MakeStore, tmp_path: Path) -> None:
     store, _ = make_store("hierarchical", TAKEN)
     pictures = [images.decode(tmp_path / "good" / name) for name in store.image_ids]
-    for name, result in zip(store.image_ids, Scorer(store, CPU, "brute").score(pictures), strict=True):
+    for name, result in zip(store.image_ids, Scorer(store, CPU, METHOD, 1 << 30).score(pictures), strict=True):
         assert result.score("small") < 1e-5
         assert result.evidence.normal_image == name
 
 
 def test_images_together_are_as_one_by_one(make_store: MakeStore, queries: list[np.ndarray]) -> None:
-    scorer = Scorer(make_store("hierarchical", (80, 84))[0], CPU, "brute")
+    scorer = Scorer(make_store("hierarchical", (80, 84))[0], CPU, METHOD, 1 << 30)
     together = scorer.score(queries)
     for query, result in zip(queries, together, strict=True):
         (alone,) = scorer.score([query])
@@ -161,7 +162,7 @@ def test_images_together_are_as_one_by_one(make_store: MakeStore, queries: list[
 def test_without_a_bank_there_is_no_scorer(make_store: MakeStore) -> None:
     store, _ = make_store("hierarchical", (80, 80), bank=False)
     with pytest.raises(IncompleteError, match="patchcli embed"):
-        Scorer(store, CPU, "brute")
+        Scorer(store, CPU, METHOD, 1 << 30)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -184,7 +185,7 @@ def test_published_weights_give_the_reference_scores(test_data: Path, tmp_path: 
     pictures = [
         np.asarray(Image.open(test_data / "hazelnut_subset" / reference["images"][number])) for number in chosen
     ]
-    results = Scorer(Store.open(tmp_path / "hazelnut.zarr"), CPU, "brute").score(pictures)
+    results = Scorer(Store.open(tmp_path / "hazelnut.zarr"), CPU, METHOD, 1 << 30).score(pictures)
     for name in ("big", "small", "multi"):
         expected = [reference[name]["image_scores"][number] for number in chosen]
         assert [result.score(name) for result in results] == pytest.approx(expected, abs=2e-6)

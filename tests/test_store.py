@@ -305,16 +305,52 @@ def test_bank_comes_back(path: Path) -> None:
     assert (bank.images, bank.block, bank.done.tolist()) == (IMAGES, 4, [0, 0, 0])
     assert [bank.bounds(block) for block in range(3)] == [(0, 4), (4, 8), (8, 11)]
     _fill(bank, range(3))
-    bank.finish()
-    read = Store.open(path).bank()
-    assert read.attributes["status"] == "complete"
+    bank.check_blocks()
     for scale, grid in GRIDS.items():
-        streamed = list(read.blocks(scale))
-        assert [offset for offset, _ in streamed] == [grid.patches * start for start in (0, 4, 8)]
-        for block, (_, vectors) in enumerate(streamed):
-            start, stop = read.bounds(block)
+        streamed = list(bank.blocks(scale))
+        for block, (ids, vectors) in enumerate(streamed):
+            start, stop = bank.bounds(block)
+            np.testing.assert_array_equal(ids, np.arange(start * grid.patches, stop * grid.patches))
             np.testing.assert_array_equal(vectors, _features(block, stop - start)[scale].reshape(-1, D))
         assert len(list((path / "bank" / scale / "features" / "c").iterdir())) == 3  # a block is a chunk
+    bank.finish(radius=0)
+    read = Store.open(path).bank()
+    assert (read.complete, read.attributes["radius"]) == (True, 0)
+    assert not (path / "bank" / "small" / "features").exists()
+
+
+PAGE = {
+    "vectors": np.arange(8, dtype=np.float32).reshape(2, 4) / 7,
+    "ids": np.array([3, 1]),
+    "low": np.ones((1, 4), np.float32),
+}
+
+
+def test_pages_and_index_come_back(path: Path) -> None:
+    bank = _make(path).prepare_bank(GRIDS, D)
+    for half, dtype in ((False, np.float32), (True, np.float16)):
+        name = bank.begin_index("big")
+        for number in range(2):
+            bank.write_page("big", name, number, {**PAGE, "ids": PAGE["ids"] + number}, half)
+        bank.write_index("big", name, {"centre": np.zeros(4)}, 4, radius=0.5)
+        arrays, attributes = bank.read_index("big")
+        assert (arrays["centre"].tolist(), attributes, bank.vectors("big")) == ([0] * 4, {"radius": 0.5}, 4)
+        page = bank.read_page("big", 1)
+        assert page.keys() == PAGE.keys()
+        np.testing.assert_array_equal(page["vectors"], PAGE["vectors"].astype(dtype))
+        assert (page["vectors"].dtype, page["ids"].tolist()) == (dtype, [4, 2])
+        assert sum(child.name.startswith("index") for child in (path / "bank" / "big").iterdir()) == 1
+    with pytest.raises(StoreError, match=r"bank page 2 of big is missing; embed again: patchcli embed --overwrite"):
+        bank.read_page("big", 2)
+
+
+def test_an_index_that_was_not_finished_leaves_the_one_before(path: Path) -> None:
+    bank = _make(path).prepare_bank(GRIDS, D)
+    name = bank.begin_index("big")
+    bank.write_page("big", name, 0, PAGE, False)
+    bank.write_index("big", name, {"centre": np.zeros(4)}, 2)
+    bank.write_page("big", bank.begin_index("big"), 0, {**PAGE, "ids": PAGE["ids"] + 5}, False)  # and killed
+    assert bank.read_page("big", 0)["ids"].tolist() == [3, 1]
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -333,7 +369,7 @@ def test_a_bank_with_a_missing_block_is_not_finished(path: Path) -> None:
     bank = _make(path).prepare_bank(GRIDS, D)
     _fill(bank, iter([0, 2]))
     with pytest.raises(IncompleteError, match=r"blocks \[1\].*patchcli embed"):
-        bank.finish()
+        bank.check_blocks()
     with pytest.raises(IncompleteError, match=r"half-written \(2 of 3 blocks\); run: patchcli embed"):
         Store.open(path).bank()
 
@@ -366,13 +402,12 @@ def test_no_bank_yet(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_lost_chunk_of_the_bank(path: Path) -> None:
+def test_a_lost_block_of_the_bank(path: Path) -> None:
     bank = _make(path).prepare_bank(GRIDS, D)
     _fill(bank, range(3))
-    bank.finish()
     next((path / "bank" / "small" / "features" / "c" / "1").rglob("0/0/0")).unlink()
-    streamed = Store.open(path).bank().blocks("small")
-    assert next(streamed)[0] == 0
+    streamed = bank.blocks("small")
+    assert next(streamed)[0][0] == 0
     with pytest.raises(StoreError, match=r"bank block 1 of small holds NaN.*patchcli embed --overwrite"):
         next(streamed)
 

@@ -21,7 +21,7 @@ def test_the_layout_is_understood_without_problems(tmp_path):
     assert dataset.layout == "mvtec" and not dataset.problems
     test = dataset.split("test")
     assert {sample.kind for sample in test} == {"good", *weave.DEFECTS}
-    assert all((sample.mask is not None) == sample.defective for sample in test)
+    assert all(bool(sample.masks) == sample.defective for sample in test)
 
 
 @pytest.mark.parametrize("defect", weave.DEFECTS)

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from patchcli.cli.bank import bank
+from patchcli.cli.data import data
 from patchcli.cli.demo import demo
 from patchcli.cli.embed import embed
 from patchcli.cli.eval import evaluate
@@ -37,10 +39,12 @@ def root(
     """
 
 
+app.command()(data)
 app.command()(extract)
 app.command()(train)
 app.command()(embed)
 app.command()(score)
+app.add_typer(bank, name="bank")
 app.command(name="eval")(evaluate)
 app.command(name="import")(import_weights)
 app.command()(info)

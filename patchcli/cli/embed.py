@@ -1,12 +1,25 @@
 """patchcli embed."""
 
+from typing import Annotated
+
+import typer
+
 from patchcli.cli import options
 from patchcli.cli.terminal import Terminal
+from patchcli.errors import InputError
 
 
 def embed(
     store: options.Store = options.STORE,
+    tolerance: Annotated[
+        float | None, typer.Option("--tolerance", help="Keep fewer vectors: no distance grows by more than this.")
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option("--keep", metavar="SHARE", help="Keep this share of the vectors, 10% or 0.1, well spread.")
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Store vectors as float16: half the size on disk.")] = False,
     overwrite: options.Overwrite = False,
+    memory: options.Memory = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
     quiet: options.Quiet = False,
@@ -14,13 +27,33 @@ def embed(
 ) -> None:
     """Embed every patch of the good images into the store's bank.
 
-    Killed in the middle, the same command goes on where it stopped.
+    Killed in the middle, the same command goes on where it stopped. A thinned bank says by how much distances may be off;
+    so do the records and maps made with it.
 
     Example: patchcli embed --store grid.zarr
+
+    Example: patchcli embed --tolerance 0.02
     """
     with Terminal(quiet, verbose) as terminal:
+        share, limit = _share(keep), options.memory(memory)
         from patchcli.pipeline.embed import embed
 
-        done = embed(store, device=device, threads=threads, overwrite=overwrite, observer=terminal)
+        done = embed(
+            store, tolerance=tolerance, keep=share, half=half, memory=limit, device=device, threads=threads,
+            overwrite=overwrite, observer=terminal,
+        )  # fmt: skip
         vectors = ", ".join(f"{count:,} {scale}" for scale, count in done.vectors.items())
         terminal.note(f"the bank holds {vectors} vectors of {done.images} images ({done.embedded} embedded now)")
+        if any(done.radius.values()):
+            bounds = ", ".join(f"{radius:.3g} ({scale})" for scale, radius in done.radius.items())
+            terminal.note(f"a distance is off by at most {bounds}")
+
+
+def _share(text: str | None) -> float | None:
+    """A share of "10%" or "0.1"."""
+    if text is None:
+        return None
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise InputError(f"--keep: expected a share such as 10% or 0.1, found {text!r}") from None

@@ -1,18 +1,32 @@
 """patchcli eval."""
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from patchcli.cli import options
 from patchcli.cli.terminal import Terminal
 
+# What fits on 100 characters; JSON Lines and CSV have every figure.
 COLUMNS = {
-    "category": "class", "map": "map", "image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC",
-    "images": "images", "defective": "defective", "note": "note",
+    "category": "class", "map": "map", "kind": "kind", "image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC",
+    "aupro_30": "AUPRO 0.3", "aupro_05": "AUPRO 0.05", "images": "images", "note": "note",
 }  # fmt: skip
 
 
 def evaluate(
     store: options.Store = options.STORE,
+    maps: Annotated[
+        Path | None,
+        typer.Option("--maps", help="Read the maps below this folder, of score --out or another tool, instead of scoring."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--metrics", help="Write all numbers as one nested object into this .json file, for dvc.")
+    ] = None,
     form: options.Format = None,
     search: options.Search = "auto",
+    memory: options.Memory = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
     quiet: options.Quiet = False,
@@ -20,9 +34,15 @@ def evaluate(
 ) -> None:
     """Compare scores and maps of the test images with their labels and masks.
 
-    A store gives image and pixel AUROC of each map; a folder of stores, one a class, the product's and their average.
+    A store gives the figures of each map, and of the product by kind of defect; a folder of stores, one a class, the
+    product's and their average. A table shows AUROC and AUPRO (limits 0.3 and 0.05); JSON Lines have AP, F1-max at the
+    oracle's threshold and 95 % bootstrap intervals too.
+
+    Maps are test/<kind>/<stem> with .tiff, .tif, .npy or .png, one number a pixel, of any size; a score is their maximum.
 
     Example: patchcli eval --format jsonl | jq .image_auroc
+
+    Example: patchcli eval --maps maps/ --metrics metrics.json
 
     Example: patchcli eval --store stores/
     """
@@ -30,8 +50,12 @@ def evaluate(
         terminal.check_format(form)
         from patchcli.pipeline.evaluate import evaluate
 
-        rows = evaluate(store, device=device, search=search, threads=threads, observer=terminal)
+        rows = evaluate(
+            store, maps=maps, out=out, device=device, search=search, memory=options.memory(memory), threads=threads,
+            observer=terminal,
+        )  # fmt: skip
         columns = dict(COLUMNS)
-        if not any(row.note for row in rows):
-            del columns["note"]
+        for key in ("kind", "note"):
+            if not any(getattr(row, key) for row in rows):
+                del columns[key]
         terminal.write(rows, form, columns)

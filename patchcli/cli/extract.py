@@ -10,8 +10,11 @@ from patchcli.cli.terminal import Terminal
 
 
 def extract(
-    data: Annotated[Path | None, typer.Argument(help="A data set (MVTec AD layout) or a folder of good images.")] = None,
+    data: Annotated[
+        Path | None, typer.Argument(help="A data set, a folder of good images, or a manifest (.csv, .jsonl).")
+    ] = None,
     store: options.Store = options.STORE,
+    layout: options.Layout = None,
     size: options.Size = None,
     overwrite: options.Overwrite = False,
     patches: Annotated[
@@ -37,7 +40,7 @@ def extract(
         if data is None and patches is None:
             raise InputError("DATA: expected a data set or a folder of good images (or --patches DIR)")
         if data is not None:
-            found = extract(data, store, options.size(size), overwrite, terminal)
+            found = extract(data, store, options.size(size), overwrite, terminal, layout)
             state = "extracted" if found.fresh else "there already"
             terminal.note(f"{found.images} images of {found.height}x{found.width} pixels {state} in {store}")
         if patches is not None:

@@ -11,6 +11,14 @@ Store = Annotated[
     Path, typer.Option("--store", envvar="PATCHCLI_STORE", help="The store: one Zarr group with everything learned.")
 ]
 STORE = Path("patchcli.zarr")
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        "--layout",
+        help="How DATA is laid out: manifest, mvtec2, loco, mvtec, btad, visa, ksdd2, ksdd, folders or plain. "
+        "[default: the first that fits]",
+    ),
+]
 Size = Annotated[
     str | None,
     typer.Option("--size", metavar="N|HxW", help="Working size of the images in pixels, height x width. [default: 256]"),
@@ -20,7 +28,11 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads. [default: all cores]")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything drawn at random. [default: 0]")]
 Search = Annotated[
-    str, typer.Option("--search", help="Nearest neighbour search, all exact: auto (keops on a GPU), brute, keops.")
+    str, typer.Option("--search", help="All exact: auto (keops on a GPU, else pruned), pruned, keops or brute.")
+]
+Memory = Annotated[
+    str | None,
+    typer.Option("--memory", metavar="SIZE", help="Memory for the bank, such as 300M or 2G. [default: half of what is free]"),
 ]
 Format = Annotated[
     str | None, typer.Option("--format", help="table, jsonl or csv. [default: table on a terminal, else jsonl]")
@@ -37,3 +49,18 @@ def size(text: str | None) -> tuple[int, int] | None:
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
         raise InputError(f"--size: expected pixels such as 256 or 256x320 (height x width), found {text!r}")
     return int(sides[0]), int(sides[-1])
+
+
+def memory(text: str | None) -> int | None:
+    """Bytes of "300M", "2G" or "1.5GB"."""
+    if text is None:
+        return None
+    number = text.upper().removesuffix("B").rstrip("KMGT")
+    unit = text.upper().removesuffix("B")[len(number) :]
+    try:
+        size = int(float(number) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[unit])
+    except (KeyError, ValueError, OverflowError):
+        size = 0
+    if size < 1:
+        raise InputError(f"--memory: expected a size such as 300M or 2G, found {text!r}")
+    return size

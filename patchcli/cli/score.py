@@ -28,6 +28,7 @@ def score(
     ] = False,
     form: options.Format = None,
     search: options.Search = "auto",
+    memory: options.Memory = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
     quiet: options.Quiet = False,
@@ -50,6 +51,6 @@ def score(
             given = filter(None, (line.rstrip("\r\n") for line in sys.stdin))
         records = score(
             store, given, out=out, overlay=overlay, batch=1 if piped else BATCH,
-            device=device, search=search, threads=threads, observer=terminal,
+            device=device, search=search, memory=options.memory(memory), threads=threads, observer=terminal,
         )  # fmt: skip
         terminal.write(records, form, COLUMNS)

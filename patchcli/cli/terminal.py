@@ -126,7 +126,7 @@ class Terminal(Observer):
                 self._write(f"patchcli: done, but {self.problems} problem{'s' * (self.problems > 1)} reported above")
                 raise typer.Exit(BAD_INPUT)
             return
-        if self.verbose and not isinstance(error, typer.Exit):
+        if self.verbose and not isinstance(error, typer.Exit | BrokenPipeError):
             traceback.print_exception(error)
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush cannot fail

@@ -12,9 +12,10 @@ from patchcli.cli.terminal import INTERRUPTED, Terminal
 
 def train(
     data: Annotated[
-        Path | None, typer.Argument(help="A data set or a folder of good images. [default: what the store holds]")
+        Path | None, typer.Argument(help="A data set, a folder of good images, or a manifest. [default: what the store holds]")
     ] = None,
     store: options.Store = options.STORE,
+    layout: options.Layout = None,
     size: options.Size = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Steps in all. [default: 200]")] = None,
     epochs: Annotated[float | None, typer.Option("--epochs", help="The same in passes over the images.")] = None,
@@ -68,7 +69,7 @@ def train(
             "lr": lr, "batch": batch, "precision": precision, "seed": seed,
         }  # fmt: skip
         trained = train(
-            data, store, size=options.size(size), steps=steps, epochs=epochs, minutes=minutes, resume=resume,
+            data, store, layout=layout, size=options.size(size), steps=steps, epochs=epochs, minutes=minutes, resume=resume,
             overwrite=overwrite, device=device, threads=threads, report=report, observer=terminal,
             **{name: value for name, value in given.items() if value is not None},
         )  # fmt: skip

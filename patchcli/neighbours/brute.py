@@ -8,8 +8,14 @@ from torch import Tensor
 TILE_QUERIES, TILE_VECTORS, CANDIDATES = 4096, 2048, 1 << 15
 
 
-def search(queries: Tensor, blocks: Iterable[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Exact nearest neighbours of queries (Q, D); see the package for blocks and results.
+def search(queries: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Exact nearest neighbours of queries (Q, D); see the package for blocks and results."""
+    squared, index = nearest(queries, blocks)
+    return squared.sqrt().float(), index
+
+
+def nearest(queries: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Squared distances (Q,) float64 and ids.
 
     |v|² - 2qv orders the vectors v by their distance to q, but for rounding: in float32, u = 2⁻²⁴, a product of length
     D + 1 and the norms are off by less than r(|q|² + |v|²), r = 4(D + 8)u, in any order of summation. So every vector
@@ -24,7 +30,7 @@ def search(queries: Tensor, blocks: Iterable[tuple[int, Tensor]]) -> tuple[Tenso
     x = queries - centre
     square = x.square().sum(1)
     left = torch.cat([-2 * x, torch.ones_like(x[:, :1])], 1)  # (Q, D+1)
-    for offset, vectors in blocks:
+    for ids, vectors in blocks:
         moved = vectors - centre
         norms = moved.square().sum(1, keepdim=True)
         right = torch.cat([moved, norms * (1 - r)], 1)  # (M, D+1)
@@ -39,8 +45,8 @@ def search(queries: Tensor, blocks: Iterable[tuple[int, Tensor]]) -> tuple[Tenso
                 for pairs in torch.split(torch.nonzero(low[hot] <= bound[hot, None]), CANDIDATES):
                     row, column = hot[pairs[:, 0]] + q, pairs[:, 1] + v
                     direct = (queries[row].double() - vectors[column].double()).square().sum(1)
-                    _keep_nearest(best, index, row, direct, column + offset)
-    return best.sqrt().float(), index
+                    _keep_nearest(best, index, row, direct, ids[column])
+    return best, index
 
 
 def _keep_nearest(best: Tensor, index: Tensor, row: Tensor, squared: Tensor, candidate: Tensor) -> None:

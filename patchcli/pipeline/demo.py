@@ -10,7 +10,7 @@ from patchcli import images, report, weave
 from patchcli.errors import InputError
 from patchcli.observer import Observer
 from patchcli.pipeline.embed import embed
-from patchcli.pipeline.evaluate import Row, evaluate
+from patchcli.pipeline.evaluate import Row, evaluate, totals
 from patchcli.pipeline.extract import extract
 from patchcli.pipeline.score import Record, score
 from patchcli.pipeline.train import train
@@ -49,11 +49,11 @@ def demo(
     extract(data, store, (weave.SIDE, weave.SIDE), overwrite=True, observer=observer)
     train(store=store, steps=0, seed=seed, overwrite=True, threads=threads, observer=observer)
     embed(store, observer=observer)
-    untrained = replace(evaluate(store, observer=observer)[-1], map="untrained")
+    untrained = replace(totals(evaluate(store, observer=observer))[-1], map="untrained")
     observer.note(f"training {steps} steps")
     train(store=store, steps=steps, resume=True, observer=observer)
     embed(store, observer=observer)
-    rows = [untrained, *evaluate(store, observer=observer)]
+    rows = [untrained, *totals(evaluate(store, observer=observer))]
     records = list(score(store, out=folder / "maps", overlay=True, observer=observer))
     page = folder / "overview.html"
     beside = folder / ".overview.html.part"

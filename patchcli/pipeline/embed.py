@@ -1,13 +1,36 @@
 """Images and encoder → the memory bank."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from patchcli import embedding, runtime, training
+from patchcli.errors import InputError
+from patchcli.neighbours import cover, paged
+from patchcli.neighbours.pruned import Pages, Stream, page_bytes
 from patchcli.observer import Observer
-from patchcli.store import Store
+from patchcli.store import Bank, Store
+
+
+@dataclass(frozen=True)
+class Thinning:
+    """What of the patches a bank keeps, and how: all of them as float32 where nothing is said."""
+
+    tolerance: float | None = None  # keep as few vectors as greedy k-centre needs for this cover radius
+    keep: float | None = None  # or this share of them
+    half: bool = False  # as float16
+
+    def __post_init__(self) -> None:
+        if self.tolerance is not None and not 0 < self.tolerance < np.inf:
+            raise InputError(f"--tolerance: expected a distance above 0, found {self.tolerance}")
+        if self.keep is not None and not 0 < self.keep <= 1:
+            raise InputError(f"--keep: expected a share such as 10% or 0.1, found {self.keep:g}")
+        if self.tolerance is not None and self.keep is not None:
+            raise InputError("--tolerance and --keep: give one of the two")
 
 
 @dataclass(frozen=True)
@@ -17,32 +40,65 @@ class Embedded:
     images: int
     vectors: dict[str, int]
     embedded: int
+    radius: dict[str, float]  # by how much a distance may be off: 0 where every vector is kept as it is
+    bytes: int  # what the bank holds in memory when it is searched
+
+    @classmethod
+    def of(cls, bank: Bank, embedded: int) -> "Embedded":
+        """A finished bank."""
+        vectors = {scale: bank.vectors(scale) for scale in bank.scales}
+        held = sum(paged.memory(bank, scale) for scale in bank.scales)
+        return cls(bank.images, vectors, embedded, bank.attributes["radius"], held)
 
 
 def embed(
     store: Path | str = "patchcli.zarr",
     *,
+    tolerance: float | None = None,
+    keep: float | None = None,
+    half: bool = False,
+    memory: int | None = None,
     device: str = "auto",
     threads: int | None = None,
     overwrite: bool = False,
     observer: Observer | None = None,
 ) -> Embedded:
-    """Embed every patch of the training images at each scale (Algorithm 2, first half).
+    """Embed every patch of the training images at each scale (Algorithm 2, first half), and index the bank.
 
     Goes on where an interrupted run stopped; a finished bank of the same encoder and images is left as it is, one of
     another encoder is replaced. Blocks are written whole, each followed by its flag.
+
+    With `tolerance` or `keep` only some vectors are kept (greedy k-centre, page by page); `half` stores them as float16.
+    What a distance may then be off by at most is in the bank, the records and the maps. `memory` bounds what is held.
     """
     observer = observer or Observer()
+    wanted = Thinning(tolerance, keep, half)
     runtime.set_threads(threads)
-    target = runtime.device(device)
+    target, budget = runtime.device(device), runtime.memory(memory)
     opened = Store.open(store, "r+")
     encoder = training.load(opened, target)
     mean = opened.mean
     grids = embedding.grids(encoder, *mean.shape[:2])
-    bank = opened.prepare_bank(grids, opened.encoder_attributes["D"], overwrite)
+    made = (opened.attributes_of("bank") or {}).get("thinning")
+    if made is not None and wanted == Thinning() and not overwrite:
+        wanted = Thinning(**made)  # nothing is asked for: as before
+    overwrite = overwrite or (made is not None and Thinning(**made) not in (Thinning(), wanted))
+    D: int = opened.encoder_attributes["D"]
+    bank = opened.prepare_bank(grids, D, overwrite)
+    if bank.complete:
+        bank.remove_blocks()
+        if wanted != Thinning(**bank.attributes["thinning"]):
+            whole = {scale: pages_stream(bank, scale) for scale in grids}
+            with opened.replacing_bank(opened.bank_fingerprint(), grids, D, bank.images, bank.images) as new:
+                index(new, whole, wanted, budget, observer)
+            bank = opened.bank()
+        return Embedded.of(bank, 0)
     pending = np.flatnonzero(bank.done == 0).tolist()
     if 0 < len(pending) < len(bank.done):
         observer.note(f"going on: {len(bank.done) - len(pending)} of {len(bank.done)} blocks are done")
+    vectors = bank.images * sum(grid.patches for grid in grids.values())
+    disk, search = runtime.megabytes(2 * vectors * D * 4), runtime.megabytes(page_bytes(vectors, D))
+    observer.note(f"{vectors:,} vectors will need {disk} of disk in the meantime, and {search} of memory to be searched")
     embedded = 0
     for count, block in enumerate(pending, 1):
         start, stop = bank.bounds(block)
@@ -50,5 +106,69 @@ def embed(
         bank.write_block(block, {scale: values.cpu().numpy() for scale, values in features.items()})
         embedded += stop - start
         observer.progress("embed", count, len(pending), f"{bank.images} images")
-    bank.finish()
-    return Embedded(bank.images, {scale: bank.images * grid.patches for scale, grid in grids.items()}, embedded)
+    bank.check_blocks()
+
+    def blocks(scale: str) -> Stream:
+        return lambda: bank.blocks(scale)
+
+    index(bank, {scale: blocks(scale) for scale in grids}, wanted, budget, observer)
+    return Embedded.of(bank, embedded)
+
+
+def pages_stream(bank: Bank, scale: str) -> Stream:
+    """What a finished bank holds, page by page."""
+
+    def stream() -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        pages = paged.read(bank, scale, budget=0)
+        for p in range(len(pages)):
+            yield pages[p].ids, pages[p].vectors
+
+    return stream
+
+
+def index(
+    bank: Bank, streams: dict[str, Stream], wanted: Thinning, budget: int, observer: Observer,
+    rounded_before: Mapping[str, float] | None = None,
+) -> None:  # fmt: skip
+    """Lay out a bank's vectors as pages, thinned as is wanted, and mark it complete.
+
+    `rounded_before` is by how much vectors that come from another float16 bank may be off already.
+    """
+    radius = {}
+    budget //= 2  # what is sorted into pages, and what is read of them, or of another bank, meanwhile
+    for scale, stream in streams.items():
+        total = bank.images * bank.patches(scale)
+        rounded, rounding = _rounded(stream) if wanted.half else (stream, lambda: 0.0)
+        options: dict[str, Any] = {"half": wanted.half, "budget": budget}
+        paged.write(bank, scale, rounded, total, progress=_progress(observer, "index", total), **options)
+        radius[scale] = max(rounding(), (rounded_before or {}).get(scale, 0.0))
+        if wanted.tolerance is None and wanted.keep is None:
+            continue
+        pages = paged.read(bank, scale, budget)
+        number = None if wanted.keep is None else max(1, round(wanted.keep * total))
+        rows, covered = cover.select(pages, wanted.tolerance, number)
+        radius[scale] += covered
+        count = sum(map(len, rows))
+        paged.write(bank, scale, _kept(pages, rows), count, progress=_progress(observer, "thin", count), **options)
+    bank.finish(thinning=asdict(wanted), radius=radius)
+
+
+def _kept(pages: Pages, rows: list[NDArray[np.int64]]) -> Stream:
+    return lambda: cover.kept(pages, rows)
+
+
+def _progress(observer: Observer, task: str, total: int) -> Callable[[int], None]:
+    return lambda done: observer.progress(task, done, total)
+
+
+def _rounded(stream: Stream) -> tuple[Stream, Callable[[], float]]:
+    """A stream through float16, and by how much its vectors moved at most."""
+    moved = [0.0]
+
+    def rounded() -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        for ids, vectors in stream():
+            short = vectors.astype(np.float16).astype(np.float32)
+            moved.append(float(np.sqrt(np.square(vectors - short, dtype=np.float64).sum(axis=1).max(initial=0))))
+            yield ids, short
+
+    return rounded, lambda: max(moved)

@@ -1,127 +1,293 @@
-"""Test images and their labels → AUROC tables."""
+"""Test images, their labels and masks → tables of figures, from a fresh scoring or from maps on disk."""
 
+import json
+import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 
-from patchcli import layouts, metrics, runtime
+from patchcli import images, layouts, metrics, runtime
 from patchcli.encoder import ARCHITECTURES
 from patchcli.errors import InputError
-from patchcli.images import resize_map
-from patchcli.layouts import Sample
+from patchcli.layouts import Dataset, Sample
 from patchcli.observer import Observer
-from patchcli.pipeline.score import BATCH, make_scorer, read_mask, scored
-from patchcli.scoring import Scored
+from patchcli.pipeline.data import read_mask
+from patchcli.pipeline.score import BATCH, make_scorer, scored
 from patchcli.store import Store, stores_in
 
 SCHEMA = "patchcli.eval/1"
 
+# An image, its (height, width), and its maps by name, each (h, w) of any size.
+Stream = Iterator[tuple[Sample, tuple[int, int], dict[str, NDArray[np.float32]]]]
+
 
 @dataclass(frozen=True)
 class Row:
-    """One line of Table S2 (a class and a map) or, over several stores, of Table S1 (the product map of each class)."""
+    """One line of Table S2 (a class and a map) or, over several stores, of Table S1 (the product map of each class).
+
+    Low and high are the ends of 95 % bootstrap intervals over images. A figure is None where it has nothing to stand on.
+    """
 
     schema: str
     category: str
-    map: str  # K=64, K=32, flat K=64 or product
+    map: str  # K=64, K=32, flat K=64 or product; "maps" where they were read from disk
+    kind: str | None  # the kind of defect, against all good images; None: all kinds together
     image_auroc: float | None
+    image_auroc_low: float | None
+    image_auroc_high: float | None
+    image_ap: float | None
+    image_f1max_oracle: float | None  # at the threshold that is best for these very labels
     pixel_auroc: float | None
+    pixel_auroc_low: float | None
+    pixel_auroc_high: float | None
+    pixel_ap: float | None
+    pixel_f1max_oracle: float | None
+    aupro_30: float | None  # area under the PRO curve up to a false positive rate of 0.3
+    aupro_05: float | None
     images: int
     defective: int
     note: str  # why a figure is missing, else empty
-    encoder: str | None  # sha256 of the weights
+    encoder: str | None  # sha256 of the weights; None where there are several, or maps that do not tell
+
+
+FIGURES = (
+    "image_auroc", "image_auroc_low", "image_auroc_high", "image_ap", "image_f1max_oracle",
+    "pixel_auroc", "pixel_auroc_low", "pixel_auroc_high", "pixel_ap", "pixel_f1max_oracle", "aupro_30", "aupro_05",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What is kept in memory of a test image."""
+
+    kind: str
+    defective: bool
+    masked: bool  # whether its pixels count
+    scores: dict[str, float]  # of each map, its maximum
 
 
 def evaluate(
     store: Path | str = "patchcli.zarr",
     *,
+    maps: Path | str | None = None,
+    out: Path | str | None = None,
     device: str = "auto",
     search: str = "auto",
+    memory: int | None = None,
     threads: int | None = None,
     observer: Observer | None = None,
 ) -> list[Row]:
-    """Score the test images and compare with their labels and masks, at the masks' size.
+    """Compare the test images' scores and maps with their labels and masks, at the masks' size.
 
-    A store gives a row a map (Table S2); a folder of stores gives the product's row of each and their average (S1).
-    Images without a usable mask are left out of the pixel figures.
+    A store gives a row a map (Table S2), then one a kind of defect for the product; a folder of stores gives the
+    product's row of each and their average (S1). Images without a usable mask are left out of the pixel figures.
+
+    With `maps`, a folder as `score` writes it or another tool, nothing is scored and the store needs no encoder: maps
+    are looked for at test/<kind>/<stem> with one of images.MAP_SUFFIXES (for a folder of stores, below the name of the
+    class), brought to the image's size, and their maximum is the image's score. `out`, a .json file, gets all numbers.
     """
     observer = observer or Observer()
     runtime.set_threads(threads)
     folder = Path(store)
+    target = None if out is None else Path(out)
+    if target is not None and (target.suffix != ".json" or target.is_dir()):
+        raise InputError(f"--metrics {target}: expected the name of a .json file")
+    source = None if maps is None else Path(maps)
     if not folder.is_dir() or (folder / "zarr.json").exists():
-        return _evaluate_one(Store.open(store), device, search, observer)
-    rows = [_evaluate_one(Store.open(path), device, search, observer)[-1] for path in stores_in(folder)]
+        rows = _evaluate_one(Store.open(store), source, device, search, memory, observer)
+    else:
+        rows = []
+        for path in stores_in(folder):
+            opened = Store.open(path)
+            below = None if source is None else source / opened.dataset["category"]
+            rows.append(totals(_evaluate_one(opened, below, device, search, memory, observer))[-1])
+        rows.append(_average(rows))
+    if target is not None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(f".{target.name}.part")
+        beside.write_text(json.dumps(numbers(rows), indent=2) + "\n", encoding="utf-8")
+        beside.replace(target)
+    return rows
+
+
+def totals(rows: list[Row]) -> list[Row]:
+    """The rows of all kinds of defects together; the product's is the last."""
+    return [row for row in rows if row.kind is None]
+
+
+def numbers(rows: list[Row]) -> dict[str, Any]:
+    """The rows' numbers, nested: class → map → figures, and "kinds" → kind → figures. What is missing is left out.
+
+    A class that comes twice (two stores of it) gets a number behind its name.
+    """
+    found: dict[str, Any] = {}
+    category = ""
+    for row in rows:
+        present = {name: value for name in (*FIGURES, "images", "defective") if (value := getattr(row, name)) is not None}
+        if row.kind is not None:
+            found[category][row.map].setdefault("kinds", {})[row.kind] = present
+            continue
+        category, again = row.category, 1
+        while row.map in found.get(category, {}):
+            again += 1
+            category = f"{row.category} {again}"
+        found.setdefault(category, {})[row.map] = present
+    return found
+
+
+def _average(rows: list[Row]) -> Row:
+    """The mean of the classes' figures; intervals are not averaged."""
     missing = sum(row.image_auroc is None or row.pixel_auroc is None for row in rows)
-    average = Row(
+    means: dict[str, Any] = {}
+    for name in FIGURES:
+        present = [value for row in rows if (value := getattr(row, name)) is not None]
+        means[name] = float(np.mean(present)) if present and not name.endswith(("_low", "_high")) else None
+    return Row(
         schema=SCHEMA,
         category="average",
-        map="product",
-        image_auroc=_mean([row.image_auroc for row in rows]),
-        pixel_auroc=_mean([row.pixel_auroc for row in rows]),
+        map=rows[0].map if len({row.map for row in rows}) == 1 else "product",
+        kind=None,
+        **means,
         images=sum(row.images for row in rows),
         defective=sum(row.defective for row in rows),
         note=f"{missing} of {len(rows)} classes lack a figure" if missing else "",
         encoder=None,
     )
-    return [*rows, average]
 
 
-def _mean(values: list[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return float(np.mean(present)) if present else None
-
-
-def _evaluate_one(store: Store, device: str, search: str, observer: Observer) -> list[Row]:
-    dataset = layouts.read(Path(store.dataset["root"]))
+def _evaluate_one(
+    store: Store, maps: Path | None, device: str, search: str, memory: int | None, observer: Observer
+) -> list[Row]:
+    """The rows of one class, maps read or made one image at a time, their pixels kept in temporary files (TMPDIR)."""
+    dataset = layouts.read(Path(store.dataset["root"]), store.dataset["layout"])
     for line in dataset.problems:
         observer.problem(line)
     samples = dataset.split("test")
     if not samples:
         raise InputError(f"{dataset.root}: no test images there; expected test/good and test/<kind of defect>")
-    scorer = make_scorer(store, runtime.device(device), search, observer)
-    results: list[tuple[Sample, Scored]] = []
-    for sample, result in scored(scorer, samples, BATCH, observer):
-        results.append((sample, result))
-        observer.progress("eval", len(results), len(samples), dataset.category)
-    if not results:
-        raise InputError(f"{dataset.root}: no test image could be read")
-    return rows_of(store, dataset.category, results, observer)
+    encoders: set[str | None] = set()
+    stream: Stream
+    if maps is None:
+        attributes = store.encoder_attributes
+        encoders.add(attributes["sha256"])
+        scales = ARCHITECTURES[attributes["architecture"]].scales
+        labels = {name: scale.label for name, scale in scales.items()}
+        if len(scales) > 1:
+            labels["multi"] = "product"
+        scorer = make_scorer(store, runtime.device(device), search, memory, observer)
+        stream = ((sample, result.size, result.maps) for sample, result in scored(scorer, samples, BATCH, observer))
+    else:
+        labels = {"maps": "maps"}
+        stream = _read(dataset, samples, maps, encoders, observer)
+    judged: list[_Judged] = []
+    with ExitStack() as stack:
+        pixels = {name: metrics.Pixels(stack.enter_context(tempfile.TemporaryFile())) for name in labels}
+        for sample, size, found in stream:
+            mask = read_mask(sample, size, observer) if sample.defective else np.zeros(size, bool)
+            if mask is not None:
+                for name in labels:
+                    pixels[name].add(sample.kind, images.resize_map(found[name], *size), mask)
+            scores = {name: float(found[name].max()) for name in labels}
+            judged.append(_Judged(sample.kind, sample.defective, mask is not None, scores))
+            observer.progress("eval", len(judged), len(samples), dataset.category)
+        if not judged:
+            what = "test image could be read" if maps is None else f"map of a test image could be used from {maps}"
+            raise InputError(f"{dataset.root}: no {what}")
+        encoder = encoders.pop() if len(encoders) == 1 else None
+        kinds = dict.fromkeys(image.kind for image in judged if image.defective)
+        wanted = [(name, None) for name in labels] + [(name, kind) for name in [*labels][-1:] for kind in kinds]
+        return [_row(dataset.category, labels[name], kind, judged, name, pixels[name], encoder) for name, kind in wanted]
 
 
-def rows_of(store: Store, category: str, results: list[tuple[Sample, Scored]], observer: Observer) -> list[Row]:
-    """The table of one class from its scored test images."""
-    labels = [sample.defective for sample, _ in results]
-    masks = {sample.id: read_mask(sample, result.size, observer) for sample, result in results if sample.defective}
-    without = sum(mask is None for mask in masks.values())
+def _read(
+    dataset: Dataset, samples: list[Sample], folder: Path, encoders: set[str | None], observer: Observer
+) -> Stream:
+    """Maps on disk with the size of their images; what is missing or unusable is reported and left out."""
+    if not folder.is_dir():
+        raise InputError(f"--maps {folder}: no such folder; expected one with maps, such as patchcli score --out writes")
+    if folder.resolve() == dataset.root:
+        raise InputError(f"--maps {folder}: is the data set's own folder; expected one with maps")
+    for sample in samples:
+        place = folder / sample.id
+        # `score` keeps the image's suffix where two images differ in it alone.
+        places = [place.with_name(f"{place.name}.tiff"), *map(place.with_suffix, images.MAP_SUFFIXES)]
+        path = next((path for path in places if path.is_file()), None)
+        if path is None:
+            suffixes = ", ".join(images.MAP_SUFFIXES)
+            observer.problem(f"{sample.id}: no map; expected {place.with_suffix('')} with one of {suffixes}")
+            continue
+        try:
+            found = sample, images.size(sample.path), {"maps": images.read_map(path)}
+        except InputError as error:
+            observer.problem(str(error))
+            continue
+        encoders.add(_encoder_of(path))
+        yield found
+
+
+def _encoder_of(path: Path) -> str | None:
+    """The encoder in the description of a map that `score` wrote."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            return str(json.loads(file.pages.first.description)["encoder"])
+    except (tifffile.TiffFileError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _row(
+    category: str, label: str, kind: str | None, judged: list[_Judged], name: str, pixels: metrics.Pixels,
+    encoder: str | None,
+) -> Row:  # fmt: skip
+    """The figures of one map, over all images or over the good ones and those with a kind of defect."""
+    chosen = [image for image in judged if kind is None or not image.defective or image.kind == kind]
+    labels, scores = [image.defective for image in chosen], [image.scores[name] for image in chosen]
+    found = pixels.figures(None if kind is None else {image.kind for image in chosen})
+    low, high = metrics.auroc_interval(labels, scores) or (None, None)
+    pixel_low, pixel_high = found.auroc_interval or (None, None)
+    aupro_30, aupro_05 = found.aupro or (None, None)
+    return Row(
+        schema=SCHEMA,
+        category=category,
+        map=label,
+        kind=kind,
+        image_auroc=metrics.auroc(labels, scores),
+        image_auroc_low=low,
+        image_auroc_high=high,
+        image_ap=metrics.average_precision(labels, scores),
+        image_f1max_oracle=metrics.f1_max(labels, scores),
+        pixel_auroc=found.auroc,
+        pixel_auroc_low=pixel_low,
+        pixel_auroc_high=pixel_high,
+        pixel_ap=found.ap,
+        pixel_f1max_oracle=found.f1_max,
+        aupro_30=aupro_30,
+        aupro_05=aupro_05,
+        images=len(chosen),
+        defective=sum(labels),
+        note=_note(chosen),
+        encoder=encoder,
+    )
+
+
+def _note(chosen: list[_Judged]) -> str:
+    """Why figures of these images are missing, or stand on fewer images."""
+    labels = {image.defective for image in chosen}
+    masks = [image.masked for image in chosen if image.defective]
     notes = []
-    if len(set(labels)) < 2:
-        notes.append(f"image AUROC needs good and defective images, found {'defective' if labels[0] else 'good'} ones only")
-    if masks and without == len(masks):
-        unusable = any(sample.mask for sample, _ in results)
-        notes.append(f"pixel AUROC needs masks, found none {'usable ' * unusable}in ground_truth/")
-    elif not masks:
+    if len(labels) < 2:
+        only = "defective" if True in labels else "good"
+        notes.append(f"image AUROC needs good and defective images, found {only} ones only")
+    if not masks:
         notes.append("pixel AUROC needs defective images with masks")
-    elif without:
+    elif not any(masks):
+        notes.append("pixel AUROC needs masks, found no usable one in ground_truth/")
+    elif not all(masks):
+        without = masks.count(False)
         notes.append(f"{without} of {len(masks)} defective images have no usable mask, left out of pixel AUROC")
-    attributes = store.encoder_attributes
-    scales = ARCHITECTURES[attributes["architecture"]].scales
-    names = {name: scale.label for name, scale in scales.items()}
-    if len(scales) > 1:
-        names["multi"] = "product"
-    rows = []
-    for name, label in names.items():
-
-        def pixels(name: str = name) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.float32]]]:
-            for sample, result in results:
-                mask = masks[sample.id] if sample.defective else np.zeros(result.size, bool)
-                if mask is not None:
-                    yield mask, resize_map(result.maps[name], *result.size)
-
-        image_auroc = metrics.auroc(labels, [result.score(name) for _, result in results])
-        pixel_auroc = metrics.pixel_auroc(pixels)
-        counts = len(results), sum(labels)
-        rows.append(Row(SCHEMA, category, label, image_auroc, pixel_auroc, *counts, "; ".join(notes), attributes["sha256"]))
-    return rows
+    return "; ".join(notes)

@@ -31,15 +31,17 @@ def extract(
     size: tuple[int, int] | None = None,
     overwrite: bool = False,
     observer: Observer | None = None,
+    layout: str | None = None,
 ) -> Extracted:
-    """Read the training images below `data`, resize them to `size` (height, width) and write a new store.
+    """Read the training images of `data`, resize them to `size` (height, width) and write a new store.
 
+    `data` is a folder or a manifest; without `layout`, the first that fits is taken.
     A store that already holds the same images is left as it is, also with `overwrite`. What cannot be decoded is
     reported to the observer and left out. Raises InputError (no usable images), StoreError (another data set there).
     """
     observer = observer or Observer()
     store = Path(store)
-    dataset = layouts.read(Path(data))
+    dataset = layouts.read(Path(data), layout)
     for line in dataset.problems:
         observer.problem(line)
     manifest = dataset.manifest()
@@ -59,6 +61,9 @@ def extract(
     if min(height, width) < smallest:
         raise InputError(f"--size: expected at least {smallest}x{smallest}, the larger patch; found {height}x{width}")
     samples = dataset.split("train")
+    if alike := dataset.duplicates():
+        first = f"{alike[0][0].id} and {alike[0][1].id}"
+        observer.note(f"images that are there more than once: {len(alike)}, such as {first}; see: patchcli data {data}")
 
     def decoded() -> Iterator[tuple[str, tuple[int, int], Any]]:
         for done, sample in enumerate(samples, 1):
@@ -94,9 +99,10 @@ def _check_same(store: Store, dataset: layouts.Dataset, manifest: str, size: tup
 
 
 def _remember_root(store: Store, dataset: layouts.Dataset) -> None:
-    """The same images at another place: follow them, so that `score` finds the test images."""
-    if store.dataset["root"] != str(dataset.root):
-        store.group.attrs["patchcli"] = {**store.attributes, "dataset": {**store.dataset, "root": str(dataset.root)}}
+    """The same images at another place or in another layout: follow them, so that `score` finds the test images."""
+    now = {**store.dataset, "root": str(dataset.root), "layout": dataset.layout}
+    if store.dataset != now:
+        store.group.attrs["patchcli"] = {**store.attributes, "dataset": now}
 
 
 def cut_patches(store: Path | str, folder: Path, names: Sequence[str] = (), scale: str = "big") -> int:

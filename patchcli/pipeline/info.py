@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from patchcli.errors import StoreError
+from patchcli.neighbours import paged
 from patchcli.store import Store
 
 SCHEMA = "patchcli.info/1"
@@ -21,13 +22,18 @@ def info(store: Path | str = "patchcli.zarr") -> dict[str, Any]:
     found["recipe"] = encoder.get("recipe")
     bank = opened.attributes_of("bank")
     found["bank"] = bank["status"] if bank else None
+    for key in ("bank_vectors", "bank_memory", "distance_error"):
+        found[key] = None
     try:
-        opened.bank()
+        held = opened.bank()
     except StoreError as error:
         found["next"] = str(error).rsplit("run: ", 1)[-1]
         if bank and bank["status"] == "complete":
             found["bank"] = "of another encoder"
     else:
+        found["bank_vectors"] = {scale: held.vectors(scale) for scale in held.scales}
+        found["bank_memory"] = sum(paged.memory(held, scale) for scale in held.scales)  # bytes
+        found["distance_error"] = max(held.attributes["radius"].values())
         found["next"] = "patchcli score --out maps/"
     found["versions"] = opened.attributes["versions"]
     return found

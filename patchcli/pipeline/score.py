@@ -1,9 +1,11 @@
 """Images and bank → anomaly maps and one record an image."""
 
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,12 +16,14 @@ from numpy.typing import NDArray
 from patchcli import images, layouts, neighbours, report, runtime
 from patchcli.errors import InputError
 from patchcli.layouts import Sample
+from patchcli.neighbours import paged
 from patchcli.observer import Observer
-from patchcli.scoring import Scored, Scorer
+from patchcli.pipeline.data import read_mask
+from patchcli.scoring import Embedded, Scored, Scorer
 from patchcli.store import Store
 
 SCHEMA = "patchcli.score/1"
-BATCH = 4  # images for which the bank streams by once
+BATCH = 8  # images that are searched for together
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Record:
     nearest_height: int
     map: str | None  # float32 TIFF at the image's original size
     overlay: str | None  # PNG, written when all images are scored: its colours are one scale for the whole run
+    distance_error: float  # by how much a patch's distance may be off at most: 0 unless the bank is thinned or float16
     encoder: str  # sha256 of the weights, as in the store
 
 
@@ -52,6 +57,7 @@ def score(
     batch: int = BATCH,
     device: str = "auto",
     search: str = "auto",
+    memory: int | None = None,
     threads: int | None = None,
     observer: Observer | None = None,
 ) -> Iterator[Record]:
@@ -69,34 +75,44 @@ def score(
     if folder is not None and folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: expected a folder, found a file")
     opened = Store.open(store)
-    known = _test_samples(opened)
+    known = _samples(opened)
+    tests = [sample for sample in known.values() if sample.split == "test"]
     if paths is None:
-        if not known:
+        if not tests:
             root = opened.dataset["root"]
             raise InputError(f"{root}: no test images there; name images or folders to score, or - for a list on stdin")
-        samples: Iterator[Sample] = iter(known.values())
-        total: int | None = len(known)
+        samples: Iterator[Sample] = iter(tests)
+        total: int | None = len(tests)
     else:
         samples, total = _named(paths, known, observer), None
     if folder is not None and _among_images(folder.resolve(), opened):
         raise InputError(f"--out {folder}: lies among the data set's images; expected another folder, such as maps/")
-    scorer, sha256 = make_scorer(opened, target, search, observer), opened.encoder_attributes["sha256"]
+    scorer, sha256 = make_scorer(opened, target, search, memory, observer), opened.encoder_attributes["sha256"]
+
+    error = max(scorer.bound.values())
+    provenance = {"encoder": sha256, "distance_error": error}
 
     def run() -> Iterator[Record]:
         drawn: list[tuple[Sample, Path, Path, float]] = []
         taken: set[Path] = set()
         done = 0
-        for sample, result in scored(scorer, samples, batch, observer):
-            map_path = picture = None
-            if folder is not None:
-                map_path = _place(folder, sample, taken)
-                write_map(map_path, original_size(result), {"image": sample.id, "encoder": sha256})
-                if overlay:
-                    picture = map_path.with_suffix(".png")
-                    drawn.append((sample, map_path, picture, float(np.median(result.maps["multi"]))))
-            done += 1
-            observer.progress("score", done, total, sample.id)
-            yield _record(sample, result, map_path, picture, sha256)
+        with ThreadPoolExecutor(1) as writer:
+            waiting: deque[tuple[Record, Future[None] | None]] = deque()
+            for sample, result in scored(scorer, samples, batch, observer):
+                map_path = picture = written = None
+                if folder is not None:
+                    map_path = _place(folder, sample, taken)
+                    written = writer.submit(write_map, map_path, original_size(result), {"image": sample.id, **provenance})
+                    if overlay:
+                        picture = map_path.with_suffix(".png")
+                        drawn.append((sample, map_path, picture, float(np.median(result.maps["multi"]))))
+                waiting.append((_record(sample, result, map_path, picture, error, sha256), written))
+                while len(waiting) >= batch:  # a record is out when its map is there
+                    yield _finished(*waiting.popleft())
+                done += 1
+                observer.progress("score", done, total, sample.id)
+            while waiting:
+                yield _finished(*waiting.popleft())
         if not done:
             raise InputError("no image could be scored; expected png, jpg, bmp, tif or webp files")
         if drawn:
@@ -105,30 +121,61 @@ def score(
     return run()
 
 
-def make_scorer(store: Store, device: torch.device, search: str, observer: Observer) -> Scorer:
-    """A scorer with the search that is asked for, or the exact way that is there."""
-    method, why = neighbours.choose(search, device)
+def _finished(record: Record, written: "Future[None] | None") -> Record:
+    if written is not None:
+        written.result()
+    return record
+
+
+def make_scorer(store: Store, device: torch.device, search: str, memory: int | None, observer: Observer) -> Scorer:
+    """A scorer with the search that is asked for, or the exact way that is there; says what memory the bank takes."""
+    bank, budget = store.bank(), runtime.memory(memory)
+    method, why = neighbours.choose(search, device, bank.D)
     if why:
         observer.note(why)
-    return Scorer(store, device, method)
+    scorer = Scorer(store, device, method, budget)
+    needed = sum(paged.memory(bank, scale) for scale in bank.scales)
+    if needed <= budget:
+        observer.note(f"the bank takes {runtime.megabytes(needed)} of memory")
+    else:
+        found = f"the bank would take {runtime.megabytes(needed)} of memory, {runtime.megabytes(budget)} may be used"
+        observer.note(f"{found}: parts of it are read anew for every batch, with the same maps")
+    return scorer
 
 
 def scored(
     scorer: Scorer, samples: Iterable[Sample], batch: int, observer: Observer
 ) -> Iterator[tuple[Sample, Scored]]:
-    """Decode and score samples, `batch` at a time; what cannot be read is reported and left out."""
+    """Decode and score samples, `batch` at a time; what cannot be read is reported and left out.
 
-    def decoded() -> Iterator[tuple[Sample, NDArray[np.uint8]]]:
+    The next images are decoded and embedded while these are searched for; one at a time, each is answered at once.
+    """
+
+    def decoded() -> Iterator[tuple[Sample, NDArray[np.uint8] | InputError]]:
         for sample in samples:
             try:
                 yield sample, images.decode(sample.path)
             except InputError as error:
-                observer.problem(str(error))
+                yield sample, error
 
-    stream = decoded()
-    while group := list(islice(stream, batch)):
-        results = scorer.score([pixels for _, pixels in group])
-        yield from zip((sample for sample, _ in group), results, strict=True)
+    def embedded() -> Iterator[tuple[list[Sample], Embedded | InputError]]:
+        group: list[tuple[Sample, NDArray[np.uint8]]] = []
+        for sample, pixels in decoded():
+            if isinstance(pixels, InputError):
+                yield [], pixels
+                continue
+            group.append((sample, pixels))
+            if len(group) == batch:
+                yield [sample for sample, _ in group], scorer.embed([pixels for _, pixels in group])
+                group = []
+        if group:
+            yield [sample for sample, _ in group], scorer.embed([pixels for _, pixels in group])
+
+    for group, found in embedded() if batch == 1 else runtime.ahead(embedded()):
+        if isinstance(found, InputError):
+            observer.problem(str(found))
+        else:
+            yield from zip(group, scorer.compare(found), strict=True)
 
 
 def original_size(result: Scored, name: str = "multi") -> NDArray[np.float32]:
@@ -136,7 +183,7 @@ def original_size(result: Scored, name: str = "multi") -> NDArray[np.float32]:
     return images.resize_map(result.maps[name], *result.size)
 
 
-def write_map(path: Path, values: NDArray[np.float32], provenance: dict[str, str]) -> None:
+def write_map(path: Path, values: NDArray[np.float32], provenance: dict[str, str | float]) -> None:
     """Write a map (H, W) as float32 TIFF, beside and renamed; the provenance is its description."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
@@ -144,25 +191,24 @@ def write_map(path: Path, values: NDArray[np.float32], provenance: dict[str, str
     beside.replace(path)
 
 
-def _test_samples(store: Store) -> dict[Path, Sample]:
-    """The data set's test images by path; empty where the data set is gone or has none."""
+def _samples(store: Store) -> dict[Path, Sample]:
+    """The data set's images by path, but for those learned from; empty where the data set is gone."""
     try:
-        dataset = layouts.read(Path(store.dataset["root"]))
+        dataset = layouts.read(Path(store.dataset["root"]), store.dataset["layout"])
     except InputError:
         return {}
-    return {sample.path: sample for sample in dataset.split("test")}
+    return {sample.path.resolve(): sample for sample in dataset.samples if sample.split != "train"}
 
 
 def _among_images(folder: Path, store: Store) -> bool:
     """Whether maps below `folder` would be taken for images of the data set."""
     root = Path(store.dataset["root"])
-    if store.dataset["layout"] == "plain":
-        return folder.is_relative_to(root)
-    return folder == root or any(folder.is_relative_to(root / name) for name in layouts.MVTEC_FOLDERS)
+    taken = layouts.LAYOUTS[store.dataset["layout"]].folders
+    return folder == root or any(folder.is_relative_to(root / name) for name in taken)
 
 
 def _named(paths: Iterable[Path | str], known: dict[Path, Sample], observer: Observer) -> Iterator[Sample]:
-    """Samples of files and folders; test images of the data set keep their id and mask."""
+    """Samples of files and folders; images of the data set keep their id and masks."""
     for given in map(Path, paths):
         if given.is_dir():
             found = list(images.find(given))
@@ -190,7 +236,9 @@ def _place(folder: Path, sample: Sample, taken: set[Path]) -> Path:
     return path
 
 
-def _record(sample: Sample, result: Scored, map_path: Path | None, picture: Path | None, sha256: str) -> Record:
+def _record(
+    sample: Sample, result: Scored, map_path: Path | None, picture: Path | None, error: float, sha256: str
+) -> Record:
     evidence = result.evidence
     return Record(
         SCHEMA,
@@ -203,6 +251,7 @@ def _record(sample: Sample, result: Scored, map_path: Path | None, picture: Path
         *evidence.normal_box,
         map_path.as_posix() if map_path else None,
         picture.as_posix() if picture else None,
+        error,
         sha256,
     )
 
@@ -217,24 +266,3 @@ def _draw(drawn: list[tuple[Sample, Path, Path, float]], observer: Observer) -> 
         mask = read_mask(sample, values.shape, observer)
         images.write_png(picture, report.overlay(pixels, values, mask, scale))
         observer.progress("overlay", done, len(drawn))
-
-
-def read_mask(sample: Sample, shape: tuple[int, ...], observer: Observer) -> NDArray[np.bool_] | None:
-    """The sample's mask, checked against the image's (height, width); None, reported, where it cannot be used."""
-    if sample.mask is None:
-        return None
-    try:
-        mask = images.read_mask(sample.mask)
-    except InputError as error:
-        observer.problem(str(error))
-        return None
-    if mask.shape != shape:
-        found = f"{mask.shape[1]}x{mask.shape[0]}, its image has {shape[1]}x{shape[0]}"
-        observer.problem(f"{sample.mask}: expected a mask of the image's size, found {found}")
-        return None
-    if not mask.any() and sample.defective:
-        observer.problem(f"{sample.mask}: mask of a defective image is empty; its pixels are left out")
-        return None
-    return mask
-
-

@@ -20,6 +20,7 @@ def train(
     data: Path | str | None = None,
     store: Path | str = "patchcli.zarr",
     *,
+    layout: str | None = None,
     size: tuple[int, int] | None = None,
     steps: int | None = None,
     epochs: float | None = None,
@@ -46,6 +47,8 @@ def train(
             raise InputError(f"--{name}: expected 0 or more, found {value}")
     if steps is not None and epochs is not None:
         raise InputError("--steps and --epochs: give one of the two")
+    if layout is not None and data is None:
+        raise InputError("--layout: expected DATA too")
     runtime.set_threads(threads)
     usual = _PATCH if recipe.get("sampler") == "patch" else _CONTRAST if recipe.get("objective") == "contrast" else {}
     fresh_recipe = None if resume else training.Recipe(**usual | recipe)
@@ -53,7 +56,7 @@ def train(
         if process.rank > 0:
             observer = Observer()
         elif data is not None:
-            extracted = extract(data, store, size, overwrite, observer)
+            extracted = extract(data, store, size, overwrite, observer, layout)
             if extracted.images < 10:
                 observer.note(f"{extracted.images} training images are few; expect many false alarms")
         process.wait()

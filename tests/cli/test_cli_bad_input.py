@@ -210,7 +210,7 @@ def test_a_half_written_bank(bankless: Path, monkeypatch: pytest.MonkeyPatch) ->
     with monkeypatch.context() as patched:
         patched.setattr(store_module, "BANK_CHUNK_BYTES", 1)
         patched.setattr(Bank, "write_block", interrupted)
-        result = run("embed", "--store", bankless)
+        result = run("embed", "--store", bankless, "--quiet")
     assert (result.exit_code, result.stdout) == (130, "")
     assert result.stderr == "patchcli: interrupted; nothing that was finished is lost, the same command goes on\n"
     for command in ("score", "eval"):
@@ -219,6 +219,7 @@ def test_a_half_written_bank(bankless: Path, monkeypatch: pytest.MonkeyPatch) ->
     result = done("embed", "--store", bankless)
     assert result.stderr.splitlines() == [
         "patchcli: going on: 3 of 10 blocks are done",
+        "patchcli: 6,500 vectors will need 0.8 MB of disk in the meantime, and 1.1 MB of memory to be searched",
         "patchcli: the bank holds 250 big, 6,250 small vectors of 10 images (7 embedded now)",
     ]
     assert len(records(done("score", "--store", bankless))) == 5
@@ -256,8 +257,8 @@ def test_damaged_weights(bankless: Path) -> None:
         (["score", "--format", "xml"], ("--format: expected table, jsonl, csv", "'xml'")),
         (["eval", "--format", "xml"], ("--format: expected table, jsonl, csv", "'xml'")),
         (["info", "--format", "xml"], ("--format: expected table, jsonl, csv", "'xml'")),
-        (["score", "--search", "annoy"], ("--search: expected auto, brute or keops", "'annoy'")),
-        (["eval", "--search", "annoy"], ("--search: expected auto, brute or keops", "'annoy'")),
+        (["score", "--search", "annoy"], ("--search: expected auto, pruned, brute or keops", "'annoy'")),
+        (["eval", "--search", "annoy"], ("--search: expected auto, pruned, brute or keops", "'annoy'")),
         (["embed", "--device", "cuda"], ("--device cuda: no CUDA device found", "--device cpu")),
         (["score", "--device", "cuda"], ("--device cuda: no CUDA device found", "--device cpu")),
         (["eval", "--device", "gpu"], ("--device: expected one of auto, cpu, cuda", "'gpu'")),
@@ -340,7 +341,7 @@ def test_masks_that_cannot_be_used(world: World) -> None:
         "patchcli: done, but 3 problems reported above",
     ]
     rows = records(result)
-    assert [row["map"] for row in rows] == ["K=64", "K=32", "product"]
+    assert [row["map"] for row in rows] == ["K=64", "K=32", "product", "product"]
     for row in rows:
         assert (row["images"], row["image_auroc"]) == (5, 1)
         assert row["pixel_auroc"] is not None
@@ -354,7 +355,7 @@ def test_a_truncated_test_image(world: World) -> None:
     first, last = result.stderr.splitlines()
     assert first.startswith(f"patchcli: left out: {cut}: cannot be decoded")
     assert last == "patchcli: done, but 1 problem reported above"
-    assert [row["images"] for row in records(result)] == [4, 4, 4]
+    assert [row["images"] for row in records(result)] == [4, 4, 4, 4]
 
 
 # ---- the disk -------------------------------------------------------------------------------------------------------
@@ -369,8 +370,9 @@ def _full(*_: object, **__: object) -> None:
     [
         (["extract", "DATA", "--store", "s.zarr", "--size", "128"], "patchcli.store.Store.write_images"),
         (["score", "--store", "STORE", "--out", "maps"], "tifffile.imwrite"),
+        (["eval", "--store", "STORE", "--metrics", "m.json"], "patchcli.metrics.Pixels.add"),
         (["train", "--store", "STORE", "--overwrite", "--steps", "0"], "patchcli.store.Store.write_encoder"),
-        (["embed", "--store", "STORE", "--overwrite"], "patchcli.store.Bank.write_block"),
+        (["embed", "--quiet", "--store", "STORE", "--overwrite"], "patchcli.store.Bank.write_block"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

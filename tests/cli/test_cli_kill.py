@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from commands import done, finished, process, records, refused
-from smallworld import WORKING, tree, write_plain
+from smallworld import WORKING, World, tree, write_plain
 
 import patchcli
 from patchcli import store as store_module
@@ -34,6 +34,21 @@ def signalled(self, batch):
         os.kill(os.getpid(), signal.SIGINT)
     return step(self, batch)
 Trainer.step = signalled
+"""
+
+
+SIGINT_WHILE_IT_EMBEDS_AHEAD = """
+import os, signal, time
+from patchcli import scoring
+from patchcli.pipeline import score
+score.BATCH = 2
+compare = scoring.Scorer.compare
+def signalled(self, embedded):
+    found = compare(self, embedded)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(5)
+    return found
+scoring.Scorer.compare = signalled
 """
 
 
@@ -116,7 +131,7 @@ def test_embed_on_a_full_disk(
         patched.setattr(store_module, "BANK_CHUNK_BYTES", 1)
         patched.setattr(Bank, "write_block", full)
         says = ("No space left on device (bank/small/features/c/1)", "run the same command again")
-        assert len(refused("embed", *options, says=says).splitlines()) == 1
+        assert len(refused("embed", "--quiet", *options, says=says).splitlines()) == 1
     assert "(9 embedded now)" in done("embed", *options).stderr
     assert _bank(bankless) == uninterrupted
 
@@ -150,3 +165,10 @@ def test_train_interrupted(tmp_path: Path) -> None:
     files = [tree(Path(store) / "encoder") for store in ("good.zarr", "whole.zarr")]
     assert files[0].pop("zarr.json") != files[1].pop("zarr.json")  # the time it took
     assert files[0] == files[1]  # with the optimiser's state
+
+
+def test_score_interrupted(made: World, tmp_path: Path) -> None:
+    arguments = ("score", "--store", made.store, "--quiet", "--out", tmp_path / "maps")
+    status, stdout, stderr = finished(*arguments, driver=SIGINT_WHILE_IT_EMBEDS_AHEAD)
+    assert (status, stdout) == (130, "")
+    assert stderr == "patchcli: interrupted; nothing that was finished is lost, the same command goes on\n"

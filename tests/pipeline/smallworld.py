@@ -1,11 +1,16 @@
-"""A small world for tests: a data set written by code, a store made from it, and ways to compare folders."""
+"""A small world for tests: a data set written by code, a store made from it, ways to compare folders, and fixtures."""
 
 import hashlib
+import os
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -106,3 +111,49 @@ def make_store(data: Path, store: Path, embedded: bool = True, **recipe: Any) ->
     if embedded:
         patchcli.embed(store)
     return store
+
+
+# ---- fixtures, for the tests of the library and of the command line -------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A data set and its store, shared: read only."""
+    folder = tmp_path_factory.mktemp("made")
+    data = write_dataset(folder / "weave")
+    return World(data, make_store(data, folder / "weave.zarr", D=16))
+
+
+@pytest.fixture
+def world(made: World, tmp_path: Path) -> World:
+    """A copy of data set and store to change at will; the store knows the copied data set."""
+    copied = World(tmp_path / "weave", tmp_path / "weave.zarr")
+    shutil.copytree(made.data, copied.data)
+    shutil.copytree(made.store, copied.store)
+    patchcli.extract(copied.data, copied.store)
+    return copied
+
+
+@pytest.fixture(scope="session")
+def kept(made: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A world that tests try to change and must not: refused calls leave it as it is."""
+    folder = tmp_path_factory.mktemp("kept")
+    copied = World(folder / "weave", folder / "weave.zarr")
+    shutil.copytree(made.data, copied.data)
+    shutil.copytree(made.store, copied.store)
+    patchcli.extract(copied.data, copied.store)
+    before = tree(folder)
+    yield copied
+    assert tree(folder) == before
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    """`threads=` and `--threads` bound the whole process; undo that."""
+    threads, variable = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+    yield
+    torch.set_num_threads(threads)
+    if variable is None:
+        os.environ.pop("OMP_NUM_THREADS", None)
+    else:
+        os.environ["OMP_NUM_THREADS"] = variable

@@ -11,8 +11,9 @@ import torch
 from smallworld import Told, World, tree
 
 import patchcli
-from patchcli import embedding, store, training
-from patchcli.errors import IncompleteError, StoreError
+from patchcli import embedding, images, store, training
+from patchcli.errors import IncompleteError, InputError, StoreError
+from patchcli.pipeline.embed import pages_stream
 from patchcli.store import Bank, Store
 
 
@@ -33,6 +34,13 @@ def _fail_at_block(monkeypatch: pytest.MonkeyPatch, number: int, error: Callable
     monkeypatch.setattr(Bank, "write_block", failing)
 
 
+def held(bank: Bank, scale: str) -> np.ndarray:
+    """The vectors of a whole bank, in the order of their ids."""
+    ids, vectors = (np.concatenate(column) for column in zip(*pages_stream(bank, scale)(), strict=True))
+    assert sorted(ids.tolist()) == list(range(len(ids)))
+    return vectors[np.argsort(ids)]
+
+
 def test_the_bank_holds_the_features_of_every_patch(made: World) -> None:
     opened = Store.open(made.store)
     encoder = training.load(opened, torch.device("cpu"))
@@ -40,9 +48,10 @@ def test_the_bank_holds_the_features_of_every_patch(made: World) -> None:
     features = embedding.embed(encoder, opened.read_images(0, 10), opened.mean, grids, torch.device("cpu"))
     bank = opened.bank()
     for scale, (rows, columns) in {"big": (5, 5), "small": (25, 25)}.items():
-        vectors = np.concatenate([vectors for _, vectors in bank.blocks(scale)])
+        vectors = held(bank, scale)
         assert vectors.shape == (10 * rows * columns, 16)
         np.testing.assert_allclose(vectors.reshape(features[scale].shape), features[scale].numpy(), atol=1e-5)
+    assert not (made.store / "bank" / "small" / "features").exists()
 
 
 def test_a_finished_bank_is_left_as_it_is(world: World) -> None:
@@ -71,20 +80,136 @@ def test_stopped_and_gone_on_is_as_if_never_stopped(
     told = Told()
     assert patchcli.embed(world.store, observer=told).embedded == 10 - stop
     assert tree(world.store / "bank") == whole
-    assert told.notes == ([f"going on: {stop} of 10 blocks are done"] if stop else [])
-    assert told.progressed[-1] == ("embed", 10 - stop, 10 - stop)
+    assert told.notes[:-1] == ([f"going on: {stop} of 10 blocks are done"] if stop else [])
+    assert "6,500 vectors will need" in told.notes[-1]
+    assert ("embed", 10 - stop, 10 - stop) in told.progressed
+    assert told.progressed[-1] == ("index", 6250, 6250)
 
 
 @pytest.mark.usefixtures("single_blocks")
 def test_a_block_without_its_flag_is_done_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     patchcli.embed(world.store, overwrite=True)
     whole = tree(world.store / "bank")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        _fail_at_block(patched, 9, KeyboardInterrupt)
+        patchcli.embed(world.store, overwrite=True)
     bank = Store.open(world.store, "r+").group["bank"]
     bank["done"][3] = 0
     bank["big/features"][3] = 0.5  # as if it had been cut short
-    bank.attrs["status"] = "incomplete"
-    assert patchcli.embed(world.store).embedded == 1
+    assert patchcli.embed(world.store).embedded == 2
     assert tree(world.store / "bank") == whole
+
+
+@pytest.mark.parametrize("at", ["write_page", "write_index", "finish"])
+def test_killed_while_it_is_indexed(world: World, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    whole = tree(world.store / "bank")
+    original, calls = getattr(Bank, at), iter(range(100))
+
+    def dying(self: Bank, *arguments: Any, **options: Any) -> None:
+        if next(calls) == (0 if at == "finish" else 1):  # in the second scale
+            raise KeyboardInterrupt
+        original(self, *arguments, **options)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Bank, at, dying)
+        patchcli.embed(world.store, overwrite=True)
+    with pytest.raises(IncompleteError, match=r"half-written \(\d of \d blocks\); run: patchcli embed"):
+        Store.open(world.store).bank()
+    assert patchcli.embed(world.store).embedded == 0
+    again = tree(world.store / "bank")
+    rename = {name.replace("index2", "index"): digest for name, digest in again.items() if "zarr.json" not in name}
+    assert rename == {name: digest for name, digest in whole.items() if "zarr.json" not in name}
+    assert len(list(patchcli.score(world.store))) == 5
+
+
+def test_blocks_left_by_a_kill_are_removed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tree(world.store / "bank")
+    with monkeypatch.context() as patched:
+        patched.setattr(Bank, "remove_blocks", lambda self: None)
+        patchcli.embed(world.store, overwrite=True)
+    assert (world.store / "bank/small/features").exists()
+    assert patchcli.embed(world.store).embedded == 0
+    assert tree(world.store / "bank") == whole
+
+
+# ---- thinned --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def distances(made: World) -> Callable[[Path], dict[str, np.ndarray]]:
+    """Distances of the test images' patches to a store's bank, by scale, from every vector it holds."""
+
+    def of(path: Path) -> dict[str, np.ndarray]:
+        opened = Store.open(path)
+        bank, encoder = opened.bank(), training.load(opened, torch.device("cpu"))
+        pixels = np.stack([images.resize(images.decode(file), 128, 128) for file in images.find(made.data / "test")])
+        grids = embedding.grids(encoder, 128, 128)
+        found = {}
+        for scale, queries in embedding.embed(encoder, pixels, opened.mean, grids, torch.device("cpu")).items():
+            vectors = torch.cat([torch.from_numpy(v) for _, v in pages_stream(bank, scale)()]).double()
+            found[scale] = torch.cdist(queries.reshape(-1, 16).double(), vectors).min(1).values.numpy()
+        return found
+
+    return of
+
+
+@pytest.mark.parametrize(
+    "options", [{"tolerance": 0.2}, {"keep": 0.1}, {"half": True}, {"tolerance": 0.2, "half": True}], ids=str
+)
+def test_distances_are_off_by_no_more_than_it_says(
+    world: World, distances: Callable[[Path], dict[str, np.ndarray]], options: dict[str, Any]
+) -> None:
+    exact = distances(world.store)
+    before = sum(path.stat().st_size for path in (world.store / "bank").rglob("*"))
+    thinned = patchcli.embed(world.store, **options)
+    assert thinned.embedded == 0  # what is there is thinned
+    assert sum(path.stat().st_size for path in (world.store / "bank").rglob("*")) < before
+    for scale, values in distances(world.store).items():
+        bound = thinned.radius[scale]
+        assert 0 < np.abs(values - exact[scale]).max() <= bound + 1e-9
+        assert bound <= options.get("tolerance", np.inf) + (0.005 if "half" in options else 0)
+        if not options.get("half"):
+            assert (values >= exact[scale] - 1e-9).all()
+    if "keep" in options:
+        assert thinned.vectors == {"big": 25, "small": 625}
+    records = list(patchcli.score(world.store))
+    assert {record.distance_error for record in records} == {max(thinned.radius.values())}
+    assert Store.open(world.store).bank().attributes["thinning"]["half"] == bool(options.get("half"))
+
+
+def test_thinning_is_kept_until_another_is_asked_for(world: World) -> None:
+    thinned = patchcli.embed(world.store, keep=0.2)
+    before = tree(world.store / "bank")
+    assert patchcli.embed(world.store) == thinned
+    assert tree(world.store / "bank") == before
+    patchcli.train(store=world.store, steps=0, seed=1, overwrite=True)
+    assert patchcli.embed(world.store).vectors == thinned.vectors  # of another encoder, thinned alike
+    assert patchcli.embed(world.store, keep=0.1).embedded == 10
+    assert patchcli.embed(world.store, overwrite=True).vectors == {"big": 250, "small": 6250}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"tolerance": 0.0}, "--tolerance: expected a distance above 0, found 0.0"),
+        ({"keep": 1.5}, "--keep: expected a share such as 10% or 0.1, found 1.5"),
+        ({"keep": 0.5, "tolerance": 0.1}, "--tolerance and --keep: give one of the two"),
+    ],
+)
+def test_thinning_that_cannot_be(world: World, options: dict[str, float], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        patchcli.embed(world.store, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("memory", [1, 2_000_000])
+def test_little_memory_gives_the_same_bank(world: World, memory: int) -> None:
+    whole = {scale: held(Store.open(world.store).bank(), scale) for scale in ("big", "small")}
+    expected = list(patchcli.score(world.store))
+    patchcli.embed(world.store, memory=memory, overwrite=True)
+    bank = Store.open(world.store).bank()
+    for scale, vectors in whole.items():
+        np.testing.assert_array_equal(held(bank, scale), vectors)
+    assert list(patchcli.score(world.store)) == expected
 
 
 def test_the_bank_follows_the_encoder(world: World) -> None:

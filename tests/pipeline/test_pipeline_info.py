@@ -45,6 +45,8 @@ def test_what_is_next_at_each_stage(made: World, tmp_path: Path, monkeypatch: py
     patchcli.embed(path)
     found = patchcli.info(path)
     assert found["bank"] == "complete"
+    assert (found["bank_vectors"], found["distance_error"]) == ({"big": 250}, 0)
+    assert found["bank_memory"] > 250 * 8 * 4
     assert found["next"].startswith("patchcli score")
 
     patchcli.train(store=path, steps=0, encoder="flat", D=8, seed=1, overwrite=True)

@@ -2,6 +2,9 @@
 
 import contextlib
 import json
+import shutil
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,19 +61,50 @@ def test_a_training_image_is_normal(made: World) -> None:
     assert record.image == (made.data / "train" / "good" / "004.png").as_posix()
 
 
-def test_a_record_comes_as_soon_as_its_batch(made: World) -> None:
-    asked: list[int] = []
+def test_a_record_comes_as_soon_as_its_batch(made: World, tmp_path: Path) -> None:
+    """The second path comes only after the first record, as from somebody who waits for the answer."""
+    answered, asked = threading.Event(), list[int]()
 
     def paths() -> Iterator[Path]:
         for number in range(3):
             asked.append(number)
             yield made.data / "test" / "hole" / f"{number:03}.png"
+            assert answered.wait(60)
 
-    found = patchcli.score(made.store, paths(), batch=1)
+    found = patchcli.score(made.store, paths(), out=tmp_path / "maps", batch=1)
     assert asked == []
-    assert next(found).image == "test/hole/000.png"
-    assert asked == [0]
+    first = next(found)
+    assert (first.image, asked) == ("test/hole/000.png", [0])
+    assert Path(str(first.map)).is_file()
+    answered.set()
     assert len(list(found)) == 2
+
+
+def test_records_come_with_their_maps(made: World, tmp_path: Path) -> None:
+    for record in patchcli.score(made.store, out=tmp_path / "maps", batch=2):
+        assert tifffile.imread(str(record.map)).size
+
+
+def test_a_reader_that_stops_ends_the_run(made: World) -> None:
+    before = threading.active_count()
+    found = patchcli.score(made.store, batch=1)
+    next(found)
+    found.close()  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 30
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert threading.active_count() <= before
+
+
+@pytest.mark.parametrize("search", ["pruned", "brute", "keops"])
+@pytest.mark.parametrize("memory", [1, 10**9])
+def test_search_and_memory_change_nothing(made: World, search: str, memory: int, request: pytest.FixtureRequest) -> None:
+    if search == "keops" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("no C++ compiler found, which KeOps needs")
+    told = Told()
+    found = list(patchcli.score(made.store, search=search, memory=memory, observer=told))
+    assert found == list(patchcli.score(made.store))
+    assert any("read anew" in note for note in told.notes) == (memory == 1)
 
 
 def test_input_is_checked_before_the_first_record(made: World, tmp_path: Path) -> None:
@@ -79,7 +113,7 @@ def test_input_is_checked_before_the_first_record(made: World, tmp_path: Path) -
         ({"out": tmp_path / "file"}, r"--out .*file: expected a folder, found a file"),
         ({"out": made.data}, r"--out .*weave: lies among the data set's images"),
         ({"overlay": True}, r"--overlay: expected --out DIR too"),
-        ({"search": "annoy"}, r"--search: expected auto, brute or keops, found 'annoy'"),
+        ({"search": "annoy"}, r"--search: expected auto, pruned, brute or keops, found 'annoy'"),
         ({"device": "tpu"}, r"--device: expected one of auto, cpu, cuda, found 'tpu'"),
         ({"threads": 0}, r"--threads: expected 1 or more"),
     ):
@@ -126,7 +160,7 @@ def test_a_map_can_be_traced(made: World, tmp_path: Path) -> None:
     record = next(patchcli.score(made.store, out=tmp_path / "maps"))
     with tifffile.TiffFile(str(record.map)) as tiff:
         assert json.loads(tiff.pages[0].tags["ImageDescription"].value) == {
-            "image": record.image, "encoder": record.encoder,
+            "image": record.image, "encoder": record.encoder, "distance_error": 0.0,
         }  # fmt: skip
 
 
@@ -241,13 +275,25 @@ def test_the_flat_encoder_has_one_scale(made: World, tmp_path: Path) -> None:
         assert record.nearest_width == 80  # K=64
 
 
-def test_a_lost_chunk_of_the_bank(world: World) -> None:
-    next((world.store / "bank" / "big" / "features" / "c").rglob("0/0/0/0")).unlink()
-    with pytest.raises(StoreError, match=r"bank block 0 of big holds NaN.*patchcli embed --overwrite"):
+@pytest.mark.parametrize("array", ["vectors", "ids", "coords", "nodes", "low", "high"])
+def test_a_lost_chunk_of_the_bank(world: World, array: str) -> None:
+    next(path for path in (world.store / "bank/big/index/0" / array / "c").rglob("*") if path.is_file()).unlink()
+    with pytest.raises(StoreError, match=r"bank page 0 of big is damaged; .*patchcli embed --overwrite"):
+        list(patchcli.score(world.store))
+    patchcli.embed(world.store, overwrite=True)
+    assert len(list(patchcli.score(world.store))) == 5
+
+
+def test_a_lost_page_or_index(world: World) -> None:
+    shutil.rmtree(world.store / "bank/small/index/0")
+    with pytest.raises(StoreError, match=r"bank page 0 of small is missing; .*patchcli embed --overwrite"):
+        list(patchcli.score(world.store))
+    shutil.rmtree(world.store / "bank/small/index")
+    with pytest.raises(StoreError, match=r"index of small is missing; .*patchcli embed --overwrite"):
         list(patchcli.score(world.store))
 
 
-@pytest.mark.parametrize("part", ["bank/big/features", "encoder/conv2.weight", "images/mean"])
+@pytest.mark.parametrize("part", ["bank/big/index/0/vectors", "bank/small/index/axes", "encoder/conv2.weight", "images/mean"])
 def test_a_file_of_the_store_cut_short(world: World, part: str) -> None:
     chunk = next(path for path in sorted((world.store / part / "c").rglob("*")) if path.is_file())
     truncate(chunk)

@@ -1,0 +1,241 @@
+"""Nearest neighbour search against faiss, and what a whole `score` costs, in one run:
+
+    python examples/benchmarks/search.py STORE [VECTORS ...]     # search, at the bank's own size and blown up
+    python examples/benchmarks/search.py STORE --tolerances      # how small and how fast a thinned bank is
+    python examples/benchmarks/search.py STORE --memory 1000000  # peak memory of `patchcli score --memory 300M`
+
+STORE has a whole bank and a data set with test images. A bank is blown up by copies with normal noise (σ = 0.01). Times are
+for the small scale, K=32: 3,249 queries an image of 256×256. Needs: pip install '.[benchmarks]'
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from patchcli import embedding, images, layouts, maps, training
+from patchcli.neighbours import brute, cover, paged, pruned
+from patchcli.observer import Observer
+from patchcli.pipeline import score as score_module
+from patchcli.pipeline.embed import pages_stream
+from patchcli.scoring import Scorer
+from patchcli.store import Store
+
+IMAGES, CPU = 10, torch.device("cpu")
+
+
+def loaded(store: Store) -> tuple[np.ndarray, list[torch.Tensor], list[Path]]:
+    """The bank's small vectors in image order, queries (3249, 64) of up to 10 test images spread over all, their files."""
+    bank = store.bank()
+    ids, vectors = (np.concatenate(column) for column in zip(*pages_stream(bank, "small")(), strict=True))
+    samples = layouts.read(Path(store.dataset["root"]), store.dataset["layout"]).split("test")
+    files = [sample.path for sample in samples[:: max(1, len(samples) // IMAGES)]][:IMAGES]
+    encoder, (height, width) = training.load(store, CPU), store.mean.shape[:2]
+    grids = embedding.grids(encoder, height, width)
+    queries = [
+        embedding.embed(encoder, images.resize(images.decode(file), height, width)[None], store.mean, grids, CPU)["small"]
+        for file in files
+    ]
+    return vectors[np.argsort(ids)], [q.reshape(-1, q.shape[-1]) for q in queries], files
+
+
+def blown_up(vectors: np.ndarray, count: int) -> np.ndarray:
+    """`count` vectors: these, and copies of them with noise."""
+    rng = np.random.default_rng(0)
+    parts = [vectors[:count]]
+    while sum(map(len, parts)) < count:
+        part = vectors[: count - sum(map(len, parts))]
+        parts.append(part + rng.normal(0, 0.01, part.shape).astype(np.float32))
+    return np.concatenate(parts)
+
+
+def indexed(vectors: np.ndarray) -> tuple[pruned.Pages, float]:
+    """Pages in memory, and the seconds that they took."""
+    begun, written = time.perf_counter(), {}
+
+    def stream() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return ((np.arange(s, min(s + 32768, len(vectors))), vectors[s : s + 32768]) for s in range(0, len(vectors), 32768))
+
+    index = pruned.build(stream, len(vectors), written.__setitem__, 1 << 40, lambda done: None)
+    return pruned.Pages(index, written.__getitem__, 1 << 40), time.perf_counter() - begun
+
+
+def seconds(work: Callable[[], object], rounds: int = 3) -> float:
+    """The median time of a call."""
+    taken = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - begun)
+    return float(np.median(taken))
+
+
+def compare(vectors: np.ndarray, queries: list[torch.Tensor]) -> None:
+    """One bank: pruned alone and in batches against faiss IndexFlatL2, and that it is exact."""
+    try:
+        import faiss
+    except ImportError:
+        raise SystemExit("faiss is what this compares with and is not installed; run: pip install '.[benchmarks]'") from None
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    flat = faiss.IndexFlatL2(vectors.shape[1])
+    flat.add(vectors)
+    pages, built = indexed(vectors)
+    pruned.search(queries[0][:2], pages)  # loads what is compiled
+    single = seconds(lambda: [pruned.search(q, pages) for q in queries]) / len(queries)
+    batch = seconds(lambda: pruned.search(torch.cat(queries[:8]), pages)) / len(queries[:8])
+    few = queries[:2]
+    flat_seconds = seconds(lambda: [flat.search(q.numpy(), 1) for q in few], 1) / len(few)
+    distance, index = pruned.search(queries[0], pages)
+    exact, first = brute.search(queries[0], [(torch.arange(len(vectors)), torch.from_numpy(vectors))])
+    squared, named = flat.search(queries[0].numpy(), 1)
+    off = np.abs(np.sqrt(np.maximum(squared[:, 0], 0)) - exact.numpy()).max()
+    print(
+        f"{len(vectors):>9,} vectors: pruned {single * 1e3:7.1f} ms an image, {batch * 1e3:7.1f} ms in batches of 8, "
+        f"built in {built:.1f} s; faiss {flat_seconds * 1e3:8.0f} ms: {flat_seconds / single:.1f} and "
+        f"{flat_seconds / batch:.1f} times"
+    )
+    print(
+        f"{'':>19}against brute force: pruned off by {float((distance - exact).abs().max()):.1e}, other index in "
+        f"{float((index != first).float().mean()):.2%}; faiss off by {off:.1e}, other index in "
+        f"{float((torch.from_numpy(named[:, 0]) != first).float().mean()):.2%}"
+    )
+
+
+def shares(store: Store, files: list[Path]) -> None:
+    """Seconds of each step of `score` over images, one step after the other, and of the whole, where they overlap."""
+    spent: dict[str, float] = {}
+
+    def timed(name: str, work: Callable[[], object]) -> object:
+        begun = time.perf_counter()
+        result = work()
+        spent[name] = spent.get(name, 0.0) + time.perf_counter() - begun
+        return result
+
+    scorer = Scorer(store, CPU, "pruned", 1 << 40)
+    scorer.score([images.decode(files[0])])  # loads pages and what is compiled
+    batches = [files[n : n + 8] for n in range(0, len(files), 8)]
+    with tempfile.TemporaryDirectory() as folder:
+        for batch in batches:
+            pixels = timed("decode", lambda batch=batch: [images.decode(file) for file in batch])
+            embedded = timed("embed", lambda pixels=pixels: scorer.embed(pixels))
+            for scale, grid in scorer.grids.items():
+                queries = embedded.features[scale].reshape(-1, embedded.features[scale].shape[-1])
+                distances, _ = timed("search", lambda s=scale, q=queries: scorer.search[s](q, (0, 0)))
+                shaped = distances.numpy().reshape(len(batch), *grid.shape)
+                timed("maps", lambda d=shaped, g=grid: maps.spread(d, g))
+            for result, file in zip(scorer.compare(embedded), batch, strict=True):
+                values = timed("maps", lambda result=result: score_module.original_size(result))
+                timed("write", lambda v=values, f=file: score_module.write_map(Path(folder) / f"{f.stem}.tiff", v, {}))
+        samples = [layouts.Sample(file.name, file, "query", "") for file in files]
+        whole = seconds(lambda: list(score_module.scored(scorer, samples, 8, Observer())), 1)
+    total = sum(spent.values())
+    parts = ", ".join(f"{name} {value / total:.0%}" for name, value in spent.items())
+    print(f"score, step by step: {len(files) / total:.1f} images a second: {parts}")
+    print(f"score, overlapping, without writing: {len(files) / whole:.1f} images a second")
+
+
+def tolerances(vectors: np.ndarray, queries: list[torch.Tensor]) -> None:
+    """Size, speed and the largest error measured of banks thinned to each tolerance."""
+    pages, _ = indexed(vectors)
+    asked = torch.cat(queries[:8])
+    exact, _ = pruned.search(asked, pages)
+    whole = seconds(lambda: pruned.search(asked, pages)) / 8
+    print(f"tolerance 0: {len(vectors):,} vectors, {whole * 1e3:.0f} ms an image; typical distance {float(exact.median()):.3f}")
+    for tolerance in (0.005, 0.01, 0.02, 0.05, 0.1):
+        begun = time.perf_counter()
+        rows, radius = cover.select(pages, tolerance=tolerance)
+        kept = np.concatenate([part for _, part in cover.kept(pages, rows)])
+        taken = time.perf_counter() - begun
+        thinned, _ = indexed(kept)
+        distance, _ = pruned.search(asked, thinned)
+        error = distance.double() - exact.double()
+        speed = seconds(lambda thinned=thinned: pruned.search(asked, thinned)) / 8
+        print(
+            f"tolerance {tolerance}: {len(kept) / len(vectors):.1%} kept in {taken:.1f} s, radius {radius:.5f}, largest "
+            f"error {float(error.max()):.5f} (least {float(error.min()):.0e}), {speed * 1e3:.0f} ms an image"
+        )
+
+
+def memory(path: Path, count: int) -> None:
+    """Peak memory of `patchcli score` on a bank of `count` small vectors, with and without a bound, and that maps are equal."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        large = Path(shutil.copytree(path, Path(folder) / "large.zarr"))
+        blow_up(large, count)
+        held = Store.open(large).bank()
+        needed = sum(paged.memory(held, scale) for scale in held.scales)
+        print(f"a bank of {held.vectors('small'):,} small vectors, {needed / 1e6:.0f} MB in memory")
+        results = {}
+        for name, store, options in (
+            ("the store as it was", path, []),
+            ("blown up", large, []),
+            ("blown up, --memory 300M", large, ["--memory", "300M"]),
+        ):
+            command = [sys.executable, "-m", "patchcli", "score", "--store", store, "--quiet", *options]
+            begun = time.perf_counter()
+            process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE)
+            assert process.stdout is not None
+            results[name], peak = [], 0
+            for line in process.stdout:
+                results[name].append(json.loads(line))
+                status = Path(f"/proc/{process.pid}/status").read_text()  # Linux: wait4 would count the parent's memory too
+                peak = int(status.split("VmHWM:")[1].split()[0])
+            assert process.wait() == 0
+            taken = (time.perf_counter() - begun) / len(results[name])
+            print(f"{name}: peak {peak / 1e3:.0f} MB, {taken:.2f} s an image with the start")
+        assert results["blown up"] == results["blown up, --memory 300M"]
+        print("the records of the last two are equal")
+
+
+def blow_up(path: Path, count: int) -> None:
+    """Make a store's bank hold at least `count` small vectors, of copies of its images."""
+    store = Store.open(path, "r+")
+    bank, ids, sizes = store.bank(), store.image_ids, store.image_sizes
+    copies = -(-count // bank.vectors("small"))
+    grids = embedding.grids(training.load(store, CPU), *store.mean.shape[:2])
+    number = copies * bank.images
+    fingerprint = {**store.bank_fingerprint(), "images": [number, *store.images.shape[1:]]}
+    with store.replacing_bank(fingerprint, grids, bank.D, number, number) as new:
+        for scale, grid in grids.items():
+
+            def stream(scale: str = scale, patches: int = grid.patches) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+                rng = np.random.default_rng(0)
+                for copy in range(copies):
+                    for held, vectors in pages_stream(bank, scale)():
+                        noise = rng.normal(0, 0.01, vectors.shape) if copy else 0
+                        yield held + copy * bank.images * patches, (vectors + noise).astype(np.float32)
+
+            paged.write(new, scale, stream, number * grid.patches, half=False, budget=1 << 28, progress=lambda done: None)
+        new.finish(thinning={"tolerance": None, "keep": None, "half": False}, radius=dict.fromkeys(grids, 0.0))
+        store.edit_images(
+            (f"{copy}/{ids[n]}", (int(sizes[n][0]), int(sizes[n][1])), store.read_images(n, n + 1)[0])
+            for copy in range(copies)
+            for n in range(bank.images)
+        )
+
+
+def main() -> None:
+    if len(sys.argv) < 2:
+        raise SystemExit(__doc__)
+    path = Path(sys.argv[1])
+    if sys.argv[2:3] == ["--memory"]:
+        memory(path, int(sys.argv[3]))
+        return
+    vectors, queries, files = loaded(Store.open(path))
+    print(f"{path.name}, {torch.get_num_threads()} threads, {len(queries)} test images")
+    if sys.argv[2:3] == ["--tolerances"]:
+        tolerances(vectors, queries)
+        return
+    for count in (len(vectors), *map(int, sys.argv[2:])):
+        compare(blown_up(vectors, count), queries)
+    shares(Store.open(path), files)
+
+
+if __name__ == "__main__":
+    main()

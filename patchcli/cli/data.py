@@ -1,0 +1,37 @@
+"""patchcli data."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from patchcli.cli import options
+from patchcli.cli.terminal import Terminal
+
+COLUMNS = {
+    "layout": "layout", "split": "split", "kind": "kind", "images": "images", "masks": "masks",
+    "unreadable": "unreadable", "height": "height", "width": "width",
+    "smallest_height": "smallest height", "smallest_width": "smallest width",
+}  # fmt: skip
+
+
+def data(
+    data: Annotated[Path, typer.Argument(help="A data set, a folder of good images, or a manifest (.csv, .jsonl).")],
+    layout: options.Layout = None,
+    form: options.Format = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Show how a data set is understood: images, masks, sizes, and what cannot be used.
+
+    Nothing is written. Images that are there twice are notes; what would be left out makes the exit status 2.
+
+    Example: patchcli data ./mvtec/grid
+
+    Example: patchcli data parts.csv --format jsonl | jq .unreadable
+    """
+    with Terminal(quiet, verbose) as terminal:
+        terminal.check_format(form)
+        from patchcli.pipeline.data import data as describe
+
+        terminal.write(describe(data, layout, terminal), form, COLUMNS)

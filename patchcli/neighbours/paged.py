@@ -1,0 +1,34 @@
+"""A stored bank as pages: written when it is complete, and read to search."""
+
+from collections.abc import Callable
+
+from patchcli.neighbours import pruned
+from patchcli.neighbours.pruned import Array, Axes, Index, Page, Pages, Stream
+from patchcli.store import Bank
+
+
+def write(
+    bank: Bank, scale: str, stream: Stream, total: int, *, half: bool, budget: int, progress: Callable[[int], None]
+) -> None:
+    """Lay out a scale's vectors as pages, holding at most `budget` bytes; as float16 with `half`."""
+    name = bank.begin_index(scale)
+
+    def write_page(number: int, page: Page) -> None:
+        bank.write_page(scale, name, number, {array: getattr(page, array) for array in Page.STORED}, half)
+
+    index = pruned.build(stream, total, write_page, budget, progress)
+    axes = index.axes
+    arrays: dict[str, Array] = {"centre": axes.centre, "axes": axes.axes, "low": index.low, "high": index.high}
+    bank.write_index(scale, name, arrays, total, radius=index.radius)
+
+
+def read(bank: Bank, scale: str, budget: int) -> Pages:
+    """A scale's pages, of which up to `budget` bytes stay in memory."""
+    arrays, attributes = bank.read_index(scale)
+    index = Index(Axes(arrays["centre"], arrays["axes"]), arrays["low"], arrays["high"], attributes["radius"])
+    return Pages(index, lambda number: Page.stored(**bank.read_page(scale, number)), budget, memory(bank, scale))
+
+
+def memory(bank: Bank, scale: str) -> int:
+    """About how many bytes a scale's pages hold when all are in memory."""
+    return pruned.page_bytes(bank.vectors(scale), bank.D)

@@ -1,0 +1,221 @@
+"""What a bank holds, image by image: list, remove, add, and find the bad among the good."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchcli import embedding, images, runtime, training
+from patchcli.errors import InputError, StoreError
+from patchcli.neighbours.pruned import Stream
+from patchcli.observer import Observer
+from patchcli.pipeline.embed import Embedded, Thinning, embed, index, pages_stream
+from patchcli.pipeline.score import make_scorer
+from patchcli.store import Bank, Store
+
+LIST_SCHEMA, AUDIT_SCHEMA = "patchcli.bank/1", "patchcli.audit/1"
+
+
+@dataclass(frozen=True)
+class Held:
+    """A training image in the bank."""
+
+    schema: str
+    image: str  # its id
+    width: int  # original pixels
+    height: int
+    vectors_big: int
+    vectors_small: int | None  # None for the flat encoder
+
+
+@dataclass(frozen=True)
+class Audited:
+    """A training image, scored against the bank without itself; coordinates are original pixels."""
+
+    schema: str
+    image: str
+    score: float  # maximum of the product map
+    deviation: float  # (score - median) / (1.4826 · median absolute deviation) over all training images
+    peak_x: int
+    peak_y: int
+    nearest_image: str  # the other training image that comes closest at the peak
+    nearest_x: int
+    nearest_y: int
+    nearest_width: int
+    nearest_height: int
+
+
+Decoded = tuple[str, tuple[int, int], NDArray[np.uint8]]
+
+
+def bank_list(store: Path | str = "patchcli.zarr") -> list[Held]:
+    """The images of a finished bank, in its order, with the vectors that are kept of each."""
+    opened = Store.open(store)
+    bank = opened.bank()
+    counts = {scale: np.zeros(bank.images, np.int64) for scale in bank.scales}
+    for scale, count in counts.items():
+        for ids, _ in pages_stream(bank, scale)():
+            count += np.bincount(ids // bank.patches(scale), minlength=bank.images)
+    small = counts.get("small")
+    return [
+        Held(LIST_SCHEMA, name, int(size[1]), int(size[0]), int(counts["big"][n]), None if small is None else int(small[n]))
+        for n, (name, size) in enumerate(zip(opened.image_ids, opened.image_sizes, strict=True))
+    ]
+
+
+def bank_remove(store: Path | str, names: Iterable[str], **options: Any) -> Embedded:
+    """Take images out of the store and its bank; options are those of `_edit`."""
+    opened = Store.open(store, "r+")
+    held = opened.image_ids
+    unwanted = list(dict.fromkeys(names))
+    for name in unwanted:
+        if name not in held:
+            raise InputError(f"{name}: not in the bank; expected an id such as {held[0]} (see: patchcli bank list)")
+    if not unwanted:
+        raise InputError("expected ids of images to remove, found none (see: patchcli bank list)")
+    if len(held) - len(unwanted) < 2:
+        raise InputError(f"expected at least 2 images to stay, found {len(held) - len(unwanted)} of {len(held)}")
+    return _edit(opened, [n for n, name in enumerate(held) if name not in set(unwanted)], [], **options)
+
+
+def bank_add(
+    store: Path | str, paths: Iterable[Path | str], *, observer: Observer | None = None, **options: Any
+) -> Embedded:
+    """Put good images, or folders of them, into the store and its bank; what cannot be read is reported and left out."""
+    observer = observer or Observer()
+    opened = Store.open(store, "r+")
+    root, held = Path(opened.dataset["root"]), set(opened.image_ids)
+    height, width = opened.mean.shape[:2]
+    added: list[Decoded] = []
+    for given in map(Path, paths):
+        for path in list(images.find(given)) if given.is_dir() else [given]:
+            full = path.resolve()
+            name = images.printable(full.relative_to(root) if full.is_relative_to(root) else path)
+            if name in held:
+                observer.problem(f"{path}: an image of this id ({name}) is in the bank; remove it first to replace it")
+                continue
+            try:
+                pixels = images.decode(path)
+            except InputError as error:
+                observer.problem(str(error))
+                continue
+            held.add(name)
+            added.append((name, (pixels.shape[0], pixels.shape[1]), images.resize(pixels, height, width)))
+    if not added:
+        raise InputError("no image to add; expected png, jpg, bmp, tif or webp files that are not in the bank")
+    return _edit(opened, list(range(opened.images.shape[0])), added, observer=observer, **options)
+
+
+def _edit(
+    opened: Store,
+    kept: list[int],
+    added: Sequence[Decoded],
+    *,
+    memory: int | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    observer: Observer | None = None,
+) -> Embedded:
+    """Images and bank with the training images `kept`, then those `added`; only these are embedded.
+
+    The mean and the encoder stay. A thinned bank is embedded anew, since what it keeps of an image depends on the others.
+    """
+    observer = observer or Observer()
+    runtime.set_threads(threads)
+    target, budget = runtime.device(device), runtime.memory(memory)
+    bank, encoder, mean = opened.bank(), training.load(opened, target), opened.mean
+    thinning = Thinning(**bank.attributes["thinning"])
+    ids, sizes = opened.image_ids, opened.image_sizes
+
+    def decoded() -> Iterator[Decoded]:
+        for number in kept:
+            yield ids[number], (int(sizes[number][0]), int(sizes[number][1])), opened.read_images(number, number + 1)[0]
+        yield from added
+
+    identity = hashlib.sha256(opened.dataset["manifest"].encode())
+    for name, _, pixels in added:
+        identity.update(f"\tadded {name}\t{hashlib.sha256(pixels.tobytes()).hexdigest()}\n".encode())
+    for name in sorted(set(ids) - {ids[number] for number in kept}):
+        identity.update(f"\tremoved {name}\n".encode())
+    manifest = identity.hexdigest()
+    count = len(kept) + len(added)
+    if thinning.tolerance is not None or thinning.keep is not None:
+        observer.note("the bank is thinned: it is embedded anew from the images in the store")
+        opened.edit_images(decoded())
+        opened.update_dataset(manifest=manifest)
+        return embed(opened.path, memory=memory, device=device, observer=observer)
+    grids = embedding.grids(encoder, *mean.shape[:2])
+    fingerprint = {**opened.bank_fingerprint(), "manifest": manifest, "images": [count, *opened.images.shape[1:]]}
+    D: int = opened.encoder_attributes["D"]
+    opened.check_space(2 * count * D * 4 * sum(grid.patches for grid in grids.values()))
+    with opened.replacing_bank(fingerprint, grids, D, count, len(kept)) as new:
+        for block in range(len(new.done)):
+            start, stop = (number - len(kept) for number in new.bounds(block))
+            features = embedding.embed(encoder, np.stack([pixels for *_, pixels in added[start:stop]]), mean, grids, target)
+            new.write_block(block, {scale: values.cpu().numpy() for scale, values in features.items()})
+            observer.progress("embed", stop, len(added))
+        streams = {scale: _edited(bank, new, scale, kept) for scale in grids}
+        index(new, streams, thinning, budget, observer, bank.attributes["radius"])
+        opened.edit_images(decoded())
+        opened.update_dataset(manifest=manifest)
+    made = opened.bank()
+    return Embedded.of(made, len(added))
+
+
+def _edited(bank: Bank, new: Bank, scale: str, kept: list[int]) -> Stream:
+    """The vectors of the kept images under their new ids, then those embedded now."""
+    patches = bank.patches(scale)
+    numbers = np.full(bank.images, -1)
+    numbers[kept] = np.arange(len(kept))
+
+    def stream() -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        for ids, vectors in pages_stream(bank, scale)():
+            image, patch = np.divmod(ids, patches)
+            stays = numbers[image] >= 0
+            if stays.any():
+                yield (numbers[image] * patches + patch)[stays], vectors[stays]
+        yield from new.blocks(scale)
+
+    return stream
+
+
+def audit(
+    store: Path | str = "patchcli.zarr",
+    *,
+    search: str = "auto",
+    memory: int | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    observer: Observer | None = None,
+) -> list[Audited]:
+    """Score every training image as if the bank did not hold it; the most anomalous first, with the evidence.
+
+    Raises StoreError for a thinned bank: what it keeps of other images may have been left to this one.
+    """
+    observer = observer or Observer()
+    runtime.set_threads(threads)
+    opened, target = Store.open(store), runtime.device(device)
+    thinning = Thinning(**opened.bank().attributes["thinning"])
+    if thinning.tolerance is not None or thinning.keep is not None:
+        raise StoreError(f"{store}: an audit needs the whole bank, this one is thinned; run: patchcli embed --overwrite")
+    scorer = make_scorer(opened, target, search, memory, observer)
+    found = []
+    for number, (name, size) in enumerate(zip(scorer.ids, scorer.sizes, strict=True)):
+        embedded = scorer.embed_stored(opened.read_images(number, number + 1), [(int(size[0]), int(size[1]))])
+        (result,) = scorer.compare(embedded, without=number)
+        found.append((name, result))
+        observer.progress("audit", number + 1, len(scorer.ids), name)
+    scores = np.array([result.score() for _, result in found])
+    spread = 1.4826 * float(np.median(np.abs(scores - np.median(scores))))
+    records = [
+        Audited(
+            AUDIT_SCHEMA, name, result.score(), (result.score() - float(np.median(scores))) / max(spread, 1e-30),
+            *result.evidence.peak, result.evidence.normal_image, *result.evidence.normal_box,
+        )
+        for name, result in found
+    ]  # fmt: skip
+    return sorted(records, key=lambda record: -record.score)
