@@ -106,7 +106,8 @@ def _samples(
             raise InputError(f"{root}: no validation split there; expected --from loo, or good images: --from PATHS")
         usable = [sample for path, sample in validation.items() if path not in held]
         if len(usable) < len(validation):
-            observer.note(f"{len(validation) - len(usable)} images of the validation split are in the bank: not used")
+            left = f"{len(validation) - len(usable)} of {len(validation)} images"
+            observer.note(f"{left} of the validation split are in the bank and not used")
         return usable, "validation split"
     if isinstance(source, str):
         raise InputError(f"--from: expected validation, loo or a list of paths, found {source!r}")
