@@ -1,7 +1,7 @@
 """Find defects in images when only good images are at hand: Patch SVDD (Yi & Yoon, ACCV 2020).
 
-The verbs of the command line are functions here: data, extract, train, embed, score, evaluate, import_weights, info,
-demo; and bank_list, bank_remove, bank_add and audit for what a bank holds.
+The verbs of the command line are functions here: data, extract, train, embed, calibrate, score, evaluate,
+import_weights, info, demo; and bank_list, bank_remove, bank_add and audit for what a bank holds.
 """
 
 from importlib import import_module
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from patchcli.pipeline.bank import audit, bank_add, bank_list, bank_remove
+    from patchcli.pipeline.calibrate import calibrate
     from patchcli.pipeline.data import data
     from patchcli.pipeline.demo import demo
     from patchcli.pipeline.embed import embed
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from patchcli.pipeline.train import train
 
 __all__ = [
-    "audit", "bank_add", "bank_list", "bank_remove", "data", "demo", "embed", "evaluate", "extract", "import_weights",
-    "info", "score", "train",
+    "audit", "bank_add", "bank_list", "bank_remove", "calibrate", "data", "demo", "embed", "evaluate", "extract",
+    "import_weights", "info", "score", "train",
 ]  # fmt: skip
 _OF_BANK = ("audit", "bank_add", "bank_list", "bank_remove")
 

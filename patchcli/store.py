@@ -9,6 +9,8 @@ vectors are laid out anew as pages of neighbours, which the searches read, and t
       features          float32 (N, rows, columns, D), chunks of whole images, fill NaN; until the bank is complete
       index/            centre, axes, low, high (see neighbours.pruned); attrs: radius
       index/<number>/   a page: vectors (n, D) float32 or float16, ids (n,) image · rows · columns + patch, and its tree
+
+    calibration/        attrs: fingerprint, source, rates, thresholds, promise; scores, peaks float64 (n,), id string (n,)
 """
 
 import contextlib
@@ -29,7 +31,7 @@ from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.grid import PatchGrid
 
 FORMAT_VERSION = 1
-PARTS = ("images", "encoder", "bank")  # groups that are replaced whole
+PARTS = ("images", "encoder", "bank", "calibration")  # groups that are replaced whole
 IMAGE_BLOCK = 8  # images a chunk of images/train
 BANK_CHUNK_BYTES = 8 << 20  # a block of the bank's largest scale: between 4 and 16 MB
 
@@ -253,6 +255,31 @@ class Store:
             done = f"{int(bank.done.sum())} of {len(bank.done)} blocks"
             raise IncompleteError(f"{self.path}: the bank is half-written ({done}); run: patchcli embed, which goes on")
         return bank
+
+    # ---- calibration --------------------------------------------------------------------------------------------
+
+    def _calibration_fingerprint(self) -> Attributes:
+        """What scores depend on: encoder, images, and how the bank was thinned."""
+        bank = self.attributes_of("bank") or {}
+        return {"bank": bank.get("fingerprint"), "thinning": bank.get("thinning")}
+
+    def write_calibration(self, ids: list[str], arrays: Mapping[str, Array], attributes: Attributes) -> None:
+        """Replace the calibration: ids (n,) of the good images, their figures (n,) by name, and what follows of them."""
+        with self.replacing("calibration") as group:
+            names = group.create_array("id", shape=(len(ids),), chunks=(len(ids),), dtype=cast(Any, str))
+            names[:] = np.array(ids, dtype=object)
+            for name, values in arrays.items():
+                _write_whole(group, name, values)
+            group.attrs.update({**attributes, "fingerprint": self._calibration_fingerprint()})
+
+    def read_calibration(self) -> tuple[Array, Attributes]:
+        """Scores (n,) and attributes. Raises IncompleteError where there are none, StoreError where they are stale."""
+        attributes = self.attributes_of("calibration")
+        if attributes is None:
+            raise IncompleteError(f"{self.path}: holds no calibration yet; run: patchcli calibrate")
+        if attributes["fingerprint"] != self._calibration_fingerprint():
+            raise StoreError(f"{self.path}: the calibration is of another bank; run: patchcli calibrate")
+        return _read(_array(self.group, "calibration/scores")), attributes
 
 
 class Bank:

@@ -17,7 +17,7 @@ ROOT = Path(patchcli.__file__).parent
 LAYERS = [
     ["cli"],
     ["pipeline"],
-    ["report", "scoring"],
+    ["calibration", "report", "scoring"],
     ["training"],
     ["heldout"],
     ["embedding", "losses"],
@@ -105,7 +105,7 @@ def test_nothing_is_pickled_but_read_with_care() -> None:
     assert importers("pickle") == {"patchcli.pipeline.import_weights"}  # for the name of its error
 
 
-HEAVY = {"torch", "zarr", "numpy", "sklearn", "pykeops", "PIL", "tifffile"}
+HEAVY = {"torch", "zarr", "numpy", "scipy", "sklearn", "pykeops", "PIL", "tifffile"}
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name in DOORS or room(name) == "cli"])

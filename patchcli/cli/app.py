@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from patchcli.cli.bank import bank
+from patchcli.cli.calibrate import calibrate
 from patchcli.cli.data import data
 from patchcli.cli.demo import demo
 from patchcli.cli.embed import embed
@@ -43,6 +44,7 @@ app.command()(data)
 app.command()(extract)
 app.command()(train)
 app.command()(embed)
+app.command()(calibrate)
 app.command()(score)
 app.add_typer(bank, name="bank")
 app.command(name="eval")(evaluate)

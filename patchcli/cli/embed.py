@@ -6,7 +6,6 @@ import typer
 
 from patchcli.cli import options
 from patchcli.cli.terminal import Terminal
-from patchcli.errors import InputError
 
 
 def embed(
@@ -35,7 +34,8 @@ def embed(
     Example: patchcli embed --tolerance 0.02
     """
     with Terminal(quiet, verbose) as terminal:
-        share, limit = _share(keep), options.memory(memory)
+        share = None if keep is None else options.share("--keep", keep)
+        limit = options.memory(memory)
         from patchcli.pipeline.embed import embed
 
         done = embed(
@@ -47,13 +47,3 @@ def embed(
         if any(done.radius.values()):
             bounds = ", ".join(f"{radius:.3g} ({scale})" for scale, radius in done.radius.items())
             terminal.note(f"a distance is off by at most {bounds}")
-
-
-def _share(text: str | None) -> float | None:
-    """A share of "10%" or "0.1"."""
-    if text is None:
-        return None
-    try:
-        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        raise InputError(f"--keep: expected a share such as 10% or 0.1, found {text!r}") from None

@@ -51,6 +51,14 @@ def size(text: str | None) -> tuple[int, int] | None:
     return int(sides[0]), int(sides[-1])
 
 
+def share(name: str, text: str) -> float:
+    """A share of "10%" or "0.1"; `name` is the option's."""
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise InputError(f"{name}: expected a share such as 10% or 0.1, found {text!r}") from None
+
+
 def memory(text: str | None) -> int | None:
     """Bytes of "300M", "2G" or "1.5GB"."""
     if text is None:

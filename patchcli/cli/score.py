@@ -1,17 +1,17 @@
 """patchcli score."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from patchcli.cli import options
-from patchcli.cli.terminal import Terminal
+from patchcli.cli.terminal import REJECTED, Terminal
 
 COLUMNS = {
-    "image": "image", "score": "score", "peak_x": "peak x", "peak_y": "peak y",
+    "image": "image", "score": "score", "verdict": "verdict", "peak_x": "peak x", "peak_y": "peak y",
     "nearest_image": "nearest normal", "nearest_x": "x", "nearest_y": "y", "map": "map",
 }  # fmt: skip
 
@@ -26,6 +26,9 @@ def score(
     overlay: Annotated[
         bool, typer.Option("--overlay", help="With --out: heat maps as PNG too, the mask's outline in red.")
     ] = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Exit with 1 where an image was rejected; needs patchcli calibrate before.")
+    ] = False,
     form: options.Format = None,
     search: options.Search = "auto",
     memory: options.Memory = None,
@@ -36,13 +39,16 @@ def score(
 ) -> None:
     """Score images: a record an image on standard output, and anomaly maps with --out.
 
+    Where the store is calibrated, a record has a verdict (pass, review or reject) and a p-value.
+
     Example: patchcli score --out maps/ --overlay
 
     Example: ls line3/*.png | patchcli score - | jq -r 'select(.score > 0.01) | .image'
     """
+    rejected = False
     with Terminal(quiet, verbose) as terminal:
         terminal.check_format(form)
-        from patchcli.pipeline.score import BATCH, score
+        from patchcli.pipeline.score import BATCH, Record, score
 
         piped = paths == ["-"]
         given: Iterable[str] | None = paths or None
@@ -51,6 +57,16 @@ def score(
             given = filter(None, (line.rstrip("\r\n") for line in sys.stdin))
         records = score(
             store, given, out=out, overlay=overlay, batch=1 if piped else BATCH,
-            device=device, search=search, memory=options.memory(memory), threads=threads, observer=terminal,
+            device=device, search=search, memory=options.memory(memory), threads=threads, calibrated=exit_code,
+            observer=terminal,
         )  # fmt: skip
-        terminal.write(records, form, COLUMNS)
+
+        def watched() -> Iterator[Record]:
+            nonlocal rejected
+            for record in records:
+                rejected |= record.verdict == "reject"
+                yield record
+
+        terminal.write(watched(), form, COLUMNS)
+    if exit_code and rejected:
+        raise typer.Exit(REJECTED)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 FORMATS = ("table", "jsonl", "csv")
-BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+REJECTED, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 
 
 class Terminal(Observer):

@@ -15,6 +15,7 @@ from patchcli.neighbours.pruned import Stream
 from patchcli.observer import Observer
 from patchcli.pipeline.embed import Embedded, Thinning, embed, index, pages_stream
 from patchcli.pipeline.score import make_scorer
+from patchcli.scoring import Scored, Scorer
 from patchcli.store import Bank, Store
 
 LIST_SCHEMA, AUDIT_SCHEMA = "patchcli.bank/1", "patchcli.audit/1"
@@ -194,21 +195,13 @@ def audit(
 ) -> list[Audited]:
     """Score every training image as if the bank did not hold it; the most anomalous first, with the evidence.
 
-    Raises StoreError for a thinned bank: what it keeps of other images may have been left to this one.
+    Raises StoreError for a thinned bank.
     """
     observer = observer or Observer()
     runtime.set_threads(threads)
     opened, target = Store.open(store), runtime.device(device)
-    thinning = Thinning(**opened.bank().attributes["thinning"])
-    if thinning.tolerance is not None or thinning.keep is not None:
-        raise StoreError(f"{store}: an audit needs the whole bank, this one is thinned; run: patchcli embed --overwrite")
-    scorer = make_scorer(opened, target, search, memory, observer)
-    found = []
-    for number, (name, size) in enumerate(zip(scorer.ids, scorer.sizes, strict=True)):
-        embedded = scorer.embed_stored(opened.read_images(number, number + 1), [(int(size[0]), int(size[1]))])
-        (result,) = scorer.compare(embedded, without=number)
-        found.append((name, result))
-        observer.progress("audit", number + 1, len(scorer.ids), name)
+    check_whole(opened)
+    found = list(leave_one_out(opened, make_scorer(opened, target, search, memory, observer), "audit", observer))
     scores = np.array([result.score() for _, result in found])
     spread = 1.4826 * float(np.median(np.abs(scores - np.median(scores))))
     records = [
@@ -219,3 +212,20 @@ def audit(
         for name, result in found
     ]  # fmt: skip
     return sorted(records, key=lambda record: -record.score)
+
+
+def check_whole(store: Store) -> None:
+    """Raise StoreError for a thinned bank: what it keeps of other images may have been left to the one left out."""
+    thinning = Thinning(**store.bank().attributes["thinning"])
+    if thinning.tolerance is not None or thinning.keep is not None:
+        found = "leaving an image out needs the whole bank, this one is thinned"
+        raise StoreError(f"{store.path}: {found}; run: patchcli embed --overwrite")
+
+
+def leave_one_out(store: Store, scorer: Scorer, task: str, observer: Observer) -> Iterator[tuple[str, Scored]]:
+    """Every training image of a whole bank by id, scored as if the bank did not hold it."""
+    for number, (name, size) in enumerate(zip(scorer.ids, scorer.sizes, strict=True)):
+        embedded = scorer.embed_stored(store.read_images(number, number + 1), [(int(size[0]), int(size[1]))])
+        (result,) = scorer.compare(embedded, without=number)
+        yield name, result
+        observer.progress(task, number + 1, len(scorer.ids), name)

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from patchcli.errors import StoreError
+from patchcli.calibration import Calibration
+from patchcli.errors import IncompleteError, StoreError
 from patchcli.neighbours import paged
 from patchcli.store import Store
 
@@ -11,7 +12,7 @@ SCHEMA = "patchcli.info/1"
 
 
 def info(store: Path | str = "patchcli.zarr") -> dict[str, Any]:
-    """Data set, encoder, bank and the next command, as a flat dictionary ready for JSON."""
+    """Data set, encoder, bank, calibration and the next command, as a flat dictionary ready for JSON."""
     opened = Store.open(store)
     found: dict[str, Any] = {"schema": SCHEMA, "store": str(store), "format_version": opened.attributes["format_version"]}
     found |= {key: opened.dataset[key] for key in ("root", "layout", "category", "manifest")}
@@ -22,7 +23,8 @@ def info(store: Path | str = "patchcli.zarr") -> dict[str, Any]:
     found["recipe"] = encoder.get("recipe")
     bank = opened.attributes_of("bank")
     found["bank"] = bank["status"] if bank else None
-    for key in ("bank_vectors", "bank_memory", "distance_error"):
+    told = {"calibration": "promise", "threshold": "threshold", "pixel_threshold": "pixel_threshold"}
+    for key in ("bank_vectors", "bank_memory", "distance_error", *told):
         found[key] = None
     try:
         held = opened.bank()
@@ -35,5 +37,13 @@ def info(store: Path | str = "patchcli.zarr") -> dict[str, Any]:
         found["bank_memory"] = sum(paged.memory(held, scale) for scale in held.scales)  # bytes
         found["distance_error"] = max(held.attributes["radius"].values())
         found["next"] = "patchcli score --out maps/"
+        try:
+            thresholds = Calibration.read(opened).thresholds
+        except IncompleteError:
+            pass
+        except StoreError as error:
+            found["calibration"], found["next"] = "of another bank", str(error).rsplit("run: ", 1)[-1]
+        else:
+            found |= {key: getattr(thresholds, name) for key, name in told.items()}
     found["versions"] = opened.attributes["versions"]
     return found

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from patchcli import images, layouts, neighbours, report, runtime
-from patchcli.errors import InputError
+from patchcli.calibration import Calibration
+from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.layouts import Sample
 from patchcli.neighbours import paged
 from patchcli.observer import Observer
@@ -35,6 +36,9 @@ class Record:
     score: float  # maximum of the product map; higher is more anomalous
     score_big: float  # maximum of the K=64 map
     score_small: float | None  # maximum of the K=32 map; None for the flat encoder
+    verdict: str | None  # pass, review or reject; None, as the next two, without a calibration that holds
+    threshold: float | None  # a higher score is rejected
+    p_value: float | None  # how unusual the score is among good images'
     peak_x: int
     peak_y: int
     nearest_image: str  # training image with the normal patch that is nearest to the patch at the peak
@@ -43,7 +47,7 @@ class Record:
     nearest_width: int
     nearest_height: int
     map: str | None  # float32 TIFF at the image's original size
-    overlay: str | None  # PNG, written when all images are scored: its colours are one scale for the whole run
+    overlay: str | None  # PNG, written when all images are scored, on one scale: the calibration's, else the run's
     distance_error: float  # by how much a patch's distance may be off at most: 0 unless the bank is thinned or float16
     encoder: str  # sha256 of the weights, as in the store
 
@@ -59,12 +63,14 @@ def score(
     search: str = "auto",
     memory: int | None = None,
     threads: int | None = None,
+    calibrated: bool = False,
     observer: Observer | None = None,
 ) -> Iterator[Record]:
     """Score images (Algorithm 2): the given files and folders, or the test images of the store's data set.
 
     Yields a record an image as soon as its batch is scored; what cannot be read is reported to the observer and left
     out. With `out`, maps are written below it in the data set's layout. Input is checked before the first record.
+    `calibrated` refuses a store without a calibration that holds for its bank; else there are no verdicts.
     """
     observer = observer or Observer()
     runtime.set_threads(threads)
@@ -75,7 +81,7 @@ def score(
     if folder is not None and folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: expected a folder, found a file")
     opened = Store.open(store)
-    known = _samples(opened)
+    known = known_samples(opened)
     tests = [sample for sample in known.values() if sample.split == "test"]
     if paths is None:
         if not tests:
@@ -84,13 +90,17 @@ def score(
         samples: Iterator[Sample] = iter(tests)
         total: int | None = len(tests)
     else:
-        samples, total = _named(paths, known, observer), None
+        samples, total = named(paths, known, observer), None
     if folder is not None and _among_images(folder.resolve(), opened):
         raise InputError(f"--out {folder}: lies among the data set's images; expected another folder, such as maps/")
+    opened.bank()  # raises where there is none: before anything is said of its calibration
+    calibration = _calibration(opened, calibrated, observer)
     scorer, sha256 = make_scorer(opened, target, search, memory, observer), opened.encoder_attributes["sha256"]
 
     error = max(scorer.bound.values())
-    provenance = {"encoder": sha256, "distance_error": error}
+    provenance: dict[str, str | float] = {"encoder": sha256, "distance_error": error}
+    if calibration is not None:
+        provenance["pixel_threshold"] = calibration.thresholds.pixel_threshold
 
     def run() -> Iterator[Record]:
         drawn: list[tuple[Sample, Path, Path, float]] = []
@@ -106,7 +116,7 @@ def score(
                     if overlay:
                         picture = map_path.with_suffix(".png")
                         drawn.append((sample, map_path, picture, float(np.median(result.maps["multi"]))))
-                waiting.append((_record(sample, result, map_path, picture, error, sha256), written))
+                waiting.append((_record(sample, result, calibration, map_path, picture, error, sha256), written))
                 while len(waiting) >= batch:  # a record is out when its map is there
                     yield _finished(*waiting.popleft())
                 done += 1
@@ -116,7 +126,7 @@ def score(
         if not done:
             raise InputError("no image could be scored; expected png, jpg, bmp, tif or webp files")
         if drawn:
-            _draw(drawn, observer)
+            _draw(drawn, calibration, observer)
 
     return run()
 
@@ -125,6 +135,18 @@ def _finished(record: Record, written: "Future[None] | None") -> Record:
     if written is not None:
         written.result()
     return record
+
+
+def _calibration(store: Store, needed: bool, observer: Observer) -> Calibration | None:
+    """The store's calibration; where it is of another bank, None and a note, or an error if it is needed."""
+    try:
+        return Calibration.read(store)
+    except StoreError as error:
+        if needed:
+            raise
+        if not isinstance(error, IncompleteError):
+            observer.note(f"no verdicts: {error}")
+        return None
 
 
 def make_scorer(store: Store, device: torch.device, search: str, memory: int | None, observer: Observer) -> Scorer:
@@ -191,7 +213,7 @@ def write_map(path: Path, values: NDArray[np.float32], provenance: dict[str, str
     beside.replace(path)
 
 
-def _samples(store: Store) -> dict[Path, Sample]:
+def known_samples(store: Store) -> dict[Path, Sample]:
     """The data set's images by path, but for those learned from; empty where the data set is gone."""
     try:
         dataset = layouts.read(Path(store.dataset["root"]), store.dataset["layout"])
@@ -207,7 +229,7 @@ def _among_images(folder: Path, store: Store) -> bool:
     return folder == root or any(folder.is_relative_to(root / name) for name in taken)
 
 
-def _named(paths: Iterable[Path | str], known: dict[Path, Sample], observer: Observer) -> Iterator[Sample]:
+def named(paths: Iterable[Path | str], known: dict[Path, Sample], observer: Observer) -> Iterator[Sample]:
     """Samples of files and folders; images of the data set keep their id and masks."""
     for given in map(Path, paths):
         if given.is_dir():
@@ -237,15 +259,19 @@ def _place(folder: Path, sample: Sample, taken: set[Path]) -> Path:
 
 
 def _record(
-    sample: Sample, result: Scored, map_path: Path | None, picture: Path | None, error: float, sha256: str
-) -> Record:
-    evidence = result.evidence
+    sample: Sample, result: Scored, calibration: Calibration | None, map_path: Path | None, picture: Path | None,
+    error: float, sha256: str,
+) -> Record:  # fmt: skip
+    evidence, score = result.evidence, result.score()
     return Record(
         SCHEMA,
         sample.id,
-        result.score(),
+        score,
         result.score("big"),
         result.score("small") if "small" in result.maps else None,
+        calibration.verdict(score) if calibration else None,
+        calibration.thresholds.threshold if calibration else None,
+        calibration.p_value(score) if calibration else None,
         *evidence.peak,
         evidence.normal_image,
         *evidence.normal_box,
@@ -256,11 +282,13 @@ def _record(
     )
 
 
-def _draw(drawn: list[tuple[Sample, Path, Path, float]], observer: Observer) -> None:
-    """Overlays on one colour scale: from the run's typical map value to its highest."""
-    low = float(np.median([typical for *_, typical in drawn]))
-    high = max(float(tifffile.imread(map_path).max()) for _, map_path, _, _ in drawn)
-    scale = report.ColourScale(low, high)
+def _draw(drawn: list[tuple[Sample, Path, Path, float]], calibration: Calibration | None, observer: Observer) -> None:
+    """Overlays on one colour scale: the calibration's, or from the run's typical map value to its highest."""
+    if calibration is not None:
+        scale = report.ColourScale(calibration.thresholds.colour_low, calibration.thresholds.colour_high)
+    else:
+        low = float(np.median([typical for *_, typical in drawn]))
+        scale = report.ColourScale(low, max(float(tifffile.imread(map_path).max()) for _, map_path, _, _ in drawn))
     for done, (sample, map_path, picture, _) in enumerate(drawn, 1):
         pixels, values = images.decode(sample.path), tifffile.imread(map_path)
         mask = read_mask(sample, values.shape, observer)

@@ -1,0 +1,109 @@
+"""Scores of good images that the bank does not hold → thresholds that keep a promise on false alarms, and p-values.
+
+Nothing is assumed of the distribution, only that new good images come from the same process, one independently of another.
+
+* Threshold: S. S. Wilks, "Determination of sample sizes for setting tolerance limits", Ann. Math. Statist. 12 (1941), 91–96.
+  Of n scores, the share of all good images above the r-th largest is Beta(r, n - r + 1), so it is at most α with
+  confidence P(Binomial(n, α) ≥ r). Ties make the share smaller.
+* p-value: V. Vovk, A. Gammerman, G. Shafer, "Algorithmic Learning in a Random World" (2005), Sect. 2.2 (conformal).
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from patchcli.errors import InputError, StoreError
+from patchcli.store import Store
+
+VERDICTS = ("pass", "review", "reject")
+
+
+def rank(n: int, rate: float, confidence: float) -> int:
+    """The largest r for which the r-th largest of n scores is a threshold that keeps the promise; 0 where none does."""
+    missed = binom.cdf(np.arange(n), n, rate)  # for r = 1, 2, …: P(Binomial(n, rate) < r)
+    return int(np.searchsorted(missed, 1 - confidence, side="right"))
+
+
+def least_images(rate: float, confidence: float) -> int:
+    """The fewest images from which a threshold for this rate can be promised: (1 - rate)ⁿ ≤ 1 - confidence."""
+    about = math.ceil(math.log(1 - confidence) / math.log1p(-rate))  # but for rounding
+    kept = (n for n in (about - 1, about) if n > 0 and binom.cdf(0, float(n), rate) <= 1 - confidence)
+    return next(kept, about + 1)
+
+
+def least_rate(n: int, confidence: float) -> float:
+    """The smallest rate that n images can promise."""
+    return float(1 - (1 - confidence) ** (1 / n))
+
+
+def check(n: int, rate: float, confidence: float) -> None:
+    """Raise InputError where a rate or confidence is no share between 0 and 1, or n images are too few for them."""
+    for name, share in (("--false-alarms", rate), ("--confidence", confidence)):
+        if not 0 < share < 1:
+            raise InputError(f"{name}: expected a share between 0 and 100%, found {100 * share:g}%")
+    if n == 0 or rank(n, rate, confidence) == 0:
+        needed = f"{100 * rate:g}% at {100 * confidence:g}% confidence needs {least_images(rate, confidence):,}"
+        smallest = math.ceil(1e4 * least_rate(n, confidence)) / 100 if n else 100
+        advice = f"; with these: --false-alarms {smallest:.2f}%" if smallest < 100 else ""
+        raise InputError(f"a false-alarm rate of {needed} good images, found {n}{advice}")
+
+
+def threshold(scores: NDArray[np.float64], rate: float, confidence: float) -> float:
+    """What at most a share `rate` of good images scores above, with this confidence; `scores` (n,) are good images'."""
+    check(len(scores), rate, confidence)
+    return float(np.sort(scores)[-rank(len(scores), rate, confidence)])
+
+
+def p_values(scores: NDArray[np.float64], queries: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(1 + number of `scores` ≥ query) / (n + 1): of a good image, at most p with probability p, for every p."""
+    above = len(scores) - np.searchsorted(np.sort(scores), queries, side="left")
+    p: NDArray[np.float64] = (1 + above) / (len(scores) + 1)
+    return p
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What is decided by, as it is stored and printed. Each threshold's promise holds by itself."""
+
+    schema: str
+    source: str  # where the good images came from
+    images: int
+    false_alarms: float  # promised: at most this share of good images has a higher score
+    confidence: float
+    threshold: float  # of an image's score
+    pixel_threshold: float  # of a map at the image's size: at most the same share of good images has any pixel above it
+    review_rate: float | None
+    review_threshold: float | None
+    colour_low: float  # map values drawn as nothing and as full heat, in all pictures
+    colour_high: float
+    promise: str
+    encoder: str  # sha256 of the weights, as in the store
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Thresholds, with the image scores (n,) behind them."""
+
+    thresholds: Thresholds
+    scores: NDArray[np.float64]
+
+    @classmethod
+    def read(cls, store: Store) -> "Calibration":
+        """The store's calibration. Raises IncompleteError where there is none, StoreError where it is of another bank."""
+        scores, attributes = store.read_calibration()
+        thresholds = Thresholds(**{field.name: attributes[field.name] for field in fields(Thresholds)})
+        if len(scores) != thresholds.images or not np.isfinite(scores).all():
+            raise StoreError(f"{store.path}: the calibration is damaged; run: patchcli calibrate")
+        return cls(thresholds, scores)
+
+    def verdict(self, score: float) -> str:
+        """pass, review or reject."""
+        review = self.thresholds.review_threshold
+        return VERDICTS[2 if score > self.thresholds.threshold else 1 if review is not None and score > review else 0]
+
+    def p_value(self, score: float) -> float:
+        """How unusual a score is among good images'."""
+        return float(p_values(self.scores, np.array([score]))[0])

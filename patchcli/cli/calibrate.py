@@ -1,0 +1,63 @@
+"""patchcli calibrate."""
+
+from typing import Annotated
+
+import typer
+
+from patchcli.cli import options
+from patchcli.cli.terminal import Terminal
+
+COLUMNS = {
+    "source": "source", "images": "images", "threshold": "reject above", "review_threshold": "review above",
+    "pixel_threshold": "pixel",
+}  # fmt: skip
+
+
+def calibrate(
+    store: options.Store = options.STORE,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="validation|loo|PATH",
+            help="Good images: the data set's validation split, the bank's own each left out in turn, or files and folders "
+            "(give --from again for more). [default: validation where there is one, else loo]",
+        ),
+    ] = None,
+    false_alarms: Annotated[
+        str, typer.Option("--false-alarms", metavar="RATE", help="Share of good images that may be rejected.")
+    ] = "1%",
+    confidence: Annotated[str, typer.Option("--confidence", metavar="SHARE", help="Confidence of the promise.")] = "95%",
+    review: Annotated[
+        str | None,
+        typer.Option("--review", metavar="RATE", help="A higher rate, such as 5%: what is above its threshold is for review."),
+    ] = None,
+    form: options.Format = None,
+    search: options.Search = "auto",
+    memory: options.Memory = None,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Set thresholds from good images that the bank does not hold, for a promised rate of false alarms.
+
+    The store keeps them; score then adds a verdict and a p-value to its records.
+
+    Example: patchcli calibrate --false-alarms 1% --review 5%
+
+    Example: patchcli calibrate --from more_good_parts/ --false-alarms 0.5%
+    """
+    with Terminal(quiet, verbose) as terminal:
+        terminal.check_format(form)
+        rates = options.share("--false-alarms", false_alarms), options.share("--confidence", confidence)
+        reviewed, limit = None if review is None else options.share("--review", review), options.memory(memory)
+        from patchcli.pipeline.calibrate import calibrate
+
+        named = source[0] if source in (["validation"], ["loo"]) else source
+        record = calibrate(
+            store, named, false_alarms=rates[0], confidence=rates[1], review=reviewed,
+            device=device, search=search, memory=limit, threads=threads, observer=terminal,
+        )  # fmt: skip
+        terminal.note(record.promise)
+        terminal.write([record], form, COLUMNS)

@@ -1,0 +1,122 @@
+"""Good images that the bank does not hold → thresholds in the store, with what they promise."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from patchcli import calibration, runtime
+from patchcli.calibration import Thresholds
+from patchcli.errors import InputError
+from patchcli.layouts import Sample
+from patchcli.observer import Observer
+from patchcli.pipeline.bank import check_whole, leave_one_out
+from patchcli.pipeline.score import BATCH, known_samples, make_scorer, named, original_size, scored
+from patchcli.scoring import Scored
+from patchcli.store import Store
+
+SCHEMA = "patchcli.calibration/1"
+FALSE_ALARMS, CONFIDENCE = 0.01, 0.95
+HOTTEST = 2  # full heat in pictures, in pixel thresholds
+
+
+def calibrate(
+    store: Path | str = "patchcli.zarr",
+    source: str | Sequence[Path | str] | None = None,
+    *,
+    false_alarms: float = FALSE_ALARMS,
+    confidence: float = CONFIDENCE,
+    review: float | None = None,
+    device: str = "auto",
+    search: str = "auto",
+    memory: int | None = None,
+    threads: int | None = None,
+    observer: Observer | None = None,
+) -> Thresholds:
+    """Set the thresholds that at most a share `false_alarms` of good images exceeds, with this confidence.
+
+    `source` of good images: "validation", the data set's split; "loo", leaving out each of the bank's images in turn,
+    for which the promise holds approximately (the encoder knows the image, and one bank is not the other); or files and
+    folders. Without it, the validation split where there is one, else "loo". `review` is the higher rate of a lower
+    threshold. Raises InputError where the images are too few, of the bank, or test images.
+    """
+    observer = observer or Observer()
+    runtime.set_threads(threads)
+    opened, target = Store.open(store, "r+"), runtime.device(device)
+    bank = opened.bank()
+    samples, origin = _samples(opened, source, observer)
+    calibration.check(bank.images if samples is None else len(samples), false_alarms, confidence)
+    if review is not None and not false_alarms < review < 1:
+        raise InputError(f"--review: expected a rate above that of --false-alarms, found {100 * review:g}%")
+    if samples is None:
+        check_whole(opened)
+    scorer = make_scorer(opened, target, search, memory, observer)
+
+    def results() -> Iterator[tuple[str, Scored]]:
+        if samples is None:
+            yield from leave_one_out(opened, scorer, "calibrate", observer)
+            return
+        for done, (sample, result) in enumerate(scored(scorer, samples, BATCH, observer), 1):
+            yield sample.id, result
+            observer.progress("calibrate", done, len(samples), sample.id)
+
+    ids, figures = [], []
+    for name, result in results():
+        ids.append(name)
+        figures.append((result.score(), float(original_size(result).max()), float(np.median(result.maps["multi"]))))
+    calibration.check(len(ids), false_alarms, confidence)  # some may have been left out
+    scores, peaks, typical = np.array(figures).T
+    threshold, pixel_threshold = (calibration.threshold(values, false_alarms, confidence) for values in (scores, peaks))
+    about = "about " if samples is None else ""
+    promise = (
+        f"{about}at most {100 * false_alarms:g}% of good images score above {threshold:.4g}, with {100 * confidence:g}% "
+        f"confidence, from n = {len(ids)} ({origin})"
+    )
+    found = Thresholds(
+        schema=SCHEMA,
+        source=origin,
+        images=len(ids),
+        false_alarms=false_alarms,
+        confidence=confidence,
+        threshold=threshold,
+        pixel_threshold=pixel_threshold,
+        review_rate=review,
+        review_threshold=None if review is None else calibration.threshold(scores, review, confidence),
+        colour_low=float(np.median(typical)),
+        colour_high=HOTTEST * pixel_threshold,
+        promise=promise,
+        encoder=opened.encoder_attributes["sha256"],
+    )
+    opened.write_calibration(ids, {"scores": scores, "peaks": peaks}, asdict(found))
+    return found
+
+
+def _samples(
+    store: Store, source: str | Sequence[Path | str] | None, observer: Observer
+) -> tuple[list[Sample] | None, str]:
+    """The good images to score, None for those of the bank, and what to call them."""
+    known, root = known_samples(store), Path(store.dataset["root"])
+    held = {path.resolve() for name in store.image_ids for path in (root / name, Path(name))}
+    validation = {path: sample for path, sample in known.items() if sample.split == "validation" and not sample.defective}
+    if source == "loo" or (source is None and not validation):
+        return None, "leave-one-out over the bank's own images"
+    if source is None or source == "validation":
+        if not validation:
+            raise InputError(f"{root}: no validation split there; expected --from loo, or good images: --from PATHS")
+        usable = [sample for path, sample in validation.items() if path not in held]
+        if len(usable) < len(validation):
+            left = f"{len(validation) - len(usable)} of {len(validation)} images"
+            observer.note(f"{left} of the validation split are in the bank and not used")
+        return usable, "validation split"
+    if isinstance(source, str):
+        raise InputError(f"--from: expected validation, loo or a list of paths, found {source!r}")
+    found = {}
+    for sample in named(source, known, observer):
+        path = sample.path.resolve()
+        if sample.split.startswith("test"):
+            raise InputError(f"{sample.path}: is a test image of the data set, which no threshold may see")
+        if path in held:
+            raise InputError(f"{sample.path}: is in the bank; expected good images that are not (or --from loo)")
+        found[path] = sample
+    return list(found.values()), "images named with --from"

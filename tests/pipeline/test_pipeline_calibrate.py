@@ -1,0 +1,185 @@
+"""calibrate: where the good images come from, what is stored, and when it holds no longer."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from smallworld import SIZE, Told, World, tree, truncate, write_plain
+
+import patchcli
+from patchcli import report
+from patchcli.calibration import Calibration
+from patchcli.errors import IncompleteError, InputError, StoreError
+from patchcli.store import Store
+
+N = 12  # images of the validation split
+
+
+@pytest.fixture
+def split(world: World) -> World:
+    """A world with a validation split."""
+    write_plain(world.data / "validation" / "good", N, SIZE, seed=7)
+    return world
+
+
+def test_the_validation_split(split: World) -> None:
+    before = tree(split.store)
+    found = patchcli.calibrate(split.store, false_alarms=0.25, review=0.4)
+    assert {name: digest for name, digest in tree(split.store).items() if not name.startswith("calibration")} == before
+    folder = split.data / "validation" / "good"
+    records = list(patchcli.score(split.store, [folder], out=split.data.with_name("maps")))
+    scores = sorted(record.score for record in records)
+    assert (found.source, found.images, found.false_alarms, found.confidence) == ("validation split", N, 0.25, 0.95)
+    assert found.threshold == pytest.approx(scores[-1], rel=1e-6)  # 0.75**12 < 0.05 < 0.75**12 + 12 * 0.25 * 0.75**11
+    assert found.review_threshold == pytest.approx(scores[-2], rel=1e-6)
+    peaks = [float(tifffile.imread(str(record.map)).max()) for record in records]
+    assert found.pixel_threshold == pytest.approx(max(peaks), rel=1e-6)
+    assert found.promise.startswith(f"at most 25% of good images score above {found.threshold:.4g}, with 95% confidence")
+    assert found.promise.endswith("from n = 12 (validation split)")
+    stored = Calibration.read(Store.open(split.store))
+    assert stored.thresholds == found
+    assert sorted(stored.scores) == pytest.approx(scores, rel=1e-6)
+    (smallest,) = (record for record in records if record.score == scores[0])
+    assert (smallest.verdict, smallest.threshold, smallest.p_value) == ("pass", found.threshold, 1)
+
+
+def test_verdicts_of_test_images(split: World) -> None:
+    before = [record.score for record in patchcli.score(split.store)]
+    found = patchcli.calibrate(split.store, false_alarms=0.25)
+    records = list(patchcli.score(split.store))
+    assert [record.score for record in records] == before
+    for record in records:
+        assert record.verdict == ("reject" if record.score > found.threshold else "pass")
+        assert ("hole" in record.image) == (record.verdict == "reject")
+        assert "hole" not in record.image or record.p_value == 1 / (N + 1)
+
+
+def test_no_test_image_has_a_say(split: World) -> None:
+    found = patchcli.calibrate(split.store, false_alarms=0.25)
+    shutil.rmtree(split.data / "test" / "hole")
+    for path in (split.data / "test" / "good").iterdir():
+        path.write_bytes(b"")
+    assert patchcli.calibrate(split.store, false_alarms=0.25) == found
+
+
+def test_leave_one_out(world: World) -> None:
+    found = patchcli.calibrate(world.store, false_alarms=0.3)
+    scores = [record.score for record in patchcli.audit(world.store)]
+    assert found.threshold == scores[0]
+    assert (found.images, found.source) == (10, "leave-one-out over the bank's own images")
+    assert found.promise.startswith("about at most 30%")
+    assert patchcli.calibrate(world.store, "loo", false_alarms=0.3) == found
+    with pytest.raises(InputError, match=r"no validation split there; expected --from loo, or good images: --from PATHS"):
+        patchcli.calibrate(world.store, "validation", false_alarms=0.3)
+
+
+def test_named_images(split: World) -> None:
+    folder = split.data / "validation" / "good"
+    found = patchcli.calibrate(split.store, [folder, folder / "003.png"], false_alarms=0.25)  # one of them twice
+    assert (found.images, found.source) == (N, "images named with --from")
+    assert found.threshold == patchcli.calibrate(split.store, false_alarms=0.25).threshold
+    before = tree(split.store)
+    for given, says in (
+        (split.data / "test" / "good", "000.png: is a test image of the data set, which no threshold may see"),
+        (split.data / "train" / "good", "000.png: is in the bank; expected good images that are not"),
+    ):
+        with pytest.raises(InputError, match=says):
+            patchcli.calibrate(split.store, [folder, given], false_alarms=0.25)
+    assert tree(split.store) == before
+
+
+def test_images_of_the_split_that_came_into_the_bank(split: World) -> None:
+    patchcli.bank_add(split.store, [split.data / "validation" / "good" / "000.png"])
+    told = Told()
+    assert patchcli.calibrate(split.store, false_alarms=0.25, observer=told).images == N - 1
+    assert told.notes[0] == f"1 of {N} images of the validation split are in the bank and not used"
+
+
+def test_unreadable_images_do_not_count(split: World) -> None:
+    truncate(split.data / "validation" / "good" / "000.png")
+    told = Told()
+    assert patchcli.calibrate(split.store, false_alarms=0.25, observer=told).images == N - 1
+    assert len(told.problems) == 1
+    truncate(split.data / "validation" / "good" / "001.png")
+    before = tree(split.store)
+    with pytest.raises(InputError, match=r"needs 11 good images, found 10; with these: --false-alarms 25.89%"):
+        patchcli.calibrate(split.store, false_alarms=0.25, observer=Told())
+    assert tree(split.store) == before
+
+
+def test_a_thinned_bank_is_calibrated_with_other_images_alone(split: World) -> None:
+    patchcli.embed(split.store, keep=0.5)
+    with pytest.raises(StoreError, match=r"leaving an image out needs the whole bank"):
+        patchcli.calibrate(split.store, "loo", false_alarms=0.3)
+    assert patchcli.calibrate(split.store, false_alarms=0.25).images == N
+
+
+@pytest.mark.parametrize("change", ["encoder", "images", "thinning"])
+def test_a_calibration_of_another_bank(split: World, change: str) -> None:
+    patchcli.calibrate(split.store, false_alarms=0.25)
+    if change == "encoder":
+        patchcli.train(store=split.store, steps=0, seed=1, overwrite=True)
+        patchcli.embed(split.store)
+    elif change == "images":
+        patchcli.bank_remove(split.store, ["train/good/003.png"])
+    else:
+        patchcli.embed(split.store, keep=0.5)
+    told = Told()
+    record = next(patchcli.score(split.store, observer=told))
+    assert (record.verdict, record.threshold, record.p_value) == (None, None, None)
+    (said,) = (note for note in told.notes if "no verdicts" in note)
+    assert said.endswith("the calibration is of another bank; run: patchcli calibrate")
+    with pytest.raises(StoreError, match="of another bank"):
+        patchcli.score(split.store, calibrated=True)
+    assert patchcli.info(split.store)["calibration"] == "of another bank"
+    assert patchcli.info(split.store)["next"] == "patchcli calibrate"
+    patchcli.calibrate(split.store, false_alarms=0.25)
+    assert next(patchcli.score(split.store, calibrated=True)).verdict == "pass"
+
+
+def test_no_calibration(made: World) -> None:
+    told = Told()
+    assert next(patchcli.score(made.store, observer=told)).verdict is None
+    assert not any("verdict" in note for note in told.notes)
+    with pytest.raises(IncompleteError, match="holds no calibration yet; run: patchcli calibrate"):
+        patchcli.score(made.store, calibrated=True)
+
+
+def test_a_damaged_calibration(split: World) -> None:
+    patchcli.calibrate(split.store, false_alarms=0.25)
+    shutil.rmtree(split.store / "calibration" / "scores" / "c")
+    with pytest.raises(StoreError, match="the calibration is damaged; run: patchcli calibrate"):
+        patchcli.score(split.store, calibrated=True)
+
+
+def test_killed_while_it_is_replaced(split: World) -> None:
+    """Moved away, the new one not yet in its place: the old one comes back."""
+    found = patchcli.calibrate(split.store, false_alarms=0.25)
+    (split.store / "calibration").rename(split.store / "calibration.old")
+    with pytest.raises(InputError):
+        patchcli.calibrate(split.store, false_alarms=0.0001)
+    assert Calibration.read(Store.open(split.store)).thresholds == found
+
+
+def test_one_colour_scale_for_all_runs(split: World, tmp_path: Path) -> None:
+    found = patchcli.calibrate(split.store, false_alarms=0.25)
+    assert found.colour_high == 2 * found.pixel_threshold > found.colour_low > 0
+    image = split.data / "test" / "hole" / "000.png"
+    together = list(patchcli.score(split.store, out=tmp_path / "all", overlay=True))
+    (alone,) = patchcli.score(split.store, [image], out=tmp_path / "one", overlay=True)
+    pictures = [np.asarray(Image.open(str(record.overlay))) for record in (together[2], alone)]
+    assert together[2].image == alone.image
+    np.testing.assert_array_equal(*pictures)
+    good = together[0]
+    scale = report.ColourScale(found.colour_low, found.colour_high)
+    with Image.open(split.data / good.image) as opened:
+        expected = report.overlay(np.asarray(opened), tifffile.imread(str(good.map)), None, scale)
+    np.testing.assert_array_equal(np.asarray(Image.open(str(good.overlay))), expected)
+
+
+def test_the_review_rate_is_the_higher_one(made: World) -> None:
+    with pytest.raises(InputError, match=r"--review: expected a rate above that of --false-alarms, found 30%"):
+        patchcli.calibrate(made.store, false_alarms=0.3, review=0.3)
