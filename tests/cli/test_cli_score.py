@@ -138,7 +138,7 @@ def test_the_store_of_the_environment_and_quiet(made: World, monkeypatch: pytest
 def test_a_reader_that_leaves(made: World) -> None:
     """As `| head -1`: the first record is read while paths still come in, then nobody listens."""
     image = f"{made.data / 'test' / 'hole' / '001.png'}\n"
-    with process("score", "-", "--store", made.store) as started:
+    with process("score", "-", "--store", made.store, "--quiet") as started:
         assert started.stdin and started.stdout and started.stderr
         started.stdin.write(image)
         started.stdin.flush()
