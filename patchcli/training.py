@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from patchcli import heldout, sampling
 from patchcli.encoder import ARCHITECTURES, Encoder
-from patchcli.errors import IncompleteError, InputError, TrainingError
+from patchcli.errors import IncompleteError, InputError, StoreError, TrainingError
 from patchcli.heldout import HeldOut, split
 from patchcli.images import standardise
 from patchcli.losses import PatchSVDDLoss, total
@@ -249,6 +249,7 @@ class Trainer:
             "steps": len(self.history),
             "chosen": chosen.step,
             "criterion": None if math.isnan(chosen.criterion) else chosen.criterion,
+            "checkpoint_sha256": digest_of(_arrays(self.loss.state_dict())),
             "seconds": self.seconds,
             "losses": self.loss_names,
         }
@@ -260,9 +261,13 @@ class Trainer:
         if not state:
             raise IncompleteError(f"{self.store.path}: the encoder was imported, there is nothing to resume")
 
+        self.store.read_encoder()  # raises where what is trained is damaged already
+
         def part(prefix: str) -> dict[str, NDArray[Any]]:
             return {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}
 
+        if digest_of(part("loss.")) != self.store.encoder_attributes["checkpoint_sha256"]:
+            raise StoreError(f"{self.store.path}: the checkpoint's weights differ from their sha256; train with --overwrite")
         for module, prefix in ((self.loss, "loss."), (self.average, "average.")):
             module.load_state_dict({name: torch.from_numpy(values) for name, values in part(prefix).items()})
         moments: dict[int, dict[str, torch.Tensor]] = {}

@@ -249,6 +249,12 @@ def test_damaged_weights(bankless: Path) -> None:
         refused(*command, "--store", bankless, says=("encoder weights differ from their sha256", "--overwrite"))
 
 
+def test_a_damaged_checkpoint(bankless: Path) -> None:
+    zarr.open_group(str(bankless), mode="r+")["encoder/training/loss.encoder.conv1.bias"][0] = 0.5  # type: ignore[index]
+    says = ("the checkpoint's weights differ from their sha256", "--overwrite")
+    refused("train", "--resume", "--steps", "1", "--store", bankless, says=says)
+
+
 # ---- options --------------------------------------------------------------------------------------------------------
 
 
@@ -293,7 +299,7 @@ def test_options(kept: World, monkeypatch: pytest.MonkeyPatch, arguments: list[s
 def test_out_that_cannot_be(kept: World, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     refused("score", "--store", kept.store, "--out", "file", says=("--out file: expected a folder, found a file",))
-    refused("score", "--store", kept.store, "--out", "file/maps", says=("file",))
+    refused("score", "--quiet", "--store", kept.store, "--out", "file/maps", says=("file",))
     says = (f"--out {kept.data}: lies among the data set's images", "expected another folder")
     refused("score", "--store", kept.store, "--out", kept.data, says=says)
     image = kept.data / "test" / "hole" / "000.png"
@@ -306,7 +312,7 @@ def test_out_that_cannot_be(kept: World, tmp_path: Path) -> None:
 def test_a_truncated_image_among_scored_paths(made: World, tmp_path: Path) -> None:
     cut = truncate(Path(shutil.copy(made.data / "test" / "good" / "000.png", tmp_path / "cut.png")))
     hole = made.data / "test" / "hole" / "001.png"
-    result = run("score", "cut.png", hole, "missing.png", "--store", made.store)
+    result = run("score", "cut.png", hole, "missing.png", "--store", made.store, "--quiet")
     assert result.exit_code == 2
     assert [record["image"] for record in records(result)] == ["test/hole/001.png"]
     first, second, last = result.stderr.splitlines()
@@ -316,7 +322,7 @@ def test_a_truncated_image_among_scored_paths(made: World, tmp_path: Path) -> No
 
 
 def test_nothing_that_could_be_scored(made: World) -> None:
-    result = run("score", "missing.png", "--store", made.store)
+    result = run("score", "missing.png", "--store", made.store, "--quiet")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.splitlines() == [
         "patchcli: left out: missing.png: no such file",
@@ -332,7 +338,7 @@ def test_masks_that_cannot_be_used(world: World) -> None:
     shutil.copy(masks / "000_mask.png", masks / "999_mask.png")
     Image.new("L", (30, 20), 255).save(masks / "000_mask.png")
     Image.new("L", (160, 140), 0).save(masks / "001_mask.png")
-    result = run("eval", "--store", world.store)
+    result = run("eval", "--store", world.store, "--quiet")
     assert result.exit_code == 2
     assert result.stderr.splitlines() == [
         f"patchcli: left out: {masks}/999_mask.png: mask without an image; expected test/hole/999.*",
@@ -351,7 +357,7 @@ def test_masks_that_cannot_be_used(world: World) -> None:
 
 def test_a_truncated_test_image(world: World) -> None:
     cut = truncate(world.data / "test" / "hole" / "000.png")
-    result = run("eval", "--store", world.store)
+    result = run("eval", "--store", world.store, "--quiet")
     assert result.exit_code == 2
     first, last = result.stderr.splitlines()
     assert first.startswith(f"patchcli: left out: {cut}: cannot be decoded")
@@ -370,8 +376,8 @@ def _full(*_: object, **__: object) -> None:
     ("arguments", "where"),
     [
         (["extract", "DATA", "--store", "s.zarr", "--size", "128"], "patchcli.store.Store.write_images"),
-        (["score", "--store", "STORE", "--out", "maps"], "tifffile.imwrite"),
-        (["eval", "--store", "STORE", "--metrics", "m.json"], "patchcli.metrics.Pixels.add"),
+        (["score", "--quiet", "--store", "STORE", "--out", "maps"], "tifffile.imwrite"),
+        (["eval", "--quiet", "--store", "STORE", "--metrics", "m.json"], "patchcli.metrics.Pixels.add"),
         (["train", "--store", "STORE", "--overwrite", "--steps", "0"], "patchcli.store.Store.write_encoder"),
         (["embed", "--quiet", "--store", "STORE", "--overwrite"], "patchcli.store.Bank.write_block"),
     ],
