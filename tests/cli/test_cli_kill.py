@@ -42,6 +42,7 @@ import os, signal, time
 from patchcli import scoring
 from patchcli.pipeline import score
 score.BATCH = 2
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 compare = scoring.Scorer.compare
 def signalled(self, embedded):
     found = compare(self, embedded)
