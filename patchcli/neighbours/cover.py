@@ -29,15 +29,14 @@ def select(pages: Pages, tolerance: float | None = None, keep: int | None = None
 
     With `keep` the next vector is always picked from the page that has the largest radius; a page keeps at least one.
     """
-    covers = [_Cover(len(pages[p].ids), len(pages[p].nodes)) for p in range(len(pages))]
+    covers = [_Cover(len(page.ids), len(page.nodes)) for page in pages]
+    slack = slack_of(np.zeros((1, kernels.COORDS), np.float32), 2 * pages.index.radius)[0]
     least = 0.0 if tolerance is None else tolerance**2
     wanted = None if keep is None else max(keep, len(pages))
 
     def lower(goal: float, limit: int | None) -> float:
         """Pick from every page until no radius is above `goal`; the largest."""
-        for p, cover in enumerate(covers):
-            page = pages[p]
-            slack = slack_of(np.zeros((1, kernels.COORDS), np.float32), 2 * page.radius)[0]
+        for page, cover in zip(pages, covers, strict=True):
             cover.count = kernels.pick_centres(
                 page.vectors, page.coords, *page.tree, slack, cover.distances, cover.farthest, cover.picks, cover.radii,
                 cover.count, len(page.ids) if limit is None else limit, goal,
@@ -66,6 +65,5 @@ def _drop(covers: list[_Cover], wanted: int) -> float:
 
 def kept(pages: Pages, rows: list[NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """The (ids, vectors) of the kept rows, page by page."""
-    for p, chosen in enumerate(rows):
-        page = pages[p]
+    for page, chosen in zip(pages, rows, strict=True):
         yield page.ids[chosen], page.vectors[chosen]

@@ -11,7 +11,7 @@ Trained features lie near a manifold of few dimensions, so that the bound is tig
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -168,6 +168,9 @@ class Pages:
 
     def __len__(self) -> int:
         return len(self.index.low)
+
+    def __iter__(self) -> Iterator[Page]:
+        return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, number: int) -> Page:
         held = self._held.get(number)

@@ -119,9 +119,8 @@ def pages_stream(bank: Bank, scale: str) -> Stream:
     """What a finished bank holds, page by page."""
 
     def stream() -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        pages = paged.read(bank, scale, budget=0)
-        for p in range(len(pages)):
-            yield pages[p].ids, pages[p].vectors
+        for page in paged.read(bank, scale, budget=0):
+            yield page.ids, page.vectors
 
     return stream
 
