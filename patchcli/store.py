@@ -266,8 +266,7 @@ class Store:
     def write_calibration(self, ids: list[str], arrays: Mapping[str, Array], attributes: Attributes) -> None:
         """Replace the calibration: ids (n,) of the good images, their figures (n,) by name, and what follows of them."""
         with self.replacing("calibration") as group:
-            names = group.create_array("id", shape=(len(ids),), chunks=(len(ids),), dtype=cast(Any, str))
-            names[:] = np.array(ids, dtype=object)
+            _write_ids(group, ids)
             for name, values in arrays.items():
                 _write_whole(group, name, values)
             group.attrs.update({**attributes, "fingerprint": self._calibration_fingerprint()})
@@ -465,12 +464,16 @@ def _write_images(
     if block:
         flush()
     if count:
-        names = group.create_array("id", shape=(count,), chunks=(count,), dtype=cast(Any, str))
-        names[:] = np.array(ids, dtype=object)
+        _write_ids(group, ids)
         group.create_array("size", data=np.array(sizes, np.int32), chunks=(count, 2))
         values = (total / count).astype(np.float32) if mean is None else mean
         group.create_array("mean", data=values, chunks=(height, width, 3))
     return count
+
+
+def _write_ids(group: zarr.Group, ids: list[str]) -> None:
+    names = group.create_array("id", shape=(len(ids),), chunks=(len(ids),), dtype=cast(Any, str))
+    names[:] = np.array(ids, dtype=object)
 
 
 def _write_whole(group: zarr.Group, name: str, values: Array) -> None:

@@ -32,3 +32,8 @@ def read(bank: Bank, scale: str, budget: int) -> Pages:
 def memory(bank: Bank, scale: str) -> int:
     """About how many bytes a scale's pages hold when all are in memory."""
     return pruned.page_bytes(bank.vectors(scale), bank.D)
+
+
+def total_memory(bank: Bank) -> int:
+    """The same of all scales together."""
+    return sum(memory(bank, scale) for scale in bank.scales)

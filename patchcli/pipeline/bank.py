@@ -144,7 +144,7 @@ def _edit(
         identity.update(f"\tremoved {name}\n".encode())
     manifest = identity.hexdigest()
     count = len(kept) + len(added)
-    if thinning.tolerance is not None or thinning.keep is not None:
+    if thinning.selects:
         observer.note("the bank is thinned: it is embedded anew from the images in the store")
         opened.edit_images(decoded())
         opened.update_dataset(manifest=manifest)
@@ -216,8 +216,7 @@ def audit(
 
 def check_whole(store: Store) -> None:
     """Raise StoreError for a thinned bank: what it keeps of other images may have been left to the one left out."""
-    thinning = Thinning(**store.bank().attributes["thinning"])
-    if thinning.tolerance is not None or thinning.keep is not None:
+    if Thinning(**store.bank().attributes["thinning"]).selects:
         found = "leaving an image out needs the whole bank, this one is thinned"
         raise StoreError(f"{store.path}: {found}; run: patchcli embed --overwrite")
 

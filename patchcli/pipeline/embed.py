@@ -32,6 +32,11 @@ class Thinning:
         if self.tolerance is not None and self.keep is not None:
             raise InputError("--tolerance and --keep: give one of the two")
 
+    @property
+    def selects(self) -> bool:
+        """Whether some vectors are left out."""
+        return self.tolerance is not None or self.keep is not None
+
 
 @dataclass(frozen=True)
 class Embedded:
@@ -47,7 +52,7 @@ class Embedded:
     def of(cls, bank: Bank, embedded: int) -> "Embedded":
         """A finished bank."""
         vectors = {scale: bank.vectors(scale) for scale in bank.scales}
-        held = sum(paged.memory(bank, scale) for scale in bank.scales)
+        held = paged.total_memory(bank)
         return cls(bank.images, vectors, embedded, bank.attributes["radius"], held)
 
 
@@ -141,7 +146,7 @@ def index(
         options: dict[str, Any] = {"half": wanted.half, "budget": budget}
         paged.write(bank, scale, rounded, total, progress=_progress(observer, "index", total), **options)
         radius[scale] = max(rounding(), (rounded_before or {}).get(scale, 0.0))
-        if wanted.tolerance is None and wanted.keep is None:
+        if not wanted.selects:
             continue
         pages = paged.read(bank, scale, budget)
         number = None if wanted.keep is None else max(1, round(wanted.keep * total))

@@ -100,9 +100,9 @@ def _check_same(store: Store, dataset: layouts.Dataset, manifest: str, size: tup
 
 def _remember_root(store: Store, dataset: layouts.Dataset) -> None:
     """The same images at another place or in another layout: follow them, so that `score` finds the test images."""
-    now = {**store.dataset, "root": str(dataset.root), "layout": dataset.layout}
-    if store.dataset != now:
-        store.group.attrs["patchcli"] = {**store.attributes, "dataset": now}
+    now = {"root": str(dataset.root), "layout": dataset.layout}
+    if store.dataset != store.dataset | now:
+        store.update_dataset(**now)
 
 
 def cut_patches(store: Path | str, folder: Path, names: Sequence[str] = (), scale: str = "big") -> int:

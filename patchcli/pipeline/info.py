@@ -34,7 +34,7 @@ def info(store: Path | str = "patchcli.zarr") -> dict[str, Any]:
             found["bank"] = "of another encoder"
     else:
         found["bank_vectors"] = {scale: held.vectors(scale) for scale in held.scales}
-        found["bank_memory"] = sum(paged.memory(held, scale) for scale in held.scales)  # bytes
+        found["bank_memory"] = paged.total_memory(held)  # bytes
         found["distance_error"] = max(held.attributes["radius"].values())
         found["next"] = "patchcli score --out maps/"
         try:

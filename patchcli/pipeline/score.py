@@ -156,7 +156,7 @@ def make_scorer(store: Store, device: torch.device, search: str, memory: int | N
     if why:
         observer.note(why)
     scorer = Scorer(store, device, method, budget)
-    needed = sum(paged.memory(bank, scale) for scale in bank.scales)
+    needed = paged.total_memory(bank)
     if needed <= budget:
         observer.note(f"the bank takes {runtime.megabytes(needed)} of memory")
     else:
