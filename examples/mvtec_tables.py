@@ -17,7 +17,7 @@ import patchcli
 from patchcli.errors import StoreError
 from patchcli.pipeline.evaluate import Row, totals
 
-PAPER = {"sampler": "patch", "batch": 64, "lr": 1e-4, "lam": 1e-3}
+PAPER = {"sampler": "patch", "lr": 1e-4, "lam": 1e-3}
 
 
 def prepare(data: Path, store: Path, architecture: str, options: argparse.Namespace) -> None:

@@ -2,7 +2,8 @@
 
 SVDD' alone draws features together, down to a point where the position of a neighbour cannot be told, as in a texture
 without a layout. The contrast (InfoNCE, van den Oord et al. 2018, over normalised features) draws the two patches of a
-jitter pair together and pushes them from the other places of the same image; a point does not solve it.
+near pair together and pushes them from the other places of the same image; a point does not solve it. It takes the
+place of SVDD'.
 """
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from patchcli.encoder import Encoder, PositionClassifier
 from patchcli.sampling import Batch, Pairs
 
-CONTRAST_PAIRS, TEMPERATURE = 128, 0.1  # jitter pairs an entry that are told from each other
+CONTRAST_PAIRS, TEMPERATURE = 128, 0.1  # near pairs an entry that are told from each other
 
 
 class PatchSVDDLoss(nn.Module):
@@ -24,8 +25,8 @@ class PatchSVDDLoss(nn.Module):
         self.classifiers = nn.ModuleDict({scale: PositionClassifier(D) for scale in encoder.scales})
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """{"svdd_<scale>": mean ‖f(p) - f(p')‖₂, "ssl_<scale>": cross-entropy of the neighbour's position}, and with
-        contrast "nce_<scale>": cross-entropy of which patch of the image is the jittered one."""
+        """{"svdd_<scale>": mean ‖f(p) - f(p')‖₂, "ssl_<scale>": cross-entropy of the neighbour's position}; with
+        contrast, "nce_<scale>", cross-entropy of which patch of the image is the one nearby, instead of the first."""
         device = next(self.parameters()).device
         dense: dict[tuple[int, str], Tensor] = {}
         views = [torch.from_numpy(view).to(device, memory_format=torch.channels_last) for view in batch.views]
@@ -49,9 +50,10 @@ class PatchSVDDLoss(nn.Module):
         losses = {}
         for scale in self.encoder.scales:
             f1, f2 = features(batch.jitter[scale], scale)
-            losses[f"svdd_{scale}"] = mean(torch.linalg.vector_norm(f1 - f2, dim=1), batch.jitter[scale])
             if self.contrast:
                 losses[f"nce_{scale}"] = nce(f1, f2, torch.from_numpy(batch.jitter[scale].entry).to(device))
+            else:
+                losses[f"svdd_{scale}"] = mean(torch.linalg.vector_norm(f1 - f2, dim=1), batch.jitter[scale])
             h1, h2 = features(batch.position[scale], scale)
             label = torch.from_numpy(batch.position[scale].label).to(device)
             logits = self.classifiers[scale](h1, h2)
@@ -75,5 +77,5 @@ def nce(f1: Tensor, f2: Tensor, entry: Tensor) -> Tensor:
 
 
 def total(losses: dict[str, Tensor], lam: float) -> Tensor:
-    """λ·SVDD' + SSL (Eq. 5) and, where there is one, the contrast, summed over the scales."""
+    """λ·SVDD' + SSL (Eq. 5), or contrast + SSL, summed over the scales."""
     return torch.stack([lam * loss if name.startswith("svdd") else loss for name, loss in losses.items()]).sum()

@@ -6,7 +6,7 @@ generator, made anew for each step and each entry of its batch, so that a resume
 have drawn, and processes that share a batch draw what one process would have drawn.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from patchcli.errors import InputError
 
 NOISE = 0.02  # σ of the random RGB shift and of the pixel noise, in standardised units (Sect. 4.1)
 DIRECTIONS = np.array([(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)])  # label → (dy, dx)
+CROP = 128  # side of what a dense step looks at of an image: more steps in the same time
 POSITION_PAIRS = 256  # a dense image and scale
 JITTER_PAIRS = 1024
 
@@ -41,7 +42,7 @@ class Batch:
 
     views: list[Floats]  # each (B, 3, h, w)
     position: dict[str, Pairs]  # scale → pairs with labels
-    jitter: dict[str, Pairs]  # scale → pairs at most K/32 pixels apart
+    jitter: dict[str, Pairs]  # scale → pairs a few pixels apart
 
 
 def generator(seed: int, step: int, entry: int = -1) -> np.random.Generator:
@@ -122,30 +123,48 @@ def _cut(rng: np.random.Generator, image: Floats, scales: Mapping[str, Scale]) -
         batch.views.extend(_augment(rng, cut(at)) for at in (first, first + offset))
         batch.position[name] = Pairs((len(batch.views) - 2, len(batch.views) - 1), *here, label)
 
-        jitter = rng.choice(_jitters(K // 32), 1)
+        jitter = rng.choice(_jitters(paper_jitter(scale)), 1)
         first = _places(rng, jitter, K, size)
         batch.views.extend(cut(at) for at in (first, first + jitter))
         batch.jitter[name] = Pairs((len(batch.views) - 2, len(batch.views) - 1), *here, np.empty(0, np.int64))
     return batch
 
 
-def dense_batch(rngs: Sequence[np.random.Generator], images: Floats, scales: Mapping[str, Scale], stride: int) -> Batch:
-    """Every patch of whole images: two views of each image with independent colour and noise, read on the dense grid.
+def paper_jitter(scale: Scale) -> int:
+    """How far apart, in pixels and each direction, the patches of a pair may be for SVDD' (Sect. 3.1)."""
+    return scale.K // 32
+
+
+def contrast_jitter(scale: Scale) -> int:
+    """The same for the contrast: as far as a patch is, on average, from the nearest place that the bank samples."""
+    return scale.S // 4
+
+
+def dense_batch(
+    rngs: Sequence[np.random.Generator],
+    images: Floats,
+    scales: Mapping[str, Scale],
+    stride: int,
+    jitter: Callable[[Scale], int] = paper_jitter,
+) -> Batch:
+    """Every patch of a random part of each image, CROP pixels a side: two views with independent colour and noise.
 
     Within a view only places on the grid of `stride` pixels can be read. The second view of an image is moved against
     the first by a jitter that is not zero, so odd offsets occur too; what a pair was to be apart is moved to the
     nearest offset that the two grids have (less than `stride` away, and never farther apart than the largest jitter).
     """
-    return merge([_look(rng, image, scales, stride) for rng, image in zip(rngs, images, strict=True)])
+    return merge([_look(rng, image, scales, stride, jitter) for rng, image in zip(rngs, images, strict=True)])
 
 
-def _look(rng: np.random.Generator, image: Floats, scales: Mapping[str, Scale], stride: int) -> Batch:
+def _look(
+    rng: np.random.Generator, image: Floats, scales: Mapping[str, Scale], stride: int, jitter: Callable[[Scale], int]
+) -> Batch:
     _, H, W = image.shape
-    J = min(scale.K for scale in scales.values()) // 32
+    J = min(map(paper_jitter, scales.values()))
     margin = max(J, stride - 1)
-    size = np.array((H - margin, W - margin))
+    size = np.minimum((H - margin, W - margin), CROP)
     phase = rng.choice(_jitters(J))  # origin of view 1 against view 0
-    origin = np.maximum(0, -phase) + rng.integers(0, margin - np.abs(phase) + 1)
+    origin = np.maximum(0, -phase) + rng.integers(0, (H, W) - size - np.abs(phase) + 1)
     views = [_augment(rng, image[:, y : y + size[0], x : x + size[1]]) for y, x in (origin, origin + phase)]
 
     def read(name: str, offset: Ints, label: Ints) -> Pairs:
@@ -165,5 +184,5 @@ def _look(rng: np.random.Generator, image: Floats, scales: Mapping[str, Scale], 
     for name, scale in scales.items():
         label = rng.integers(0, 8, POSITION_PAIRS)
         batch.position[name] = read(name, _offsets(rng, label, scale.K, (int(size[0]), int(size[1]))), label)
-        batch.jitter[name] = read(name, rng.choice(_jitters(scale.K // 32), JITTER_PAIRS), np.empty(0, np.int64))
+        batch.jitter[name] = read(name, rng.choice(_jitters(jitter(scale)), JITTER_PAIRS), np.empty(0, np.int64))
     return batch

@@ -24,7 +24,7 @@ from patchcli.store import Store, digest_of
 
 CHECKPOINT_SECONDS = 60.0
 AVERAGE = 0.95  # decay of the running average of the weights; the average is what is judged and stored
-JUDGED_EVERY = 25  # steps
+JUDGED_EVERY = 50  # steps
 ALARM_AFTER = 150  # steps without a position told, and judgements from this step on, that mean a collapse
 CHANCE = math.log(8) - 0.01  # a position loss above this has told nothing
 LEAST_RANK, LEAST_SPREAD = 1.5, 1e-3  # features below these are a line or a point
@@ -42,17 +42,17 @@ def _option(field: str) -> str:
 class Recipe:
     """What determines the weights after a given number of steps; it is stored with them and kept by --resume.
 
-    The objective "paper" has the losses of Patch SVDD alone; λ rises from 0 over the first `warmup` steps: with its full
-    weight from the start, SVDD' shrinks the features of a texture to a point before the position task has found anything
-    in them. The paper's λ is constant (warmup 0). "contrast" adds a loss (losses.py) that takes the place of SVDD' (λ 0).
+    The objective "contrast" has a loss (losses.py) in place of SVDD' (λ 0), beside the position task. "paper" has the
+    losses of Patch SVDD alone. λ can rise from 0 over the first `warmup` steps: with its full weight from the start,
+    SVDD' shrinks the features of a texture to a point before the position task has found anything in them.
     """
 
     encoder: str = "hierarchical"
     sampler: str = "dense"
-    objective: str = "paper"
+    objective: str = "contrast"
     D: int = 64
-    lam: float = 0.5
-    warmup: int = 100
+    lam: float = 0.0
+    warmup: int = 0
     lr: float = 1e-3
     batch: int = 4
     seed: int = 0
@@ -71,6 +71,8 @@ class Recipe:
         for name in ("lam", "lr"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InputError(f"{_option(name)}: expected a number of 0 or more, found {getattr(self, name)}")
+        if self.objective == "contrast" and (self.lam or self.warmup):
+            raise InputError("--lambda, --warmup: the contrast has no SVDD' to weigh; expected --objective paper too")
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class Trainer:
     @property
     def loss_names(self) -> list[str]:
         """The columns of the history."""
-        kinds = ("svdd", "nce", "ssl") if self.loss.contrast else ("svdd", "ssl")
+        kinds = ("nce" if self.loss.contrast else "svdd", "ssl")
         return [f"{kind}_{scale}" for scale in self.loss.encoder.scales for kind in kinds]
 
     def _read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -161,7 +163,8 @@ class Trainer:
         scales = self.loss.encoder.scales
         if self.recipe.sampler == "patch":
             return sampling.patch_batch(rngs, images, scales)
-        return sampling.dense_batch(rngs, images, scales, self.loss.encoder.stride)
+        jitter = sampling.contrast_jitter if self.loss.contrast else sampling.paper_jitter
+        return sampling.dense_batch(rngs, images, scales, self.loss.encoder.stride, jitter)
 
     def step(self, batch: sampling.Batch) -> dict[str, float]:
         """One update of encoder and classifiers; the losses before it, averaged over the processes."""
@@ -200,7 +203,8 @@ class Trainer:
         judgement = self._held_out.judge(self.average, self.device)
         if step >= ALARM_AFTER and (judgement.rank < LEAST_RANK or judgement.spread < LEAST_SPREAD):
             found = f"the features have collapsed (effective rank {judgement.rank:.2f}, spread {judgement.spread:.1e})"
-            raise TrainingError(f"step {step}: {found}; lower --lambda or --lr, or raise --warmup")
+            remedy = "lower --lr" if self.loss.contrast else "lower --lambda or --lr, or raise --warmup"
+            raise TrainingError(f"step {step}: {found}; {remedy}")
         candidate = Candidate(step, judgement.criterion, _arrays(self.average.state_dict()))
         if step % JUDGED_EVERY == 0 and (not self.judged or self.judged[-1][0] < step):
             self.judged.append([step, judgement.criterion, judgement.rank, judgement.spread])

@@ -75,16 +75,21 @@ def test_rank_and_spread() -> None:
     assert heldout.shape(torch.ones(10, 6))[1] == 0
 
 
-def test_the_criterion_is_the_mean_of_two_aurocs(
-    held_out: heldout.HeldOut, random_encoder: Callable[..., Encoder]
-) -> None:
-    """With the features' part replaced: a map that is the mask, but for one good image that looks worse than any."""
-    aurocs = roc_auc_score([0, 0, 1, 1, 1, 1], [0, 2, 1, 1, 1, 1])
-    assert aurocs == 0.5  # what the product's maxima below give
+def test_the_criterion_is_the_pixel_auroc(held_out: heldout.HeldOut, random_encoder: Callable[..., Encoder]) -> None:
+    """With the features' part replaced: a map that is the mask, but for one pixel of a good image."""
     maps = held_out.masks.astype(np.float32)
     maps[1, 0, 0] = 2
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(heldout.maps, "multiply", lambda _: maps)
         judged = held_out.judge(random_encoder("flat"), CPU)
-    pixel = roc_auc_score(held_out.masks.ravel(), maps.ravel())
-    assert judged.criterion == pytest.approx((0.5 + pixel) / 2)
+    assert judged.criterion == pytest.approx(roc_auc_score(held_out.masks.ravel(), maps.ravel()))
+
+
+def test_of_large_images_the_middle_is_judged_by(texture: Callable[..., np.ndarray]) -> None:
+    rng = np.random.default_rng(0)
+    large = np.stack([texture(rng, 300, 400) for _ in range(3)])
+    mean = large.mean(0, dtype=np.float64).astype(np.float32)
+    held_out = heldout.HeldOut(large[:1], large[1:], mean)
+    np.testing.assert_array_equal(held_out.queries[0], large[0, 22:278, 72:328])
+    np.testing.assert_array_equal(held_out.bank, large[1:, 22:278, 72:328])
+    np.testing.assert_array_equal(held_out.mean, mean[22:278, 72:328])

@@ -1,6 +1,6 @@
 """What a training step looks at. Images whose pixels hold their own coordinates tell where a patch was taken."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from patchcli.errors import InputError
 from patchcli.sampling import DIRECTIONS, Batch, Pairs
 
 SCALES = HierarchicalEncoder.scales
-SAMPLERS = ["patch", "dense hierarchical", "dense flat"]
+SAMPLERS = ["patch", "dense hierarchical", "dense flat", "dense hierarchical contrast"]
 
 
 def coordinates(images: int, height: int, width: int) -> np.ndarray:
@@ -27,7 +27,13 @@ def sample(kind: str, seed: int, images: np.ndarray, step: int = 0) -> Batch:
         images = np.repeat(images, 32 // len(images) + 1, axis=0)  # an image a pair
         return sampling.patch_batch(generators(seed, step, len(images)), images, SCALES)
     encoder = ARCHITECTURES[kind.split()[1]]
-    return sampling.dense_batch(generators(seed, step, len(images)), images, encoder.scales, encoder.stride)
+    return sampling.dense_batch(
+        generators(seed, step, len(images)), images, encoder.scales, encoder.stride, jitter_of(kind)
+    )
+
+
+def jitter_of(kind: str) -> Callable[[sampling.Scale], int]:
+    return sampling.contrast_jitter if kind.endswith("contrast") else sampling.paper_jitter
 
 
 def generators(seed: int, step: int, n: int) -> list[np.random.Generator]:
@@ -106,7 +112,7 @@ def test_jitter_is_small_and_never_zero(case: tuple[str, Batch]) -> None:
         assert (first[:, 2] == second[:, 2]).all()
         jitter = (second - first)[:, :2]
         assert np.abs(jitter).max(axis=1).min() >= 1
-        assert np.abs(jitter).max() <= K // 32
+        assert np.abs(jitter).max() <= ({64: 4, 32: 1}[K] if kind.endswith("contrast") else K // 32)
         assert len(pairs.label) == 0
 
 
@@ -193,14 +199,14 @@ def test_a_step_is_drawn_from_its_generator_alone(kind: str) -> None:
 @pytest.mark.parametrize("kind", SAMPLERS)
 def test_an_entry_is_drawn_alike_in_whatever_batch(kind: str) -> None:
     """Processes that share a batch draw what one process would have drawn."""
-    encoder = ARCHITECTURES[kind.split()[-1] if kind != "patch" else "hierarchical"]
+    encoder = ARCHITECTURES[kind.split()[1] if kind != "patch" else "hierarchical"]
     images = coordinates(4, 128, 140)
 
     def drawn(part: slice) -> Batch:
         rngs = generators(3, 5, 4)[part]
         if kind == "patch":
             return sampling.patch_batch(rngs, images[part], SCALES)
-        return sampling.dense_batch(rngs, images[part], encoder.scales, encoder.stride)
+        return sampling.dense_batch(rngs, images[part], encoder.scales, encoder.stride, jitter_of(kind))
 
     whole, parts = drawn(slice(4)), [drawn(slice(2)), drawn(slice(2, 4))]
     for view, *halves in zip(whole.views, *(part.views for part in parts), strict=True):

@@ -19,6 +19,7 @@ from patchcli.store import Store
 from patchcli.training import Recipe, Step, Trained, Trainer
 
 CPU = torch.device("cpu")
+PATCH: dict[str, Any] = {"objective": "paper", "sampler": "patch"}
 
 
 def silent(_: Step) -> None:
@@ -65,6 +66,7 @@ def assert_equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> 
         ({"D": 0}, "--dim: expected 1 or more, found 0"),
         ({"batch": 0}, "--batch: expected 1 or more, found 0"),
         ({"seed": -1}, "--seed: expected 0 or more, found -1"),
+        ({"lam": 0.5}, "--lambda, --warmup: the contrast has no SVDD' to weigh; expected --objective paper too"),
         ({"lam": -0.5}, "--lambda: expected a number of 0 or more, found -0.5"),
         ({"lr": math.nan}, "--lr: expected a number of 0 or more, found nan"),
         ({"lr": math.inf}, "--lr: expected a number of 0 or more, found inf"),
@@ -87,7 +89,7 @@ def test_images_without_room_for_neighbours_are_refused(tmp_path: Path, make_ima
 
 
 def test_a_seed_gives_the_same_weights_again(small_store: Store) -> None:
-    recipe = Recipe(D=4, batch=1, sampler="patch")
+    recipe = Recipe(D=4, batch=1, **PATCH)
     first = Trainer(small_store, recipe, CPU)
     torch.rand(5)  # the default generator has no say in it
     second = Trainer(small_store, recipe, CPU)
@@ -105,7 +107,7 @@ def test_another_seed_gives_other_weights_and_batches(small_store: Store) -> Non
 
 def test_training_leaves_torchs_generator_alone(small_store: Store) -> None:
     before = torch.get_rng_state()
-    run(Trainer(small_store, Recipe(D=4, batch=1, sampler="patch"), CPU), 1)
+    run(Trainer(small_store, Recipe(D=4, batch=1, **PATCH), CPU), 1)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -172,7 +174,7 @@ def test_of_the_papers_losses_the_last_weights_are_the_encoder(
     judged_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(HeldOut, "judge", lambda *_: Judgement(0.9 - len(trainer.history) / 10, 3.0, 1.0))
-    trainer = Trainer(judged_store, Recipe("flat", D=4, batch=1), CPU)
+    trainer = Trainer(judged_store, Recipe("flat", objective="paper", D=4, batch=1), CPU)
     assert run(trainer, 3).chosen == 3
     assert_equal(training.load(judged_store, CPU).state_dict(), trainer.average.state_dict())
     assert [row[0] for row in trainer.judged] == [0, 2]
@@ -205,7 +207,7 @@ def test_collapsed_features_end_training(
     monkeypatch.setattr(training, "ALARM_AFTER", 3)
     monkeypatch.setattr(Trainer, "check_position", lambda _: None)
     monkeypatch.setattr(HeldOut, "judge", lambda *_: Judgement(0.5, rank, spread))
-    with pytest.raises(TrainingError, match=r"step 4: the features have collapsed .*; lower --lambda or --lr, or raise"):
+    with pytest.raises(TrainingError, match=r"step 4: the features have collapsed .*; lower --lr"):
         run(Trainer(judged_store, Recipe("flat", D=4, batch=1), CPU), 5)
     assert judged_store.attributes_of("encoder") is None
 
@@ -222,7 +224,7 @@ def test_a_position_that_is_never_told_ends_training(small_store: Store, monkeyp
 
 
 def test_an_untrained_checkpoint_can_be_gone_on_from(small_store: Store) -> None:
-    recipe = Recipe(D=4, batch=1, sampler="patch")
+    recipe = Recipe(D=4, batch=1, **PATCH)
     straight, resumed = Trainer(small_store, recipe, CPU), Trainer(small_store, recipe, CPU)
     run(straight, 1)
     run(Trainer(small_store, recipe, CPU), 0)
@@ -232,7 +234,7 @@ def test_an_untrained_checkpoint_can_be_gone_on_from(small_store: Store) -> None
 
 
 def test_a_resumed_recipe_is_the_checkpoints(small_store: Store) -> None:
-    recipe = Recipe(D=4, lam=0.1, lr=1e-2, batch=2, seed=3, sampler="patch")
+    recipe = Recipe(D=4, lam=0.1, lr=1e-2, batch=2, seed=3, **PATCH)
     run(Trainer(small_store, recipe, CPU), 0)
     assert training.resumed_recipe(small_store, {}) == recipe
     assert training.resumed_recipe(small_store, {"lam": 0.1}) == recipe
@@ -264,7 +266,7 @@ def test_no_steps_leave_an_untrained_encoder(small_store: Store) -> None:
 
 
 def test_history_progress_and_result_count_the_steps(small_store: Store) -> None:
-    trainer, steps = Trainer(small_store, Recipe(D=4, sampler="patch", batch=2), CPU), []
+    trainer, steps = Trainer(small_store, Recipe(D=4, batch=2, **PATCH), CPU), []
     done = training.run(trainer, 3, None, steps.append, never)
     assert trainer.loss_names == ["svdd_big", "ssl_big", "svdd_small", "ssl_small"]
     assert np.shape(trainer.history) == (3, 4)
@@ -274,7 +276,7 @@ def test_history_progress_and_result_count_the_steps(small_store: Store) -> None
 
 
 def test_a_stop_ends_after_the_running_step_with_a_usable_encoder(small_store: Store) -> None:
-    trainer = Trainer(small_store, Recipe(D=4, sampler="patch", batch=1), CPU)
+    trainer = Trainer(small_store, Recipe(D=4, batch=1, **PATCH), CPU)
     done = training.run(trainer, 50, None, silent, lambda: len(trainer.history) == 2)
     assert (done.steps, done.interrupted) == (2, True)
     loaded = training.load(small_store, CPU).state_dict()
@@ -289,7 +291,7 @@ def test_time_bounds_a_run_without_steps(small_store: Store) -> None:
 def test_the_losses_fall_and_lambda_weighs_svdd(small_store: Store) -> None:
     svdd = {}
     for lam in (0.0, 1.0):
-        trainer = Trainer(small_store, Recipe(D=8, lam=lam, warmup=0, sampler="patch", batch=4), CPU)
+        trainer = Trainer(small_store, Recipe(D=8, lam=lam, batch=4, **PATCH), CPU)
         always = trainer.batch(0)
         for _ in range(10):
             trainer.step(always)
@@ -319,7 +321,7 @@ def test_bfloat16_trains(small_store: Store, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(training, "cpu_has_bfloat16", lambda: True)
     histories = []
     for precision in training.PRECISIONS:
-        trainer = Trainer(small_store, Recipe(D=4, batch=2, sampler="patch", precision=precision), CPU)
+        trainer = Trainer(small_store, Recipe(D=4, batch=2, precision=precision, **PATCH), CPU)
         run(trainer, 1)
         histories.append(trainer.history)
     exact, rough = np.array(histories)

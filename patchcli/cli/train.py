@@ -24,17 +24,17 @@ def train(
     overwrite: options.Overwrite = False,
     encoder: Annotated[str | None, typer.Option("--encoder", help="hierarchical or flat. [default: hierarchical]")] = None,
     sampler: Annotated[
-        str | None, typer.Option("--sampler", help="dense (whole images) or patch (as in the paper). [default: dense]")
+        str | None, typer.Option("--sampler", help="dense (parts of images) or patch (as in the paper). [default: dense]")
     ] = None,
     objective: Annotated[
         str | None,
-        typer.Option("--objective", help="paper (its losses alone), or contrast. [default: paper]"),
+        typer.Option("--objective", help="contrast, or paper (its losses alone). [default: contrast, patch: paper]"),
     ] = None,
     lam: Annotated[
-        float | None, typer.Option("--lambda", help="Weight of the SVDD' losses. [default: 0.5, contrast: 0]")
+        float | None, typer.Option("--lambda", help="Weight of the SVDD' losses. [default: 0, paper: 0.5]")
     ] = None,
     warmup: Annotated[
-        int | None, typer.Option("--warmup", help="Steps in which lambda rises to its value. [default: 100, patch: 0]")
+        int | None, typer.Option("--warmup", help="Steps in which lambda rises. [default: 0, paper: 100, patch: 0]")
     ] = None,
     dim: Annotated[int | None, typer.Option("--dim", help="Length D of a feature. [default: 64]")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate of Adam. [default: 1e-3]")] = None,

@@ -12,8 +12,8 @@ from patchcli.store import Store
 from patchcli.training import Step, Trained
 
 STEPS = 200
-_PATCH = {"batch": 64, "warmup": 0}  # as published; the recipe's own defaults are the dense sampler's
-_CONTRAST = {"lam": 0.0}
+_PAPER = {"lam": 0.5, "warmup": 100}
+_PATCH = {"objective": "paper", "lam": 0.5, "batch": 64}  # as published: λ is constant
 
 
 def train(
@@ -50,7 +50,7 @@ def train(
     if layout is not None and data is None:
         raise InputError("--layout: expected DATA too")
     runtime.set_threads(threads)
-    usual = _PATCH if recipe.get("sampler") == "patch" else _CONTRAST if recipe.get("objective") == "contrast" else {}
+    usual = _PATCH if recipe.get("sampler") == "patch" else _PAPER if recipe.get("objective") == "paper" else {}
     fresh_recipe = None if resume else training.Recipe(**usual | recipe)
     with runtime.processes(runtime.device(device)) as (process, target):
         if process.rank > 0:
@@ -110,10 +110,10 @@ def write_report(store: Store, path: Path) -> None:
         line = list(zip(steps, values, strict=True))
         if attributes["criterion"] is not None and chosen not in steps:
             line.append((chosen, attributes["criterion"]))
-        charts.append(curves.Chart("Criterion: synthetic defects told", {"mean of AUROCs": line}, chosen, "encoder"))
+        charts.append(curves.Chart("Criterion: synthetic defects told", {"pixel AUROC": line}, chosen, "encoder"))
         sentences.append(
-            "The criterion is the mean of image and pixel AUROC over synthetic defects in good images that were held out of "
-            "training. No test image was looked at."
+            "The criterion is the pixel AUROC over synthetic defects in good images that were held out of training. "
+            "No test image was looked at."
         )
     else:
         sentences.append("There were too few images to hold some out and judge by them.")

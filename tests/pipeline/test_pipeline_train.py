@@ -184,13 +184,12 @@ def test_a_report_shows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(training, "JUDGED_EVERY", 2)
     data = write_plain(tmp_path / "good", 5, WORKING)
     page = tmp_path / "run.html"
-    recipe = {"objective": "contrast", **QUICK}
-    trained = patchcli.train(data, tmp_path / "s.zarr", size=WORKING, steps=3, report=page, observer=Told(), **recipe)
+    trained = patchcli.train(data, tmp_path / "s.zarr", size=WORKING, steps=3, report=page, observer=Told(), **QUICK)
     text = page.read_text(encoding="utf-8")
     assert f"The encoder is that of step {trained.chosen}: the best by its criterion" in text
     assert trained.sha256[:12] in text
-    assert text.count("<svg") == 4
-    for name in ("mean of AUROCs", *trained.losses):
+    assert text.count("<svg") == 3
+    for name in ("pixel AUROC", *trained.losses):
         assert f">{name}</text>" in text
     assert [path.name for path in tmp_path.iterdir() if path.suffix in (".html", ".part")] == ["run.html"]
 
