@@ -11,7 +11,7 @@ from patchcli.cli import options
 from patchcli.cli.terminal import REJECTED, Terminal
 
 COLUMNS = {
-    "image": "image", "score": "score", "verdict": "verdict", "peak_x": "peak x", "peak_y": "peak y",
+    "image": "image", "score": "score", "verdict": "verdict", "regions": "regions", "peak_x": "peak x", "peak_y": "peak y",
     "nearest_image": "nearest normal", "nearest_x": "x", "nearest_y": "y", "map": "map",
 }  # fmt: skip
 

@@ -13,13 +13,14 @@ import tifffile
 import torch
 from numpy.typing import NDArray
 
-from patchcli import images, layouts, neighbours, report, runtime
+from patchcli import images, layouts, neighbours, regions, report, runtime
 from patchcli.calibration import Calibration
 from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.layouts import Sample
 from patchcli.neighbours import paged
 from patchcli.observer import Observer
 from patchcli.pipeline.data import read_mask
+from patchcli.regions import Region
 from patchcli.scoring import Embedded, Scored, Scorer
 from patchcli.store import Store
 
@@ -36,9 +37,10 @@ class Record:
     score: float  # maximum of the product map; higher is more anomalous
     score_big: float  # maximum of the K=64 map
     score_small: float | None  # maximum of the K=32 map; None for the flat encoder
-    verdict: str | None  # pass, review or reject; None, as the next two, without a calibration that holds
+    verdict: str | None  # pass, review or reject; None, as the next three, without a calibration that holds
     threshold: float | None  # a higher score is rejected
     p_value: float | None  # how unusual the score is among good images'
+    regions: list[Region] | None  # connected areas of the map above the pixel threshold, the highest peak first
     peak_x: int
     peak_y: int
     nearest_image: str  # training image with the normal patch that is nearest to the patch at the peak
@@ -110,13 +112,14 @@ def score(
             waiting: deque[tuple[Record, Future[None] | None]] = deque()
             for sample, result in scored(scorer, samples, batch, observer):
                 map_path = picture = written = None
+                values = original_size(result)
                 if folder is not None:
                     map_path = _place(folder, sample, taken)
-                    written = writer.submit(write_map, map_path, original_size(result), {"image": sample.id, **provenance})
+                    written = writer.submit(write_map, map_path, values, {"image": sample.id, **provenance})
                     if overlay:
                         picture = map_path.with_suffix(".png")
                         drawn.append((sample, map_path, picture, float(np.median(result.maps["multi"]))))
-                waiting.append((_record(sample, result, calibration, map_path, picture, error, sha256), written))
+                waiting.append((_record(sample, result, values, calibration, map_path, picture, error, sha256), written))
                 while len(waiting) >= batch:  # a record is out when its map is there
                     yield _finished(*waiting.popleft())
                 done += 1
@@ -259,8 +262,8 @@ def _place(folder: Path, sample: Sample, taken: set[Path]) -> Path:
 
 
 def _record(
-    sample: Sample, result: Scored, calibration: Calibration | None, map_path: Path | None, picture: Path | None,
-    error: float, sha256: str,
+    sample: Sample, result: Scored, values: NDArray[np.float32], calibration: Calibration | None, map_path: Path | None,
+    picture: Path | None, error: float, sha256: str,
 ) -> Record:  # fmt: skip
     evidence, score = result.evidence, result.score()
     return Record(
@@ -272,6 +275,7 @@ def _record(
         calibration.verdict(score) if calibration else None,
         calibration.thresholds.threshold if calibration else None,
         calibration.p_value(score) if calibration else None,
+        regions.find(values, calibration.thresholds.pixel_threshold) if calibration else None,
         *evidence.peak,
         evidence.normal_image,
         *evidence.normal_box,
