@@ -1,9 +1,20 @@
-"""Connected areas of an anomaly map above a threshold: where the defects are, and how large."""
+"""Connected areas of an anomaly map above a threshold: where the defects are, and how large; and where to look at all."""
 
-from dataclasses import dataclass
+import csv
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from patchcli import images
+from patchcli.errors import InputError
+
+SUFFIXES = (".csv", ".json")  # what regions are written as
+ASPECT = 0.01  # by how much a mask's aspect ratio may differ from an image's
 
 
 @dataclass(frozen=True)
@@ -55,3 +66,76 @@ def find(
         )
         found.append(region)
     return sorted(found, key=lambda region: -region.peak)
+
+
+# An image's id, its (height, width) and its regions.
+Found = tuple[str, tuple[int, int], list[Region]]
+
+
+def write(path: Path, found: Sequence[Found]) -> None:
+    """Write the regions of images, beside and renamed: as CSV, a row each, or in the form of COCO's annotations.
+
+    In COCO's form (Lin et al., ECCV 2014; cocodataset.org, "Data format") `score` is the peak, and there are boxes only.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    with beside.open("w", encoding="utf-8", newline="") as file:
+        if path.suffix == ".csv":
+            writer = csv.DictWriter(file, ["image", *(field.name for field in fields(Region))], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({"image": image, **asdict(region)} for image, _, regions in found for region in regions)
+        else:
+            json.dump(_coco(found), file, ensure_ascii=False)
+            file.write("\n")
+    beside.replace(path)
+
+
+def _coco(found: Sequence[Found]) -> dict[str, list[dict[str, object]]]:
+    of_image = [(number, region) for number, (*_, regions) in enumerate(found, 1) for region in regions]
+    return {
+        "images": [
+            {"id": number, "file_name": image, "width": width, "height": height}
+            for number, (image, (height, width), _) in enumerate(found, 1)
+        ],
+        "annotations": [
+            {
+                "id": number, "image_id": image, "category_id": 1, "iscrowd": 0,
+                "bbox": [region.x, region.y, region.width, region.height], "area": region.area, "score": region.peak,
+                "mean": region.mean, "area_mm2": region.area_mm2,
+            }
+            for number, (image, region) in enumerate(of_image, 1)
+        ],
+        "categories": [{"id": 1, "name": "anomaly"}],
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Roi:
+    """A region of interest: where images are looked at. Outside of it maps are 0, and nothing there counts."""
+
+    path: Path
+    mask: NDArray[np.bool_]  # (h, w), of the images' size or of another with their aspect ratio
+
+    @classmethod
+    def read(cls, path: Path | str) -> "Roi":
+        """The pixels of an image that are not 0. Raises InputError where there are none, or it cannot be decoded."""
+        mask = images.read_mask(Path(path), nonzero=True)
+        if not mask.any():
+            raise InputError(f"--roi {path}: expected pixels that are not 0 where to look, found none")
+        return cls(Path(path), mask)
+
+    @property
+    def sha256(self) -> str:
+        """Of size and pixels, whatever the file's format."""
+        return hashlib.sha256(f"{self.mask.shape}".encode() + np.packbits(self.mask).tobytes()).hexdigest()
+
+    def at(self, height: int, width: int) -> NDArray[np.bool_]:
+        """The mask at another size."""
+        return images.resize_mask(self.mask, height, width)
+
+    def check(self, image: object, height: int, width: int) -> None:
+        """Raise InputError where an image of this size has another aspect ratio."""
+        own_height, own_width = self.mask.shape
+        if abs(own_width * height / (own_height * width) - 1) > ASPECT:
+            found = f"found {width}x{height} pixels"
+            raise InputError(f"{image}: expected the aspect ratio of --roi, {own_width}x{own_height}, {found}")
