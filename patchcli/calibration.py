@@ -81,6 +81,7 @@ class Thresholds:
     colour_high: float
     promise: str
     encoder: str  # sha256 of the weights, as in the store
+    roi: str | None = None  # sha256 of the region of interest, outside of which nothing counted
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,20 @@ class Calibration:
     def read(cls, store: Store) -> "Calibration":
         """The store's calibration. Raises IncompleteError where there is none, StoreError where it is of another bank."""
         scores, attributes = store.read_calibration()
-        thresholds = Thresholds(**{field.name: attributes[field.name] for field in fields(Thresholds)})
+        names = [field.name for field in fields(Thresholds)]
+        thresholds = Thresholds(**{name: attributes[name] for name in names if name in attributes})  # roi may be missing
         if len(scores) != thresholds.images or not np.isfinite(scores).all():
             raise StoreError(f"{store.path}: the calibration is damaged; run: patchcli calibrate")
         return cls(thresholds, scores)
+
+    def check_roi(self, roi: str | None) -> None:
+        """Raise StoreError where scores within `roi` (sha256) are not what was calibrated.
+
+        A threshold that was set without a region of interest holds with any: the maximum over fewer pixels is no higher.
+        """
+        if self.thresholds.roi not in (None, roi):
+            found = "the thresholds hold for another region of interest"
+            raise StoreError(f"{found}; give calibrate's --roi to score too, or run: patchcli calibrate")
 
     def verdict(self, score: float) -> str:
         """pass, review or reject."""

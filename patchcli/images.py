@@ -103,6 +103,15 @@ def resize_map(values: NDArray[np.float32], height: int, width: int) -> NDArray[
     return np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BILINEAR))
 
 
+def resize_mask(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
+    """A mask (h, w) brought to (height, width): the nearest pixel's value."""
+    if mask.shape == (height, width):
+        return mask
+    rows, columns = ((np.arange(n) + 0.5) * old / n for n, old in zip((height, width), mask.shape, strict=True))
+    resized: NDArray[np.bool_] = mask[rows.astype(int)][:, columns.astype(int)]
+    return resized
+
+
 def standardise(pixels: NDArray[np.uint8], mean: NDArray[np.float32]) -> NDArray[np.float32]:
     """(B, H, W, 3) uint8 → (B, 3, H, W) float32: minus the per-pixel training mean, divided by 255 (supp. S3)."""
     scaled = (pixels.astype(np.float32) - mean) / np.float32(255)

@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 
 from patchcli import maps, neighbours, training
 from patchcli.embedding import embed, grids
+from patchcli.errors import InputError
 from patchcli.images import resize
 from patchcli.neighbours import paged
+from patchcli.regions import Roi
 from patchcli.store import Store
 
 
@@ -17,7 +19,7 @@ from patchcli.store import Store
 class Evidence:
     """The most anomalous patch at the map's peak and the normal patch nearest to it; all in original pixels."""
 
-    peak: tuple[int, int]  # (x, y) of the map's maximum
+    peak: tuple[int, int]  # (x, y) of the map's maximum, in the region of interest
     normal_image: str  # id of the training image that holds the nearest patch
     normal_box: tuple[int, int, int, int]  # x, y, width, height of that patch
 
@@ -29,10 +31,16 @@ class Scored:
     maps: dict[str, NDArray[np.float32]]  # big, small (where the encoder has it), multi
     size: tuple[int, int]  # original (height, width)
     evidence: Evidence
+    roi: Roi | None = None
+
+    def inside(self, name: str = "multi") -> NDArray[np.float32]:
+        """A map's values (n,) in the region of interest."""
+        values = self.maps[name]
+        return values.ravel() if self.roi is None else values[self.roi.at(*values.shape)]
 
     def score(self, name: str = "multi") -> float:
-        """The image's anomaly score: the maximum of a map."""
-        return float(self.maps[name].max())
+        """The image's anomaly score: the maximum of a map in the region of interest."""
+        return float(self.inside(name).max())
 
 
 @dataclass(frozen=True)
@@ -46,11 +54,15 @@ class Embedded:
 class Scorer:
     """Everything that is loaded once to score images against one store."""
 
-    def __init__(self, store: Store, device: torch.device, method: str, memory: int) -> None:
+    def __init__(self, store: Store, device: torch.device, method: str, memory: int, roi: Roi | None = None) -> None:
         bank = store.bank()
         self.encoder = training.load(store, device)
         self.mean = store.mean
         self.height, self.width = self.mean.shape[:2]
+        self.roi = roi
+        if roi is not None and not roi.at(self.height, self.width).any():
+            found = f"nothing of it is left at the store's working size of {self.width}x{self.height} pixels"
+            raise InputError(f"--roi {roi.path}: {found}; expected a larger area")
         self.grids = grids(self.encoder, self.height, self.width)
         self.ids, self.sizes = store.image_ids, store.image_sizes
         self.device = device
@@ -90,7 +102,7 @@ class Scorer:
         results = []
         for b, size in enumerate(embedded.sizes):
             evidence = self._evidence(pixel_maps["multi"][b], size, distances[finest][b], nearest[finest][b], finest)
-            results.append(Scored({name: values[b] for name, values in pixel_maps.items()}, size, evidence))
+            results.append(Scored({name: values[b] for name, values in pixel_maps.items()}, size, evidence, self.roi))
         return results
 
     def _evidence(
@@ -99,7 +111,8 @@ class Scorer:
     ) -> Evidence:  # fmt: skip
         """The patch of the finest scale that covers the peak and is farthest from the normal ones."""
         grid = self.grids[scale]
-        y, x = np.unravel_index(int(multi.argmax()), multi.shape)
+        looked_at = multi if self.roi is None else np.where(self.roi.at(*multi.shape), multi, -1)
+        y, x = np.unravel_index(int(looked_at.argmax()), multi.shape)
         rows = [r for r, top in enumerate(grid.ys) if top <= y < top + grid.K]
         columns = [c for c, left in enumerate(grid.xs) if left <= x < left + grid.K]
         worst = int(distances[np.ix_(rows, columns)].argmax())

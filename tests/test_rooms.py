@@ -24,7 +24,7 @@ LAYERS = [
     ["neighbours", "sampling"],
     ["encoder"],
     ["store"],
-    ["curves", "defects", "layouts", "maps", "metrics", "observer", "runtime", "weave"],
+    ["curves", "defects", "layouts", "maps", "metrics", "observer", "regions", "runtime", "weave"],
     ["images"],
     ["grid"],
     ["errors"],

@@ -32,6 +32,7 @@ def calibrate(
         str | None,
         typer.Option("--review", metavar="RATE", help="A higher rate, such as 5%: what is above its threshold is for review."),
     ] = None,
+    roi: options.Roi = None,
     form: options.Format = None,
     search: options.Search = "auto",
     memory: options.Memory = None,
@@ -56,7 +57,7 @@ def calibrate(
 
         named = source[0] if source in (["validation"], ["loo"]) else source
         record = calibrate(
-            store, named, false_alarms=rates[0], confidence=rates[1], review=reviewed,
+            store, named, false_alarms=rates[0], confidence=rates[1], review=reviewed, roi=roi,
             device=device, search=search, memory=limit, threads=threads, observer=terminal,
         )  # fmt: skip
         terminal.note(record.promise)

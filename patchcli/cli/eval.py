@@ -11,7 +11,8 @@ from patchcli.cli.terminal import Terminal
 # What fits on 100 characters; JSON Lines and CSV have every figure.
 COLUMNS = {
     "category": "class", "map": "map", "kind": "kind", "image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC",
-    "aupro_30": "AUPRO 0.3", "aupro_05": "AUPRO 0.05", "images": "images", "note": "note",
+    "aupro_30": "AUPRO 0.3", "aupro_05": "AUPRO 0.05", "image_recall": "recall", "image_false_alarms": "false alarms",
+    "images": "images", "note": "note",
 }  # fmt: skip
 
 
@@ -36,7 +37,8 @@ def evaluate(
 
     A store gives the figures of each map, and of the product by kind of defect; a folder of stores, one a class, the
     product's and their average. A table shows AUROC and AUPRO (limits 0.3 and 0.05); JSON Lines have AP, F1-max at the
-    oracle's threshold and 95 % bootstrap intervals too.
+    oracle's threshold and 95 % bootstrap intervals too. Where the store is calibrated, recall and false alarms are the
+    shares of the defective and of the good images that are rejected.
 
     Maps are test/<kind>/<stem> with .tiff, .tif, .npy or .png, one number a pixel, of any size; a score is their maximum.
 
@@ -55,7 +57,7 @@ def evaluate(
             observer=terminal,
         )  # fmt: skip
         columns = dict(COLUMNS)
-        for key in ("kind", "note"):
-            if not any(getattr(row, key) for row in rows):
+        for key in ("kind", "image_recall", "image_false_alarms", "note"):
+            if all(getattr(row, key) in (None, "") for row in rows):
                 del columns[key]
         terminal.write(rows, form, columns)

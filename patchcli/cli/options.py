@@ -34,6 +34,14 @@ Memory = Annotated[
     str | None,
     typer.Option("--memory", metavar="SIZE", help="Memory for the bank, such as 300M or 2G. [default: half of what is free]"),
 ]
+Roi = Annotated[
+    Path | None,
+    typer.Option(
+        "--roi",
+        help="Look only where this mask image is not 0; it has the size or the aspect ratio of the images. Thresholds "
+        "calibrated with one hold with the same one, those without hold with any.",
+    ),
+]
 Format = Annotated[
     str | None, typer.Option("--format", help="table, jsonl or csv. [default: table on a terminal, else jsonl]")
 ]

@@ -11,7 +11,7 @@ from patchcli.cli import options
 from patchcli.cli.terminal import REJECTED, Terminal
 
 COLUMNS = {
-    "image": "image", "score": "score", "verdict": "verdict", "peak_x": "peak x", "peak_y": "peak y",
+    "image": "image", "score": "score", "verdict": "verdict", "regions": "regions", "peak_x": "peak x", "peak_y": "peak y",
     "nearest_image": "nearest normal", "nearest_x": "x", "nearest_y": "y", "map": "map",
 }  # fmt: skip
 
@@ -29,6 +29,16 @@ def score(
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="Exit with 1 where an image was rejected; needs patchcli calibrate before.")
     ] = False,
+    roi: options.Roi = None,
+    min_area: Annotated[
+        int, typer.Option("--min-area", metavar="PIXELS", help="Leave smaller regions out; the verdict is of the score alone.")
+    ] = 1,
+    mm_per_pixel: Annotated[
+        float | None, typer.Option("--mm-per-pixel", metavar="MM", help="Side of an image's pixel: areas in mm² too.")
+    ] = None,
+    regions: Annotated[
+        Path | None, typer.Option("--regions", help="Write the regions of all images into this .csv or .json (COCO) file.")
+    ] = None,
     form: options.Format = None,
     search: options.Search = "auto",
     memory: options.Memory = None,
@@ -39,11 +49,14 @@ def score(
 ) -> None:
     """Score images: a record an image on standard output, and anomaly maps with --out.
 
-    Where the store is calibrated, a record has a verdict (pass, review or reject) and a p-value.
+    Where the store is calibrated, a record has a verdict (pass, review or reject), a p-value, and the regions: connected
+    areas above the pixel threshold, which --min-area, --mm-per-pixel and --regions are about.
 
     Example: patchcli score --out maps/ --overlay
 
     Example: ls line3/*.png | patchcli score - | jq -r 'select(.score > 0.01) | .image'
+
+    Example: patchcli score --min-area 20 --mm-per-pixel 0.05 --roi part.png --regions regions.csv
     """
     rejected = False
     with Terminal(quiet, verbose) as terminal:
@@ -58,7 +71,7 @@ def score(
         records = score(
             store, given, out=out, overlay=overlay, batch=1 if piped else BATCH,
             device=device, search=search, memory=options.memory(memory), threads=threads, calibrated=exit_code,
-            observer=terminal,
+            roi=roi, min_area=min_area, mm_per_pixel=mm_per_pixel, regions_out=regions, observer=terminal,
         )  # fmt: skip
 
         def watched() -> Iterator[Record]:

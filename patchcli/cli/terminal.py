@@ -80,7 +80,10 @@ class Terminal(Observer):
             raise InputError(f"--format: expected {', '.join(FORMATS)}, found {form!r}")
 
     def write(self, records: Iterable[Any], form: str | None, columns: Mapping[str, str]) -> None:
-        """Dataclasses or dictionaries as a table (a terminal's default; `columns`: key → heading), JSON Lines or CSV."""
+        """Dataclasses or dictionaries as a table (a terminal's default; `columns`: key → heading), JSON Lines or CSV.
+
+        A table and CSV give a list's length.
+        """
         form = form or ("table" if sys.stdout.isatty() else "jsonl")
         rows = (dataclasses.asdict(r) if dataclasses.is_dataclass(r) and not isinstance(r, type) else r for r in records)
         if form == "table":
@@ -94,7 +97,7 @@ class Terminal(Observer):
             if writer is None:
                 writer = csv.DictWriter(sys.stdout, list(row), lineterminator="\n")
                 writer.writeheader()
-            writer.writerow(row)
+            writer.writerow({key: len(value) if isinstance(value, list) else value for key, value in row.items()})
             sys.stdout.flush()
 
     def _table(self, rows: list[dict[str, Any]], columns: Mapping[str, str]) -> None:
@@ -147,4 +150,6 @@ def cell(value: Any) -> str:
     """A table's text for a value."""
     if value is None:
         return "-"
+    if isinstance(value, list):
+        return str(len(value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -224,7 +224,10 @@ def check_whole(store: Store) -> None:
 def leave_one_out(store: Store, scorer: Scorer, task: str, observer: Observer) -> Iterator[tuple[str, Scored]]:
     """Every training image of a whole bank by id, scored as if the bank did not hold it."""
     for number, (name, size) in enumerate(zip(scorer.ids, scorer.sizes, strict=True)):
-        embedded = scorer.embed_stored(store.read_images(number, number + 1), [(int(size[0]), int(size[1]))])
+        height, width = map(int, size)
+        if scorer.roi is not None:
+            scorer.roi.check(name, height, width)
+        embedded = scorer.embed_stored(store.read_images(number, number + 1), [(height, width)])
         (result,) = scorer.compare(embedded, without=number)
         yield name, result
         observer.progress(task, number + 1, len(scorer.ids), name)

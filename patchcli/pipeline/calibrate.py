@@ -13,6 +13,7 @@ from patchcli.layouts import Sample
 from patchcli.observer import Observer
 from patchcli.pipeline.bank import check_whole, leave_one_out
 from patchcli.pipeline.score import BATCH, known_samples, make_scorer, named, original_size, scored
+from patchcli.regions import Roi
 from patchcli.scoring import Scored
 from patchcli.store import Store
 
@@ -28,6 +29,7 @@ def calibrate(
     false_alarms: float = FALSE_ALARMS,
     confidence: float = CONFIDENCE,
     review: float | None = None,
+    roi: Path | str | None = None,
     device: str = "auto",
     search: str = "auto",
     memory: int | None = None,
@@ -39,10 +41,12 @@ def calibrate(
     `source` of good images: "validation", the data set's split; "loo", leaving out each of the bank's images in turn,
     for which the promise holds approximately (the encoder knows the image, and one bank is not the other); or files and
     folders. Without it, the validation split where there is one, else "loo". `review` is the higher rate of a lower
-    threshold. Raises InputError where the images are too few, of the bank, or test images.
+    threshold. `roi` is a mask as `score` takes it, which then needs the same one; thresholds without one hold within any.
+    Raises InputError where the images are too few, of the bank, or test images.
     """
     observer = observer or Observer()
     runtime.set_threads(threads)
+    interest = None if roi is None else Roi.read(roi)
     opened, target = Store.open(store, "r+"), runtime.device(device)
     bank = opened.bank()
     samples, origin = _samples(opened, source, observer)
@@ -51,7 +55,7 @@ def calibrate(
         raise InputError(f"--review: expected a rate above that of --false-alarms, found {100 * review:g}%")
     if samples is None:
         check_whole(opened)
-    scorer = make_scorer(opened, target, search, memory, observer)
+    scorer = make_scorer(opened, target, search, memory, observer, interest)
 
     def results() -> Iterator[tuple[str, Scored]]:
         if samples is None:
@@ -64,14 +68,14 @@ def calibrate(
     ids, figures = [], []
     for name, result in results():
         ids.append(name)
-        figures.append((result.score(), float(original_size(result).max()), float(np.median(result.maps["multi"]))))
+        figures.append((result.score(), float(original_size(result).max()), float(np.median(result.inside()))))
     calibration.check(len(ids), false_alarms, confidence)  # some may have been left out
     scores, peaks, typical = np.array(figures).T
     threshold, pixel_threshold = (calibration.threshold(values, false_alarms, confidence) for values in (scores, peaks))
     about = "about " if samples is None else ""
     promise = (
         f"{about}at most {100 * false_alarms:g}% of good images score above {threshold:.4g}, with {100 * confidence:g}% "
-        f"confidence, from n = {len(ids)} ({origin})"
+        f"confidence, from n = {len(ids)} ({origin}{'' if interest is None else ', in the region of interest'})"
     )
     found = Thresholds(
         schema=SCHEMA,
@@ -87,6 +91,7 @@ def calibrate(
         colour_high=HOTTEST * pixel_threshold,
         promise=promise,
         encoder=opened.encoder_attributes["sha256"],
+        roi=None if interest is None else interest.sha256,
     )
     opened.write_calibration(ids, {"scores": scores, "peaks": peaks}, asdict(found))
     return found

@@ -18,7 +18,7 @@ from patchcli.errors import InputError
 from patchcli.layouts import Dataset, Sample
 from patchcli.observer import Observer
 from patchcli.pipeline.data import read_mask
-from patchcli.pipeline.score import BATCH, make_scorer, scored
+from patchcli.pipeline.score import BATCH, calibration_of, make_scorer, scored
 from patchcli.store import Store, stores_in
 
 SCHEMA = "patchcli.eval/1"
@@ -43,6 +43,8 @@ class Row:
     image_auroc_high: float | None
     image_ap: float | None
     image_f1max_oracle: float | None  # at the threshold that is best for these very labels
+    image_recall: float | None  # share of defective, and of good images, above the calibrated threshold of the score
+    image_false_alarms: float | None
     pixel_auroc: float | None
     pixel_auroc_low: float | None
     pixel_auroc_high: float | None
@@ -58,6 +60,7 @@ class Row:
 
 FIGURES = (
     "image_auroc", "image_auroc_low", "image_auroc_high", "image_ap", "image_f1max_oracle",
+    "image_recall", "image_false_alarms",
     "pixel_auroc", "pixel_auroc_low", "pixel_auroc_high", "pixel_ap", "pixel_f1max_oracle", "aupro_30", "aupro_05",
 )  # fmt: skip
 
@@ -173,6 +176,7 @@ def _evaluate_one(
         raise InputError(f"{dataset.root}: no test images there; expected test/good and test/<kind of defect>")
     encoders: set[str | None] = set()
     stream: Stream
+    threshold = None
     if maps is None:
         attributes = store.encoder_attributes
         encoders.add(attributes["sha256"])
@@ -180,6 +184,9 @@ def _evaluate_one(
         labels = {name: scale.label for name, scale in scales.items()}
         if len(scales) > 1:
             labels["multi"] = "product"
+        store.bank()  # raises where there is none: before anything is said of its calibration
+        calibration = calibration_of(store, None, "no recall at the threshold", observer)
+        threshold = None if calibration is None else calibration.thresholds.threshold
         scorer = make_scorer(store, runtime.device(device), search, memory, observer)
         stream = ((sample, result.size, result.maps) for sample, result in scored(scorer, samples, BATCH, observer))
     else:
@@ -201,8 +208,12 @@ def _evaluate_one(
             raise InputError(f"{dataset.root}: no {what}")
         encoder = encoders.pop() if len(encoders) == 1 else None
         kinds = dict.fromkeys(image.kind for image in judged if image.defective)
-        wanted = [(name, None) for name in labels] + [(name, kind) for name in [*labels][-1:] for kind in kinds]
-        return [_row(dataset.category, labels[name], kind, judged, name, pixels[name], encoder) for name, kind in wanted]
+        *others, last = labels  # the last one's maximum is the score
+        wanted = [(name, None, None) for name in others] + [(last, kind, threshold) for kind in (None, *kinds)]
+        return [
+            _row(dataset.category, labels[name], kind, judged, name, limit, pixels[name], encoder)
+            for name, kind, limit in wanted
+        ]
 
 
 def _read(
@@ -241,8 +252,8 @@ def _encoder_of(path: Path) -> str | None:
 
 
 def _row(
-    category: str, label: str, kind: str | None, judged: list[_Judged], name: str, pixels: metrics.Pixels,
-    encoder: str | None,
+    category: str, label: str, kind: str | None, judged: list[_Judged], name: str, threshold: float | None,
+    pixels: metrics.Pixels, encoder: str | None,
 ) -> Row:  # fmt: skip
     """The figures of one map, over all images or over the good ones and those with a kind of defect."""
     chosen = [image for image in judged if kind is None or not image.defective or image.kind == kind]
@@ -261,6 +272,8 @@ def _row(
         image_auroc_high=high,
         image_ap=metrics.average_precision(labels, scores),
         image_f1max_oracle=metrics.f1_max(labels, scores),
+        image_recall=_share_above(threshold, scores, labels, True),
+        image_false_alarms=_share_above(threshold, scores, labels, False),
         pixel_auroc=found.auroc,
         pixel_auroc_low=pixel_low,
         pixel_auroc_high=pixel_high,
@@ -273,6 +286,12 @@ def _row(
         note=_note(chosen),
         encoder=encoder,
     )
+
+
+def _share_above(threshold: float | None, scores: list[float], labels: list[bool], label: bool) -> float | None:
+    """The share of the images with a label that score above the threshold."""
+    chosen = [score for score, own in zip(scores, labels, strict=True) if own == label]
+    return None if threshold is None or not chosen else sum(score > threshold for score in chosen) / len(chosen)
 
 
 def _note(chosen: list[_Judged]) -> str:

@@ -1,6 +1,7 @@
 """Images and bank → anomaly maps and one record an image."""
 
 import json
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,13 +14,14 @@ import tifffile
 import torch
 from numpy.typing import NDArray
 
-from patchcli import images, layouts, neighbours, report, runtime
+from patchcli import images, layouts, neighbours, regions, report, runtime
 from patchcli.calibration import Calibration
 from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.layouts import Sample
 from patchcli.neighbours import paged
 from patchcli.observer import Observer
 from patchcli.pipeline.data import read_mask
+from patchcli.regions import Found, Region, Roi
 from patchcli.scoring import Embedded, Scored, Scorer
 from patchcli.store import Store
 
@@ -36,9 +38,10 @@ class Record:
     score: float  # maximum of the product map; higher is more anomalous
     score_big: float  # maximum of the K=64 map
     score_small: float | None  # maximum of the K=32 map; None for the flat encoder
-    verdict: str | None  # pass, review or reject; None, as the next two, without a calibration that holds
+    verdict: str | None  # pass, review or reject; None, as the next three, without a calibration that holds
     threshold: float | None  # a higher score is rejected
     p_value: float | None  # how unusual the score is among good images'
+    regions: list[Region] | None  # connected areas of the map above the pixel threshold, the highest peak first
     peak_x: int
     peak_y: int
     nearest_image: str  # training image with the normal patch that is nearest to the patch at the peak
@@ -64,6 +67,10 @@ def score(
     memory: int | None = None,
     threads: int | None = None,
     calibrated: bool = False,
+    roi: Path | str | None = None,
+    min_area: int = 1,
+    mm_per_pixel: float | None = None,
+    regions_out: Path | str | None = None,
     observer: Observer | None = None,
 ) -> Iterator[Record]:
     """Score images (Algorithm 2): the given files and folders, or the test images of the store's data set.
@@ -71,6 +78,11 @@ def score(
     Yields a record an image as soon as its batch is scored; what cannot be read is reported to the observer and left
     out. With `out`, maps are written below it in the data set's layout. Input is checked before the first record.
     `calibrated` refuses a store without a calibration that holds for its bank; else there are no verdicts.
+
+    `roi` is a mask image, of the images' size or aspect ratio: what is 0 there does not count, and maps are 0. Regions of
+    fewer than `min_area` pixels are left out, whatever the verdict, which is of the score alone; areas in mm² need
+    `mm_per_pixel`. `regions_out`, a .csv or .json (COCO) file, gets the regions of all images when the last is scored.
+    These three need a calibration too.
     """
     observer = observer or Observer()
     runtime.set_threads(threads)
@@ -80,6 +92,14 @@ def score(
         raise InputError("--overlay: expected --out DIR too, the folder for the pictures")
     if folder is not None and folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: expected a folder, found a file")
+    if min_area < 1:
+        raise InputError(f"--min-area: expected 1 pixel or more, found {min_area}")
+    if mm_per_pixel is not None and not 0 < mm_per_pixel * mm_per_pixel < math.inf:
+        raise InputError(f"--mm-per-pixel: expected the size of a pixel in mm, above 0, found {mm_per_pixel:g}")
+    table = None if regions_out is None else Path(regions_out)
+    if table is not None and (table.suffix not in regions.SUFFIXES or table.is_dir()):
+        raise InputError(f"--regions {table}: expected the name of a {' or '.join(regions.SUFFIXES)} file")
+    interest = None if roi is None else Roi.read(roi)
     opened = Store.open(store)
     known = known_samples(opened)
     tests = [sample for sample in known.values() if sample.split == "test"]
@@ -93,30 +113,41 @@ def score(
         samples, total = named(paths, known, observer), None
     if folder is not None and _among_images(folder.resolve(), opened):
         raise InputError(f"--out {folder}: lies among the data set's images; expected another folder, such as maps/")
+    if table is not None and _among_images(table.resolve(), opened):
+        raise InputError(f"--regions {table}: lies among the data set's images; expected another place")
     opened.bank()  # raises where there is none: before anything is said of its calibration
-    calibration = _calibration(opened, calibrated, observer)
-    scorer, sha256 = make_scorer(opened, target, search, memory, observer), opened.encoder_attributes["sha256"]
+    needed = calibrated or table is not None or min_area > 1 or mm_per_pixel is not None
+    calibration = calibration_of(opened, interest, "no verdicts", observer, needed)
+    scorer = make_scorer(opened, target, search, memory, observer, interest)
+    sha256 = opened.encoder_attributes["sha256"]
 
     error = max(scorer.bound.values())
     provenance: dict[str, str | float] = {"encoder": sha256, "distance_error": error}
     if calibration is not None:
         provenance["pixel_threshold"] = calibration.thresholds.pixel_threshold
+    if interest is not None:
+        provenance["roi"] = interest.sha256
 
     def run() -> Iterator[Record]:
         drawn: list[tuple[Sample, Path, Path, float]] = []
+        found: list[Found] = []
         taken: set[Path] = set()
         done = 0
         with ThreadPoolExecutor(1) as writer:
             waiting: deque[tuple[Record, Future[None] | None]] = deque()
             for sample, result in scored(scorer, samples, batch, observer):
                 map_path = picture = written = None
+                values, areas = original_size(result), None
+                if calibration is not None:
+                    areas = regions.find(values, calibration.thresholds.pixel_threshold, min_area, mm_per_pixel)
+                    found.append((sample.id, result.size, areas))
                 if folder is not None:
                     map_path = _place(folder, sample, taken)
-                    written = writer.submit(write_map, map_path, original_size(result), {"image": sample.id, **provenance})
+                    written = writer.submit(write_map, map_path, values, {"image": sample.id, **provenance})
                     if overlay:
                         picture = map_path.with_suffix(".png")
-                        drawn.append((sample, map_path, picture, float(np.median(result.maps["multi"]))))
-                waiting.append((_record(sample, result, calibration, map_path, picture, error, sha256), written))
+                        drawn.append((sample, map_path, picture, float(np.median(result.inside()))))
+                waiting.append((_record(sample, result, areas, calibration, map_path, picture, error, sha256), written))
                 while len(waiting) >= batch:  # a record is out when its map is there
                     yield _finished(*waiting.popleft())
                 done += 1
@@ -125,6 +156,8 @@ def score(
                 yield _finished(*waiting.popleft())
         if not done:
             raise InputError("no image could be scored; expected png, jpg, bmp, tif or webp files")
+        if table is not None:
+            regions.write(table, found)
         if drawn:
             _draw(drawn, calibration, observer)
 
@@ -137,25 +170,34 @@ def _finished(record: Record, written: "Future[None] | None") -> Record:
     return record
 
 
-def _calibration(store: Store, needed: bool, observer: Observer) -> Calibration | None:
-    """The store's calibration; where it is of another bank, None and a note, or an error if it is needed."""
+def calibration_of(
+    store: Store, roi: Roi | None, without: str, observer: Observer, needed: bool = False
+) -> Calibration | None:
+    """The store's calibration; where it is of another bank or region of interest, None, or an error if it is needed.
+
+    A note says what there is not `without` it.
+    """
     try:
-        return Calibration.read(store)
+        found = Calibration.read(store)
+        found.check_roi(roi.sha256 if roi else None)
     except StoreError as error:
         if needed:
             raise
         if not isinstance(error, IncompleteError):
-            observer.note(f"no verdicts: {error}")
+            observer.note(f"{without}: {error}")
         return None
+    return found
 
 
-def make_scorer(store: Store, device: torch.device, search: str, memory: int | None, observer: Observer) -> Scorer:
+def make_scorer(
+    store: Store, device: torch.device, search: str, memory: int | None, observer: Observer, roi: Roi | None = None
+) -> Scorer:
     """A scorer with the search that is asked for, or the exact way that is there; says what memory the bank takes."""
     bank, budget = store.bank(), runtime.memory(memory)
     method, why = neighbours.choose(search, device, bank.D)
     if why:
         observer.note(why)
-    scorer = Scorer(store, device, method, budget)
+    scorer = Scorer(store, device, method, budget, roi)
     needed = paged.total_memory(bank)
     if needed <= budget:
         observer.note(f"the bank takes {runtime.megabytes(needed)} of memory")
@@ -176,7 +218,10 @@ def scored(
     def decoded() -> Iterator[tuple[Sample, NDArray[np.uint8] | InputError]]:
         for sample in samples:
             try:
-                yield sample, images.decode(sample.path)
+                pixels = images.decode(sample.path)
+                if scorer.roi is not None:
+                    scorer.roi.check(sample.path, *pixels.shape[:2])
+                yield sample, pixels
             except InputError as error:
                 yield sample, error
 
@@ -201,8 +246,9 @@ def scored(
 
 
 def original_size(result: Scored, name: str = "multi") -> NDArray[np.float32]:
-    """A map brought to the image's original size."""
-    return images.resize_map(result.maps[name], *result.size)
+    """A map brought to the image's original size; 0 outside of the region of interest."""
+    values = images.resize_map(result.maps[name], *result.size)
+    return values if result.roi is None else np.where(result.roi.at(*result.size), values, np.float32(0))
 
 
 def write_map(path: Path, values: NDArray[np.float32], provenance: dict[str, str | float]) -> None:
@@ -259,8 +305,8 @@ def _place(folder: Path, sample: Sample, taken: set[Path]) -> Path:
 
 
 def _record(
-    sample: Sample, result: Scored, calibration: Calibration | None, map_path: Path | None, picture: Path | None,
-    error: float, sha256: str,
+    sample: Sample, result: Scored, areas: list[Region] | None, calibration: Calibration | None, map_path: Path | None,
+    picture: Path | None, error: float, sha256: str,
 ) -> Record:  # fmt: skip
     evidence, score = result.evidence, result.score()
     return Record(
@@ -272,6 +318,7 @@ def _record(
         calibration.verdict(score) if calibration else None,
         calibration.thresholds.threshold if calibration else None,
         calibration.p_value(score) if calibration else None,
+        areas,
         *evidence.peak,
         evidence.normal_image,
         *evidence.normal_box,

@@ -1,0 +1,141 @@
+"""Connected areas of an anomaly map above a threshold: where the defects are, and how large; and where to look at all."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchcli import images
+from patchcli.errors import InputError
+
+SUFFIXES = (".csv", ".json")  # what regions are written as
+ASPECT = 0.01  # by how much a mask's aspect ratio may differ from an image's
+
+
+@dataclass(frozen=True)
+class Region:
+    """One area; coordinates are pixels of the map, x to the right and y down."""
+
+    x: int  # the box's top left corner and size
+    y: int
+    width: int
+    height: int
+    area: int  # pixels above the threshold
+    area_mm2: float | None  # None where no scale is given
+    peak: float  # the area's highest map value, where it lies, and the mean over the area
+    peak_x: int
+    peak_y: int
+    mean: float
+
+
+def find(
+    anomaly_map: NDArray[np.float32], threshold: float, min_area: int = 1, mm_per_pixel: float | None = None
+) -> list[Region]:
+    """The 8-connected regions of a map (H, W) strictly above the threshold, the one of the highest peak first.
+
+    Those of fewer than `min_area` pixels are left out.
+    """
+    from scipy.ndimage import find_objects, label
+
+    labels, _ = label(anomaly_map > threshold, np.ones((3, 3)))
+    found = []
+    for number, box in enumerate(find_objects(labels), 1):
+        within = labels[box] == number
+        area = int(within.sum())
+        if area < min_area:
+            continue
+        values = anomaly_map[box]
+        peak_y, peak_x = np.unravel_index(int(np.where(within, values, -np.inf).argmax()), within.shape)
+        rows, columns = box
+        region = Region(
+            x=columns.start,
+            y=rows.start,
+            width=columns.stop - columns.start,
+            height=rows.stop - rows.start,
+            area=area,
+            area_mm2=None if mm_per_pixel is None else area * mm_per_pixel**2,
+            peak=float(values[peak_y, peak_x]),
+            peak_x=columns.start + int(peak_x),
+            peak_y=rows.start + int(peak_y),
+            mean=float(values[within].mean(dtype=np.float64)),
+        )
+        found.append(region)
+    return sorted(found, key=lambda region: -region.peak)
+
+
+# An image's id, its (height, width) and its regions.
+Found = tuple[str, tuple[int, int], list[Region]]
+
+
+def write(path: Path, found: Sequence[Found]) -> None:
+    """Write the regions of images, beside and renamed: as CSV, a row each, or in the form of COCO's annotations.
+
+    In COCO's form (Lin et al., ECCV 2014; cocodataset.org, "Data format") `score` is the peak, and there are boxes only.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    with beside.open("w", encoding="utf-8", newline="") as file:
+        if path.suffix == ".csv":
+            writer = csv.DictWriter(file, ["image", *(field.name for field in fields(Region))], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({"image": image, **asdict(region)} for image, _, regions in found for region in regions)
+        else:
+            json.dump(_coco(found), file, ensure_ascii=False)
+            file.write("\n")
+    beside.replace(path)
+
+
+def _coco(found: Sequence[Found]) -> dict[str, list[dict[str, object]]]:
+    of_image = [(number, region) for number, (*_, regions) in enumerate(found, 1) for region in regions]
+    return {
+        "images": [
+            {"id": number, "file_name": image, "width": width, "height": height}
+            for number, (image, (height, width), _) in enumerate(found, 1)
+        ],
+        "annotations": [
+            {
+                "id": number, "image_id": image, "category_id": 1, "iscrowd": 0,
+                "bbox": [region.x, region.y, region.width, region.height], "area": region.area, "score": region.peak,
+                "mean": region.mean, "area_mm2": region.area_mm2,
+            }
+            for number, (image, region) in enumerate(of_image, 1)
+        ],
+        "categories": [{"id": 1, "name": "anomaly"}],
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Roi:
+    """A region of interest: where images are looked at. Outside of it maps are 0, and nothing there counts."""
+
+    path: Path
+    mask: NDArray[np.bool_]  # (h, w), of the images' size or of another with their aspect ratio
+
+    @classmethod
+    def read(cls, path: Path | str) -> "Roi":
+        """The pixels of an image that are not 0. Raises InputError where there are none, or it cannot be decoded."""
+        mask = images.read_mask(Path(path), nonzero=True)
+        if not mask.any():
+            raise InputError(f"--roi {path}: expected pixels that are not 0 where to look, found none")
+        return cls(Path(path), mask)
+
+    @property
+    def sha256(self) -> str:
+        """Of size and pixels, whatever the file's format."""
+        return hashlib.sha256(f"{self.mask.shape}".encode() + np.packbits(self.mask).tobytes()).hexdigest()
+
+    def at(self, height: int, width: int) -> NDArray[np.bool_]:
+        """The mask at another size."""
+        return images.resize_mask(self.mask, height, width)
+
+    def check(self, image: object, height: int, width: int) -> None:
+        """Raise InputError where an image of this size has another aspect ratio."""
+        own_height, own_width = self.mask.shape
+        if abs(own_width * height / (own_height * width) - 1) > ASPECT:
+            found = f"found {width}x{height} pixels"
+            raise InputError(f"{image}: expected the aspect ratio of --roi, {own_width}x{own_height}, {found}")
