@@ -17,7 +17,7 @@ def train(
     store: options.Store = options.STORE,
     layout: options.Layout = None,
     size: options.Size = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Steps in all. [default: 200]")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Steps in all. [default: 250]")] = None,
     epochs: Annotated[float | None, typer.Option("--epochs", help="The same in passes over the images.")] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", help="Stop after so long, whatever the steps.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the store's checkpoint.")] = False,

@@ -16,7 +16,7 @@ from patchcli.pipeline.score import Record, score
 from patchcli.pipeline.train import train
 from patchcli.store import Store
 
-STEPS = 150
+STEPS = 100
 
 
 @dataclass(frozen=True)
