@@ -1,7 +1,7 @@
 """Find defects in images when only good images are at hand: Patch SVDD (Yi & Yoon, ACCV 2020).
 
 The verbs of the command line are functions here: data, extract, train, embed, calibrate, score, evaluate,
-import_weights, info, demo; and bank_list, bank_remove, bank_add and audit for what a bank holds.
+watch, import_weights, info, demo; and bank_list, bank_remove, bank_add and audit for what a bank holds.
 """
 
 from importlib import import_module
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from patchcli.pipeline.info import info
     from patchcli.pipeline.score import score
     from patchcli.pipeline.train import train
+    from patchcli.pipeline.watch import watch
 
 __all__ = [
     "audit", "bank_add", "bank_list", "bank_remove", "calibrate", "data", "demo", "embed", "evaluate", "extract",
-    "import_weights", "info", "score", "train",
+    "import_weights", "info", "score", "train", "watch",
 ]  # fmt: skip
 _OF_BANK = ("audit", "bank_add", "bank_list", "bank_remove")
 

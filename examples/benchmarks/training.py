@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import patchcli
+from patchcli.pipeline.evaluate import totals
 from patchcli.store import Store
 
 FIGURES = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro_30")
@@ -19,7 +20,7 @@ FIGURES = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro_30")
 def product(store: Path) -> dict[str, float]:
     """Figures of the product map, those that `patchcli eval` gives."""
     patchcli.embed(store)
-    row = patchcli.evaluate(store)[-1]
+    row = totals(patchcli.evaluate(store))[-1]
     return {name: value for name in FIGURES if (value := getattr(row, name, None)) is not None}
 
 

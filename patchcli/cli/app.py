@@ -15,6 +15,7 @@ from patchcli.cli.import_weights import import_weights
 from patchcli.cli.info import info
 from patchcli.cli.score import score
 from patchcli.cli.train import train
+from patchcli.cli.watch import watch
 
 # Plain help texts: rich markup would double the time that --help takes.
 app = typer.Typer(name="patchcli", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -46,6 +47,7 @@ app.command()(train)
 app.command()(embed)
 app.command()(calibrate)
 app.command()(score)
+app.command()(watch)
 app.add_typer(bank, name="bank")
 app.command(name="eval")(evaluate)
 app.command(name="import")(import_weights)

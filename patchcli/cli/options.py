@@ -42,6 +42,12 @@ Roi = Annotated[
         "calibrated with one hold with the same one, those without hold with any.",
     ),
 ]
+MinArea = Annotated[
+    int, typer.Option("--min-area", metavar="PIXELS", help="Leave smaller regions out; the verdict is of the score alone.")
+]
+MmPerPixel = Annotated[
+    float | None, typer.Option("--mm-per-pixel", metavar="MM", help="Side of an image's pixel: areas in mm² too.")
+]
 Format = Annotated[
     str | None, typer.Option("--format", help="table, jsonl or csv. [default: table on a terminal, else jsonl]")
 ]

@@ -30,12 +30,8 @@ def score(
         bool, typer.Option("--exit-code", help="Exit with 1 where an image was rejected; needs patchcli calibrate before.")
     ] = False,
     roi: options.Roi = None,
-    min_area: Annotated[
-        int, typer.Option("--min-area", metavar="PIXELS", help="Leave smaller regions out; the verdict is of the score alone.")
-    ] = 1,
-    mm_per_pixel: Annotated[
-        float | None, typer.Option("--mm-per-pixel", metavar="MM", help="Side of an image's pixel: areas in mm² too.")
-    ] = None,
+    min_area: options.MinArea = 1,
+    mm_per_pixel: options.MmPerPixel = None,
     regions: Annotated[
         Path | None, typer.Option("--regions", help="Write the regions of all images into this .csv or .json (COCO) file.")
     ] = None,

@@ -71,6 +71,7 @@ def score(
     min_area: int = 1,
     mm_per_pixel: float | None = None,
     regions_out: Path | str | None = None,
+    endless: bool = False,
     observer: Observer | None = None,
 ) -> Iterator[Record]:
     """Score images (Algorithm 2): the given files and folders, or the test images of the store's data set.
@@ -82,7 +83,7 @@ def score(
     `roi` is a mask image, of the images' size or aspect ratio: what is 0 there does not count, and maps are 0. Regions of
     fewer than `min_area` pixels are left out, whatever the verdict, which is of the score alone; areas in mm² need
     `mm_per_pixel`. `regions_out`, a .csv or .json (COCO) file, gets the regions of all images when the last is scored.
-    These three need a calibration too.
+    These three need a calibration too. `endless` paths may name nothing, and what is scored is not remembered.
     """
     observer = observer or Observer()
     runtime.set_threads(threads)
@@ -140,9 +141,10 @@ def score(
                 values, areas = original_size(result), None
                 if calibration is not None:
                     areas = regions.find(values, calibration.thresholds.pixel_threshold, min_area, mm_per_pixel)
-                    found.append((sample.id, result.size, areas))
+                    if table is not None:
+                        found.append((sample.id, result.size, areas))
                 if folder is not None:
-                    map_path = _place(folder, sample, taken)
+                    map_path = _place(folder, sample, set() if endless else taken)
                     written = writer.submit(write_map, map_path, values, {"image": sample.id, **provenance})
                     if overlay:
                         picture = map_path.with_suffix(".png")
@@ -154,7 +156,7 @@ def score(
                 observer.progress("score", done, total, sample.id)
             while waiting:
                 yield _finished(*waiting.popleft())
-        if not done:
+        if not done and not endless:
             raise InputError("no image could be scored; expected png, jpg, bmp, tif or webp files")
         if table is not None:
             regions.write(table, found)
