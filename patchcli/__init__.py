@@ -1,7 +1,7 @@
 """Find defects in images when only good images are at hand: Patch SVDD (Yi & Yoon, ACCV 2020).
 
 The verbs of the command line are functions here: data, extract, train, embed, calibrate, score, evaluate,
-watch, import_weights, info, demo; and bank_list, bank_remove, bank_add and audit for what a bank holds.
+watch, write_report, import_weights, info, demo; and bank_list, bank_remove, bank_add and audit for what a bank holds.
 """
 
 from importlib import import_module
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from patchcli.pipeline.extract import extract
     from patchcli.pipeline.import_weights import import_weights
     from patchcli.pipeline.info import info
+    from patchcli.pipeline.report import write_report
     from patchcli.pipeline.score import score
     from patchcli.pipeline.train import train
     from patchcli.pipeline.watch import watch
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
 __all__ = [
     "audit", "bank_add", "bank_list", "bank_remove", "calibrate", "data", "demo", "embed", "evaluate", "extract",
     "import_weights", "info", "score", "train", "watch",
+    "write_report",
 ]  # fmt: skip
-_OF_BANK = ("audit", "bank_add", "bank_list", "bank_remove")
+_HOMES = {"audit": "bank", "bank_add": "bank", "bank_list": "bank", "bank_remove": "bank", "write_report": "report"}
 
 
 def __getattr__(name: str) -> Any:
     """Load a verb when it is first used, so that importing patchcli (and `--help`) stays quick."""
     if name not in __all__:
         raise AttributeError(f"module 'patchcli' has no attribute {name!r}")
-    return getattr(import_module(f"patchcli.pipeline.{'bank' if name in _OF_BANK else name}"), name)
+    return getattr(import_module(f"patchcli.pipeline.{_HOMES.get(name, name)}"), name)

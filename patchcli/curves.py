@@ -3,7 +3,8 @@
 import html
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 Line = Sequence[tuple[float, float]]  # (x, y)
 
@@ -25,8 +26,7 @@ class Chart:
 
     title: str
     lines: Mapping[str, Line]
-    mark: float | None = None  # an x that is pointed out
-    mark_label: str = ""
+    marks: Mapping[str, float] = field(default_factory=dict)  # values of x that are pointed out, by name
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -47,7 +47,8 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 def svg(chart: Chart) -> str:
     """The chart as an <svg> element."""
     points = [point for line in chart.lines.values() for point in line]
-    x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
+    xs = [*chart.marks.values(), *(x for x, _ in points)]
+    x_low, x_high = min(xs), max(xs)
     if x_low == x_high:
         x_low, x_high = x_low - 0.5, x_high + 0.5
     y_low, y_high = _span([y for _, y in points])
@@ -68,11 +69,18 @@ def svg(chart: Chart) -> str:
         path = " ".join(f"{across},{down}" for across, down in (at(x, y) for x, y in line))
         parts.append(f'<polyline stroke="{colour}" points="{path}"/>')
         parts.append(f'<text x="{_LEFT + 130 * number}" y="-10" style="fill: {colour}">{html.escape(name)}</text>')
-    if chart.mark is not None:
-        across = at(chart.mark, y_low)[0]
+    for name, x in chart.marks.items():
+        across = at(x, y_low)[0]
         parts.append(f'<line class="mark" x1="{across}" x2="{across}" y1="0" y2="{_HEIGHT - _BOTTOM}"/>')
-        parts.append(f'<text x="{across}" y="{_HEIGHT - 2}" text-anchor="middle">{html.escape(chart.mark_label)}</text>')
+        parts.append(f'<text x="{across}" y="{_HEIGHT - 2}" text-anchor="middle">{html.escape(name)}</text>')
     return "".join(parts) + "</svg>"
+
+
+def bars(values: Sequence[float], edges: Sequence[float]) -> list[tuple[float, float]]:
+    """A histogram's outline: how many values lie from each edge to the next, the last one included."""
+    counts = [sum(low <= v < high or (v == high == edges[-1]) for v in values) for low, high in pairwise(edges)]
+    steps = [(x, count) for (low, high), count in zip(pairwise(edges), counts, strict=True) for x in (low, high)]
+    return [(edges[0], 0), *steps, (edges[-1], 0)]
 
 
 def page(title: str, sentences: Sequence[str], charts: Sequence[Chart]) -> str:

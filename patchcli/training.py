@@ -208,7 +208,7 @@ class Trainer:
         candidate = Candidate(step, judgement.criterion, _arrays(self.average.state_dict()))
         if step % JUDGED_EVERY == 0 and (not self.judged or self.judged[-1][0] < step):
             self.judged.append([step, judgement.criterion, judgement.rank, judgement.spread])
-            if self.best is None or candidate.criterion > self.best.criterion:
+            if step and (self.best is None or candidate.criterion > self.best.criterion):  # step 0: to compare with
                 self.best = candidate
         return candidate
 
@@ -282,8 +282,9 @@ class Trainer:
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
         self.history = state["history"].tolist() if "history" in state else []
         self.judged = state["judged"].tolist() if "judged" in state else []
-        if self.judged:
-            step, criterion, *_ = max(self.judged, key=lambda row: row[1])
+        candidates = [row for row in self.judged if row[0]]
+        if candidates:
+            step, criterion, *_ = max(candidates, key=lambda row: row[1])
             self.best = Candidate(int(step), criterion, part("best."))
         self.seconds = self.store.encoder_attributes["seconds"]
 

@@ -4,11 +4,12 @@ import re
 from itertools import pairwise
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchcli.curves import Chart, page, svg, ticks
+from patchcli.curves import Chart, bars, page, svg, ticks
 
 NUMBERS = st.floats(-1e4, 1e4)
 
@@ -24,7 +25,7 @@ def test_ticks_are_round_and_within(low: float, width: float) -> None:
 
 
 def test_a_line_keeps_its_order_and_shape() -> None:
-    root = ElementTree.fromstring(svg(Chart("a < b", {"x": [(0, 1.0), (5, 3.0), (10, 2.0)]}, 5, "here")))
+    root = ElementTree.fromstring(svg(Chart("a < b", {"x": [(0, 1.0), (5, 3.0), (10, 2.0)]}, {"here": 5})))
     (line,) = root.iter("polyline")
     (x0, y0), (x1, y1), (x2, y2) = (tuple(map(float, point.split(","))) for point in line.attrib["points"].split())
     assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
@@ -32,6 +33,13 @@ def test_a_line_keeps_its_order_and_shape() -> None:
     (mark,) = (element for element in root.iter("line") if element.get("class") == "mark")
     assert float(mark.attrib["x1"]) == x1
     assert root.attrib["aria-label"] == "a < b"
+
+
+def test_bars_are_numpys_histogram() -> None:
+    values, edges = [0.0, 0.1, 0.5, 0.5, 1.0], [0.0, 0.5, 0.75, 1.0]
+    outline = bars(values, edges)
+    assert [count for _, count in outline[1:-1:2]] == np.histogram(values, edges)[0].tolist()
+    assert (outline[0], outline[-1]) == ((0, 0), (1, 0))
 
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=5))

@@ -1,6 +1,5 @@
 """patchcli bank: what it holds, image by image."""
 
-import sys
 from typing import Annotated
 
 import typer
@@ -69,6 +68,7 @@ def audit(
 @bank.command()
 def remove(
     names: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Ids as `bank list` prints; - reads them from stdin.")],
+    null: options.Null = False,
     store: options.Store = options.STORE,
     memory: options.Memory = None,
     device: options.Device = "auto",
@@ -86,7 +86,7 @@ def remove(
         from patchcli.pipeline.bank import bank_remove
 
         done = bank_remove(
-            store, _given(names), memory=options.memory(memory), device=device, threads=threads, observer=terminal
+            store, _given(names, null), memory=options.memory(memory), device=device, threads=threads, observer=terminal
         )
         terminal.note(f"the bank holds {done.images} images")
 
@@ -94,6 +94,7 @@ def remove(
 @bank.command()
 def add(
     paths: Annotated[list[str], typer.Argument(metavar="PATHS...", help="Good images and folders; - reads them from stdin.")],
+    null: options.Null = False,
     store: options.Store = options.STORE,
     memory: options.Memory = None,
     device: options.Device = "auto",
@@ -109,11 +110,11 @@ def add(
         from patchcli.pipeline.bank import bank_add
 
         done = bank_add(
-            store, _given(paths), memory=options.memory(memory), device=device, threads=threads, observer=terminal
+            store, _given(paths, null), memory=options.memory(memory), device=device, threads=threads, observer=terminal
         )
         terminal.note(f"the bank holds {done.images} images ({done.embedded} added)")
 
 
-def _given(arguments: list[str]) -> list[str]:
-    """The arguments, or the lines of standard input where they are -."""
-    return [line for line in map(str.strip, sys.stdin) if line] if arguments == ["-"] else arguments
+def _given(arguments: list[str], null: bool) -> list[str]:
+    """The arguments, or the names on standard input where they are -."""
+    return list(options.listed(null)) if arguments == ["-"] else arguments

@@ -1,5 +1,8 @@
 """Every option that more than one verb has, declared once."""
 
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -51,8 +54,24 @@ MmPerPixel = Annotated[
 Format = Annotated[
     str | None, typer.Option("--format", help="table, jsonl or csv. [default: table on a terminal, else jsonl]")
 ]
+Null = Annotated[bool, typer.Option("--null", "-0", help="With -: names end in NUL, as find -print0 writes them.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="A traceback with errors.")]
+
+
+def listed(null: bool) -> Iterator[str]:
+    """Names on standard input as they come: one a line, or ended by NUL; they need not be UTF-8."""
+    if not null:
+        for line in sys.stdin.buffer:
+            if name := os.fsdecode(line.rstrip(b"\r\n")):
+                yield name
+        return
+    rest = b""
+    while chunk := sys.stdin.buffer.read1(1 << 16):  # type: ignore[union-attr]
+        *names, rest = (rest + chunk).split(b"\0")
+        yield from map(os.fsdecode, filter(None, names))
+    if rest:
+        yield os.fsdecode(rest)
 
 
 def size(text: str | None) -> tuple[int, int] | None:

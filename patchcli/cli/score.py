@@ -1,6 +1,5 @@
 """patchcli score."""
 
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +20,7 @@ def score(
         list[str] | None,
         typer.Argument(help="Images and folders; - reads paths from standard input. [default: the data set's test images]"),
     ] = None,
+    null: options.Null = False,
     store: options.Store = options.STORE,
     out: Annotated[Path | None, typer.Option("--out", help="Write float32 TIFF anomaly maps below this folder.")] = None,
     overlay: Annotated[
@@ -52,6 +52,8 @@ def score(
 
     Example: ls line3/*.png | patchcli score - | jq -r 'select(.score > 0.01) | .image'
 
+    Example: find line3 -name '*.png' -print0 | patchcli score -0 -
+
     Example: patchcli score --min-area 20 --mm-per-pixel 0.05 --roi part.png --regions regions.csv
     """
     rejected = False
@@ -62,8 +64,7 @@ def score(
         piped = paths == ["-"]
         given: Iterable[str] | None = paths or None
         if piped:
-            sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # names need not be UTF-8
-            given = filter(None, (line.rstrip("\r\n") for line in sys.stdin))
+            given = options.listed(null)
         records = score(
             store, given, out=out, overlay=overlay, batch=1 if piped else BATCH,
             device=device, search=search, memory=options.memory(memory), threads=threads, calibrated=exit_code,

@@ -3,16 +3,14 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from patchcli import images, report, weave
+from patchcli import runtime, weave
 from patchcli.errors import InputError
 from patchcli.observer import Observer
+from patchcli.pipeline import report
 from patchcli.pipeline.embed import embed
 from patchcli.pipeline.evaluate import Row, evaluate, totals
 from patchcli.pipeline.extract import extract
-from patchcli.pipeline.score import Record, score
+from patchcli.pipeline.score import score
 from patchcli.pipeline.train import train
 from patchcli.store import Store
 
@@ -55,41 +53,12 @@ def demo(
     embed(store, observer=observer)
     rows = [untrained, *totals(evaluate(store, observer=observer))]
     records = list(score(store, out=folder / "maps", overlay=True, observer=observer))
-    page = folder / "overview.html"
-    beside = folder / ".overview.html.part"
-    beside.write_text(_page(Store.open(store), data, records, rows, steps, seed), encoding="utf-8")
-    beside.replace(page)
-    return Demo(page, rows)
-
-
-def _page(store: Store, data: Path, records: list[Record], rows: list[Row], steps: int, seed: int) -> str:
-    """The overview: what was done, the table, and a card an image."""
-    recipe = store.encoder_attributes["recipe"]
     lines = [
-        f"{store.images.shape[0]} pictures of good cloth were learned from, {rows[0].images} others were scored; "
+        f"{Store.open(store).images.shape[0]} pictures of good cloth were learned from, {rows[0].images} others were scored; "
         f"{rows[0].defective} of those have a defect. The images are drawn by code (seed {seed}).",
-        f"Training took {steps} steps (λ = {recipe['lam']}, learning rate {recipe['lr']}); no defect and no label was "
-        "seen in it. The row “untrained” is the product map of the encoder before its first step.",
-        "Cards are sorted by anomaly score. Colours are one scale for all pictures.",
+        f"Training took {steps} steps; no defect and no label was seen in it. The row “untrained” is the product map of the "
+        "encoder before its first step.",
     ]
-    table = [
-        {"map": row.map, "image AUROC": f"{row.image_auroc or 0:.3f}", "pixel AUROC": f"{row.pixel_auroc or 0:.3f}"}
-        for row in rows
-    ]
-    return report.overview("patchcli demo: woven cloth", lines, table, [_card(data, record) for record in records])
-
-
-def _card(data: Path, record: Record) -> report.Card:
-    normal = images.decode(data / record.nearest_image)
-    top, left = record.nearest_y, record.nearest_x
-    patch = normal[top : top + record.nearest_height, left : left + record.nearest_width]
-    assert record.overlay is not None
-    return report.Card(
-        title=record.image.removeprefix("test/"),
-        defective="/good/" not in record.image,
-        score=record.score,
-        pixels=images.decode(data / record.image),
-        overlay=np.asarray(Image.open(record.overlay)),
-        normal=patch,
-        normal_title=f"{record.nearest_image.removeprefix('train/')} at {left}, {top}",
-    )
+    page = folder / "overview.html"
+    runtime.write_text(page, report.page(store, records, "patchcli demo: woven cloth", lines, rows, len(records), observer))
+    return Demo(page, rows)

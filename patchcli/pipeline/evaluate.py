@@ -112,10 +112,7 @@ def evaluate(
             rows.append(totals(_evaluate_one(opened, below, device, search, memory, observer))[-1])
         rows.append(_average(rows))
     if target is not None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.part")
-        beside.write_text(json.dumps(numbers(rows), indent=2) + "\n", encoding="utf-8")
-        beside.replace(target)
+        runtime.write_text(target, json.dumps(numbers(rows), indent=2) + "\n")
     return rows
 
 

@@ -110,7 +110,7 @@ def write_report(store: Store, path: Path) -> None:
         line = list(zip(steps, values, strict=True))
         if attributes["criterion"] is not None and chosen not in steps:
             line.append((chosen, attributes["criterion"]))
-        charts.append(curves.Chart("Criterion: synthetic defects told", {"pixel AUROC": line}, chosen, "encoder"))
+        charts.append(curves.Chart("Criterion: synthetic defects told", {"pixel AUROC": line}, {"encoder": chosen}))
         sentences.append(
             "The criterion is the pixel AUROC over synthetic defects in good images that were held out of training. "
             "No test image was looked at."
@@ -123,10 +123,8 @@ def write_report(store: Store, path: Path) -> None:
         columns = [index for index, name in enumerate(names) if name.startswith(kind)]
         if losses is not None and columns:
             lines = {names[c]: list(enumerate(_smooth(losses[:, c].tolist()), 1)) for c in columns}
-            charts.append(curves.Chart(f"{title}, running mean over 10 steps", lines, chosen, "encoder"))
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(curves.page(f"Training on {store.dataset['category']}", sentences, charts), encoding="utf-8")
-    beside.replace(path)
+            charts.append(curves.Chart(f"{title}, running mean over 10 steps", lines, {"encoder": chosen}))
+    runtime.write_text(path, curves.page(f"Training on {store.dataset['category']}", sentences, charts))
 
 
 def _smooth(values: list[float]) -> list[float]:

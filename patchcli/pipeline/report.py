@@ -1,0 +1,224 @@
+"""Store and images → one page: figures, scores, and the images with what was found in them."""
+
+import datetime
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from patchcli import images, metrics, runtime
+from patchcli import report as pictures
+from patchcli.calibration import Calibration
+from patchcli.curves import Chart, bars
+from patchcli.errors import InputError
+from patchcli.layouts import Sample
+from patchcli.observer import Observer
+from patchcli.pipeline.data import read_mask
+from patchcli.pipeline.evaluate import Row, evaluate
+from patchcli.pipeline.info import info
+from patchcli.pipeline.score import Record, known_samples, score
+from patchcli.report import Card, ColourScale
+from patchcli.store import Store
+
+LIMIT = 200  # images on the page
+BINS = 24
+COLUMNS = {
+    "kind": "kind", "map": "map", "images": "images", "image_auroc": "image AUROC", "image_ap": "image AP",
+    "image_recall": "defects rejected", "image_false_alarms": "good rejected", "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP", "aupro_30": "AUPRO 0.3",
+}  # fmt: skip
+
+
+def write_report(
+    store: Path | str = "patchcli.zarr",
+    paths: Iterable[Path | str] | None = None,
+    *,
+    out: Path | str = "report.html",
+    limit: int = LIMIT,
+    observer: Observer | None = None,
+    **options: Any,
+) -> Path:
+    """Score images as `score` does (`options` are its own), and write the page; its path.
+
+    Figures are there for the test images of a data set with labels; verdicts where the store is calibrated. Of more than
+    `limit` images those with the highest scores are shown, and the page says so.
+    """
+    observer, out = observer or Observer(), Path(out)
+    if out.suffix != ".html" or out.is_dir():
+        raise InputError(f"--out {out}: expected the name of a .html file")
+    if limit < 1:
+        raise InputError(f"--limit: expected 1 image or more, found {limit}")
+    with tempfile.TemporaryDirectory() as folder:
+        records = list(score(store, paths, out=folder, observer=observer, **options))
+        opened, rows = Store.open(store), list[Row]()
+        if paths is None:
+            try:
+                rows = evaluate(store, maps=folder, observer=Observer())
+                rows = [_at_threshold(row, records, _known(opened)) for row in rows]
+            except InputError as error:
+                observer.note(f"no figures: {error}")
+        title = f"{opened.dataset['category']}: {len(records)} images"
+        runtime.write_text(out, page(store, records, title, [], rows, limit, observer))
+    return out
+
+
+def page(
+    store: Path | str, records: Sequence[Record], title: str, lines: Sequence[str], rows: Sequence[Row], limit: int,
+    observer: Observer,
+) -> str:  # fmt: skip
+    """The page of records whose maps are on disk."""
+    opened = Store.open(store)
+    known = _known(opened)
+    judged = any(record.verdict is not None for record in records)
+    thresholds = Calibration.read(opened).thresholds if judged else None
+    ranked = sorted(records, key=lambda record: -record.score)
+    shown = ranked[:limit]
+    text = [*lines]
+    if thresholds is None:
+        text.append("There are no verdicts: the store is not calibrated. Run patchcli calibrate for thresholds with a promise.")
+    else:
+        text.append(f"The threshold: {thresholds.promise}.")
+    count = f"Of {len(ranked)} images the {limit} with the highest scores are shown" if len(ranked) > limit else "All are shown"
+    text.append(f"{count}, the most anomalous first. Colours are one scale for all pictures; red is the outline of the mask.")
+
+    maps = {record.image: tifffile.imread(str(record.map)) for record in shown}
+    if thresholds is not None:
+        scale = ColourScale(thresholds.colour_low, thresholds.colour_high)
+    else:
+        typical = float(np.median([np.median(values) for values in maps.values()]))
+        scale = ColourScale(typical, max(float(values.max()) for values in maps.values()))
+    names = {name: number for number, name in enumerate(opened.image_ids)}
+    cards = []
+    for done, record in enumerate(shown, 1):
+        sample = known.get(record.image, Sample(record.image, Path(record.image), "query", ""))
+        normal = _normal_patch(opened, names[record.nearest_image], record)
+        cards.append(_card(record, sample, maps[record.image], scale, normal, observer))
+        observer.progress("report", done, len(shown))
+    several = len({row.map for row in rows}) > 1
+    wanted = {name: heading for name, heading in COLUMNS.items() if several or name != "map"}
+    table = [{heading: _cell(row, name) for name, heading in wanted.items()} for row in rows]
+    return pictures.page(title, text, _facts(store), table, _charts(records, known), cards)
+
+
+def _known(store: Store) -> dict[str, Sample]:
+    return {sample.id: sample for sample in known_samples(store).values()}
+
+
+def _card(
+    record: Record, sample: Sample, values: NDArray[np.float32], scale: ColourScale, normal: NDArray[np.uint8],
+    observer: Observer,
+) -> Card:  # fmt: skip
+    pixels = images.decode(sample.path)
+    mask = read_mask(sample, values.shape, observer)
+    outlined = pictures.overlay(pixels, np.full_like(values, scale.low), mask, scale)
+    heat = pictures.overlay(pixels, values, None, scale)
+    regions = record.regions or []
+    boxes = [(region.x, region.y, region.width, region.height) for region in regions]
+    facts = [f"peak at x {record.peak_x}, y {record.peak_y}"]
+    if record.p_value is not None:
+        facts.append(f"p-value {record.p_value:.3g}; rejected above {record.threshold:.4g}")
+    for region in regions[:3]:
+        size = f"{region.area} pixels" if region.area_mm2 is None else f"{region.area_mm2:.4g} mm²"
+        facts.append(f"region of {size} at {region.x}, {region.y}, {region.width}x{region.height}, peak {region.peak:.4g}")
+    if len(regions) > 3:
+        facts.append(f"and {len(regions) - 3} smaller regions")
+    height, width = record.nearest_height, record.nearest_width
+    top = min(max(0, record.peak_y - height // 2), max(0, pixels.shape[0] - height))
+    left = min(max(0, record.peak_x - width // 2), max(0, pixels.shape[1] - width))
+    where = f"nearest normal patch: {record.nearest_image} at {record.nearest_x}, {record.nearest_y}"
+    return Card(
+        title=record.image,
+        kind=(sample.kind or None),
+        score=record.score,
+        verdict=record.verdict,
+        facts=facts,
+        pictures=[
+            ("image, mask in red" if mask is not None and mask.any() else "image", outlined),
+            ("anomaly map, regions and peak" if regions else "anomaly map and peak",
+             pictures.marked(heat, boxes, (record.peak_x, record.peak_y))),
+            ("around the peak", pixels[top : top + height, left : left + width]),
+            (where, normal),
+        ],
+    )  # fmt: skip
+
+
+def _normal_patch(store: Store, number: int, record: Record) -> NDArray[np.uint8]:
+    """The nearest patch, out of the store's copy of the image: the file may be gone."""
+    (pixels,) = store.read_images(number, number + 1)
+    down, across = (own / size for own, size in zip(pixels.shape[:2], store.image_sizes[number], strict=True))
+    top, left = round(record.nearest_y * down), round(record.nearest_x * across)
+    bottom = max(top + 1, round((record.nearest_y + record.nearest_height) * down))
+    right = max(left + 1, round((record.nearest_x + record.nearest_width) * across))
+    patch: NDArray[np.uint8] = pixels[top:bottom, left:right]
+    return patch
+
+
+def _charts(records: Sequence[Record], known: dict[str, Sample]) -> list[Chart]:
+    """How the scores are spread, with the thresholds, and the ROC curve where there are labels of both kinds."""
+    labels = [known[record.image].kind if record.image in known else "" for record in records]
+    scores = [record.score for record in records]
+    groups = {
+        "good": [s for s, kind in zip(scores, labels, strict=True) if kind == "good"],
+        "defective": [s for s, kind in zip(scores, labels, strict=True) if kind not in ("", "good", "unlabelled")],
+        "unlabelled": [s for s, kind in zip(scores, labels, strict=True) if kind in ("", "unlabelled")],
+    }
+    low, high = min(scores), max(scores)
+    edges = np.linspace(low, high if high > low else low + 1, BINS + 1).tolist()
+    threshold = next((record.threshold for record in records if record.threshold is not None), None)
+    marks = {} if threshold is None else {"reject above": threshold}
+    charts = [Chart("Images by anomaly score", {n: bars(g, edges) for n, g in groups.items() if g}, marks)]
+    judged = [(kind != "good", s) for s, kind in zip(scores, labels, strict=True) if kind not in ("", "unlabelled")]
+    truth, values = [bad for bad, _ in judged], [s for _, s in judged]
+    if len(set(truth)) == 2:
+        from sklearn.metrics import roc_curve
+
+        false, true, _ = roc_curve(truth, values)
+        area = metrics.auroc(truth, values)
+        line = list(zip(false.tolist(), true.tolist(), strict=True))
+        title = f"ROC of the images: share of defects found over share of false alarms (AUROC {area:.3f})"
+        charts.append(Chart(title, {"ROC": line, "chance": [(0, 0), (1, 1)]}))
+    return charts
+
+
+def _at_threshold(row: Row, records: Sequence[Record], known: dict[str, Sample]) -> Row:
+    """The row of maps on disk, with the shares of images that the records' verdicts reject."""
+    rejected: dict[bool, list[bool]] = {False: [], True: []}
+    for record in records:
+        sample = known[record.image]
+        if record.verdict is not None and (not sample.defective or row.kind in (None, sample.kind)):
+            rejected[sample.defective].append(record.verdict == "reject")
+    recall, alarms = (float(np.mean(found)) if found else None for found in (rejected[True], rejected[False]))
+    return replace(row, image_recall=recall, image_false_alarms=alarms)
+
+
+def _cell(row: Row, name: str) -> str:
+    value = getattr(row, name)
+    if name == "kind":
+        return value or "all"
+    if value is None:
+        return "–"
+    low, high = (getattr(row, f"{name}_{end}", None) for end in ("low", "high"))
+    interval = "" if low is None or high is None else f" ({low:.3f}–{high:.3f})"
+    return f"{value:.3f}{interval}" if isinstance(value, float) else str(value)
+
+
+def _facts(store: Path | str) -> dict[str, str]:
+    found = info(store)
+    return {
+        "data set": f"{found['root']} ({found['layout']})",
+        "learned from": f"{found['images']} good images, {found['width']}x{found['height']} pixels",
+        "identity of these": str(found["manifest"]),
+        "encoder": f"{found['encoder_source']}, {found['encoder_steps']} steps, sha256 {found['encoder_sha256']}",
+        "recipe": ", ".join(f"{name} {value}" for name, value in (found["recipe"] or {}).items()) or "–",
+        "bank": ", ".join(f"{count:,} {scale}" for scale, count in (found["bank_vectors"] or {}).items()) + " vectors",
+        "distances off by at most": f"{found['distance_error']:.3g}",
+        "calibration": str(found["calibration"] or "–"),
+        "store": str(found["store"]),
+        "versions": ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
+        "page written": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+    }

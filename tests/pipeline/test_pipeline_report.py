@@ -1,0 +1,133 @@
+"""The page of a store, as text and in a browser."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from smallworld import Told, World, save, write_plain
+
+import patchcli
+from patchcli.errors import InputError
+
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--window-size=1280,900",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def calibrated(made: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("report")
+    copied = World(folder / "weave", folder / "weave.zarr")
+    shutil.copytree(made.data, copied.data)
+    shutil.copytree(made.store, copied.store)
+    patchcli.extract(copied.data, copied.store)
+    write_plain(folder / "more", 12, seed=7)
+    patchcli.calibrate(copied.store, [folder / "more"], false_alarms=0.25)
+    return copied
+
+
+@pytest.fixture(scope="module")
+def page(calibrated: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return patchcli.write_report(calibrated.store, out=tmp_path_factory.mktemp("page") / "new" / "r.html")
+
+
+def test_what_the_page_tells(calibrated: World, page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    records = list(patchcli.score(calibrated.store))
+    assert [path.name for path in page.parent.iterdir()] == ["r.html"]
+    titles = re.findall(r"<h3><span>([^<]*)</span>", text)
+    assert titles == [record.image for record in sorted(records, key=lambda record: -record.score)]
+    for record in records:
+        assert f"{record.verdict} {record.score:.4g}" in text
+        assert f"nearest normal patch: {record.nearest_image} at {record.nearest_x}, {record.nearest_y}" in text
+    for fact in ("at most 25% of good images", records[0].encoder, "Images by anomaly score", "ROC", "image AUROC"):
+        assert fact in text
+    (first,) = re.findall(r"<td>all</td><td>5</td>(.*?)</tr>", text)
+    cells = re.findall(r"<td>([^<]*)</td>", first)
+    (row,) = [row for row in patchcli.evaluate(calibrated.store) if row.map == "product" and row.kind is None]
+    assert cells[0].startswith(f"{row.image_auroc:.3f}")
+    assert cells[2:4] == [f"{row.image_recall:.3f}", f"{row.image_false_alarms:.3f}"]
+
+
+def test_images_without_labels_or_calibration(made: World, tmp_path: Path) -> None:
+    odd = save(tmp_path / "<i>&.png", np.full((64, 90, 3), 90, np.uint8))
+    told = Told()
+    written = patchcli.write_report(
+        made.store, [odd, made.data / "test" / "hole"], out=tmp_path / "r.html", limit=2, observer=told
+    )
+    text = written.read_text(encoding="utf-8")
+    assert "not calibrated" in text and "Of 4 images the 2 with the highest scores are shown" in text
+    assert text.count("<article") == 2
+    assert "<i>" not in text
+    assert "AUROC" not in text
+
+
+def test_refused(made: World, tmp_path: Path) -> None:
+    for options, says in (
+        ({"out": tmp_path / "r.pdf"}, "expected the name of a .html file"),
+        ({"limit": 0}, "--limit: expected 1 image or more, found 0"),
+        ({"paths": [tmp_path / "none.png"]}, "no image could be scored"),
+    ):
+        with pytest.raises(InputError, match=says):
+            patchcli.write_report(made.store, observer=Told(), **{"out": tmp_path / "r.html", **options})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    """A headless Chromium, where there is one."""
+    programs = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if None in programs:
+        pytest.skip("chromium and chromedriver are not installed: the page is not looked at in a browser")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(programs[0])
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(str(programs[1])))
+    yield driver
+    driver.quit()
+
+
+def test_the_page_in_a_browser(browser: Any, page: Path) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import Select
+
+    browser.get(page.as_uri())
+
+    def shown() -> list[str]:
+        articles = browser.find_elements(By.TAG_NAME, "article")
+        return [a.find_element(By.CSS_SELECTOR, "h3 span").text for a in articles if a.is_displayed()]
+
+    def told() -> str:
+        return str(browser.find_element(By.ID, "shown").text)
+
+    assert (len(shown()), told()) == (5, "5 of 5 shown")
+    kind, verdict = (Select(browser.find_element(By.NAME, name)) for name in ("kind", "verdict"))
+    kind.select_by_visible_text("good")
+    assert (sorted(shown()), told()) == (["test/good/000.png", "test/good/001.png"], "2 of 5 shown")
+    verdict.select_by_visible_text("reject")
+    assert (shown(), told()) == ([], "0 of 5 shown")
+    kind.select_by_visible_text("all")
+    assert (sorted(shown()), told()) == ([f"test/hole/00{i}.png" for i in range(3)], "3 of 5 shown")
+    sizes = browser.execute_script("return [...document.images].map(i => [i.naturalWidth, i.alt.length])")
+    assert len(sizes) == 20 and all(width > 0 and alt > 10 for width, alt in sizes)
+    body = browser.find_element(By.TAG_NAME, "body")
+    reached = []
+    for _ in range(4):  # two filters, then the first images
+        body.send_keys(Keys.TAB)
+        reached.append(browser.switch_to.active_element.tag_name)
+    assert "article" in reached
+    loaded = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert [name for name in loaded if not name.startswith("data:")] == []
+    assert browser.get_log("browser") == []
+    wide = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+    assert wide <= 0
