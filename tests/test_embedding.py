@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from patchcli import embedding, training
@@ -65,6 +67,24 @@ def test_dense_equals_cut(
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_dense_equals_cut_in_float32(random_encoder: Callable[..., Encoder], architecture: str) -> None:
     assert_dense_equals_cut(random_encoder(architecture), *random_images(1, 65, 71), atol=1e-5)
+
+
+@settings(max_examples=10)
+@given(
+    st.sampled_from(sorted(ARCHITECTURES)), st.integers(64, 130), st.integers(64, 130), st.sampled_from([16, 40, 64, 100])
+)  # fmt: skip
+def test_tiles_change_nothing(architecture: str, height: int, width: int, tile: int) -> None:
+    with torch.random.fork_rng(), pytest.MonkeyPatch.context() as patched:
+        torch.manual_seed(0)
+        encoder = training.build(architecture, 4).double().eval()
+        patched.setattr(embedding, "standardise", lambda *given: standardise(*given).astype(np.float64))
+        pixels, mean = random_images(1, height, width)
+        grids = embedding.grids(encoder, height, width)
+        whole = embedding.embed(encoder, pixels, mean, grids, CPU)
+        patched.setattr(embedding, "TILE", tile)
+        tiled = embedding.embed(encoder, pixels, mean, grids, CPU)
+    for scale in grids:
+        torch.testing.assert_close(tiled[scale], whole[scale], rtol=0, atol=1e-12)
 
 
 def test_dense_equals_cut_at_the_usual_size(random_encoder: Callable[..., Encoder], float64: None) -> None:
