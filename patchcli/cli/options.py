@@ -24,7 +24,12 @@ Layout = Annotated[
 ]
 Size = Annotated[
     str | None,
-    typer.Option("--size", metavar="N|HxW", help="Working size of the images in pixels, height x width. [default: 256]"),
+    typer.Option(
+        "--size",
+        metavar="N|HxW|keep:N|native",
+        help="Working size in pixels, height x width; keep:N has shorter sides of N and the images' aspect ratio, native "
+        "their own size. [default: 256]",
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the store holds already.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
@@ -74,13 +79,13 @@ def listed(null: bool) -> Iterator[str]:
         yield os.fsdecode(rest)
 
 
-def size(text: str | None) -> tuple[int, int] | None:
-    """(height, width) of "256" or "256x320"."""
-    if text is None:
-        return None
+def size(text: str | None) -> tuple[int, int] | str | None:
+    """(height, width) of "256" or "256x320"; "native" and "keep:256" as they are."""
+    if text is None or text == "native" or (text.startswith("keep:") and text[5:].isdecimal()):
+        return text
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise InputError(f"--size: expected pixels such as 256 or 256x320 (height x width), found {text!r}")
+        raise InputError(f"--size: expected 256, 256x320 (height x width), keep:256 or native, found {text!r}")
     return int(sides[0]), int(sides[-1])
 
 

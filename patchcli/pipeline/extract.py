@@ -1,5 +1,7 @@
 """Data set → images in a store."""
 
+import contextlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +11,12 @@ from patchcli import images, layouts
 from patchcli.encoder import HierarchicalEncoder
 from patchcli.errors import InputError, StoreError
 from patchcli.grid import PatchGrid
+from patchcli.layouts import Sample
 from patchcli.observer import Observer
 from patchcli.store import Store, existing
 
 SIZE = (256, 256)
+ASPECT = 0.01  # by how much aspect ratios of images that are alike may differ
 
 
 @dataclass(frozen=True)
@@ -28,14 +32,15 @@ class Extracted:
 def extract(
     data: Path | str,
     store: Path | str = "patchcli.zarr",
-    size: tuple[int, int] | None = None,
+    size: tuple[int, int] | str | None = None,
     overwrite: bool = False,
     observer: Observer | None = None,
     layout: str | None = None,
 ) -> Extracted:
     """Read the training images of `data`, resize them to `size` (height, width) and write a new store.
 
-    `data` is a folder or a manifest; without `layout`, the first that fits is taken.
+    `data` is a folder or a manifest; without `layout`, the first that fits is taken. `size` may be "native", the images'
+    own, or "keep:256", that shorter side with their aspect ratio; both need images that are alike in that.
     A store that already holds the same images is left as it is, also with `overwrite`. What cannot be decoded is
     reported to the observer and left out. Raises InputError (no usable images), StoreError (another data set there).
     """
@@ -45,6 +50,8 @@ def extract(
     for line in dataset.problems:
         observer.problem(line)
     manifest = dataset.manifest()
+    if isinstance(size, str):
+        size = _own_size(dataset.split("train"), size)
     if existing(store):
         try:
             opened = Store.open(store, "r+")
@@ -84,6 +91,24 @@ def extract(
             found = f"{count} of {len(samples)} files could be read"
             raise InputError(f"{dataset.root}: expected at least 2 good images (their mean is subtracted), {found}")
     return Extracted(count, height, width, fresh=True)
+
+
+def _own_size(samples: Sequence[Sample], wanted: str) -> tuple[int, int]:
+    """(height, width) for "native" or "keep:N", from the heads of the images; those that cannot be read do not count."""
+    sizes: Counter[tuple[int, int]] = Counter()
+    for sample in samples:
+        with contextlib.suppress(InputError):
+            sizes[images.size(sample.path)] += 1
+    (height, width), most = sizes.most_common(1)[0] if sizes else (SIZE, 0)
+    ratios = [own_width * height / (own_height * width) for own_height, own_width in sizes]
+    if len(sizes) > 1 if wanted == "native" else max(ratios, default=1) - min(ratios, default=1) > ASPECT:
+        alike = "size" if wanted == "native" else "aspect ratio"
+        found = f"{most} of {sum(sizes.values())} have {height}x{width} (height x width)"
+        raise InputError(f"--size {wanted}: expected good images of one {alike}, found {found}; give --size HEIGHTxWIDTH")
+    if wanted == "native":
+        return height, width
+    scale = int(wanted.removeprefix("keep:")) / min(height, width)
+    return round(height * scale), round(width * scale)
 
 
 def _check_same(store: Store, dataset: layouts.Dataset, manifest: str, size: tuple[int, int] | None) -> None:

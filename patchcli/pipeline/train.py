@@ -21,7 +21,7 @@ def train(
     store: Path | str = "patchcli.zarr",
     *,
     layout: str | None = None,
-    size: tuple[int, int] | None = None,
+    size: tuple[int, int] | str | None = None,
     steps: int | None = None,
     epochs: float | None = None,
     minutes: float | None = None,

@@ -94,7 +94,7 @@ def test_two_images_are_enough_and_one_is_not(tmp_path: Path) -> None:
     [
         ("48", ("--size: expected at least 64x64", "found 48x48")),
         ("256x48", ("--size: expected at least 64x64", "found 256x48")),
-        ("abc", ("--size: expected pixels such as 256 or 256x320", "'abc'")),
+        ("abc", ("--size: expected 256, 256x320", "'abc'")),
         ("128x", ("--size: expected pixels", "'128x'")),
         ("1x2x3", ("--size: expected pixels", "'1x2x3'")),
         ("-128", ("--size: expected pixels", "'-128'")),

@@ -113,3 +113,41 @@ def test_a_failed_overwrite_keeps_the_store(kept: World, tmp_path: Path) -> None
     data = write_plain(tmp_path / "one", 1)
     with pytest.raises(InputError, match=r"at least 2 good images"):
         patchcli.extract(data, kept.store, overwrite=True)
+
+
+# ---- the images' own size -------------------------------------------------------------------------------------------
+
+
+def test_native_images_are_as_they_are(tmp_path: Path) -> None:
+    data = write_plain(tmp_path / "good", 3, (150, 200))
+    (tmp_path / "good" / "broken.png").write_bytes(b"no image")
+    found = patchcli.extract(data, tmp_path / "s.zarr", "native", observer=Told())
+    assert (found.height, found.width) == (150, 200)
+    stored = Store.open(tmp_path / "s.zarr").read_images(0, 1)[0]
+    np.testing.assert_array_equal(stored, images.decode(data / "000.png"))
+    assert not patchcli.extract(data, tmp_path / "s.zarr", "native", observer=Told()).fresh
+
+
+@pytest.mark.parametrize(("size", "expected"), [("keep:96", (96, 128)), ("keep:150", (150, 200)), ("keep:301", (301, 401))])
+def test_the_aspect_ratio_is_kept(tmp_path: Path, size: str, expected: tuple[int, int]) -> None:
+    data = write_plain(tmp_path / "good", 2, (150, 200))
+    write_plain(tmp_path / "good" / "half", 1, (75, 100))
+    found = patchcli.extract(data, tmp_path / "s.zarr", size)
+    assert (found.height, found.width) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [
+        ("native", "--size native: expected good images of one size, found 2 of 3 have 150x200 .*; give --size HEIGHTxWIDTH"),
+        ("keep:128", "--size keep:128: expected good images of one aspect ratio, found 2 of 3 have 150x200"),
+        ("keep:40", "--size: expected at least 64x64"),
+    ],
+)
+def test_images_that_are_not_alike(tmp_path: Path, size: str, says: str) -> None:
+    data = write_plain(tmp_path / "good", 2, (150, 200))
+    if size != "keep:40":
+        write_plain(tmp_path / "good" / "other", 1, (90, 200))
+    with pytest.raises(InputError, match=says):
+        patchcli.extract(data, tmp_path / "s.zarr", size)
+    assert not (tmp_path / "s.zarr").exists()
