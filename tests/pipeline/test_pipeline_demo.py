@@ -16,7 +16,7 @@ def test_demo_runs_everything_twice_over(tmp_path, monkeypatch):
     assert [row.map for row in first.rows] == ["untrained", "K=64", "K=32", "product"]
     assert first.rows[0].encoder != first.rows[-1].encoder
     page = first.page.read_text(encoding="utf-8")
-    assert page.count("<article>") == 6 and "http" not in page and "untrained" in page
+    assert page.count("<article ") == 6 and "https:" not in page and "untrained" in page
     assert len(list((folder / "maps").rglob("*.tiff"))) == len(list((folder / "maps").rglob("*.png"))) == 6
     assert patchcli.demo(folder, steps=2).rows == first.rows
 
