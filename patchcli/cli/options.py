@@ -23,6 +23,12 @@ Size = Annotated[
     str | None,
     typer.Option("--size", metavar="N|HxW", help="Working size of the images in pixels, height x width. [default: 256]"),
 ]
+Holdout = Annotated[
+    str | None,
+    typer.Option(
+        "--holdout", metavar="SHARE", help="Keep good images, such as 20%, out of training and bank: for patchcli calibrate."
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the store holds already.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads. [default: all cores]")]

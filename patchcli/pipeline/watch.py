@@ -1,10 +1,10 @@
 """Images that arrive in a folder → a record each, as it happens."""
 
+import contextlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from io import BufferedRandom
 from pathlib import Path
@@ -40,6 +40,9 @@ def watch(
         raise InputError(f"{folder}: expected a folder to watch, found {'a file' if folder.exists() else 'none'}")
     if not every > 0:
         raise InputError(f"--every: expected seconds above 0, found {every:g}")
+    for name, written in (("--log", log), ("--out", options.get("out"))):
+        if written is not None and Path(written).resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{name} {written}: lies in the folder that is watched; name another place")
     if log is not None and Path(log).is_dir():
         raise InputError(f"--log {log}: expected the name of a file, found a folder")
 
@@ -100,17 +103,26 @@ def arrivals(
 def _look(folder: Path) -> dict[str, State]:
     if not folder.is_dir():
         raise InputError(f"{folder}: the folder that was watched is gone; bring it back and run the same command again")
-    found = {}
-    for path in images.find(folder):
+    found: list[tuple[int, Path, State]] = []
+    open_folders = [folder]
+    while open_folders:
         try:
-            status = path.stat()
+            entries = list(os.scandir(open_folders.pop()))
         except FileNotFoundError:
             continue
-        found[images.printable(path.relative_to(folder))] = status.st_size, status.st_mtime_ns
-    return found
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                if entry.is_dir(follow_symlinks=False):
+                    open_folders.append(Path(entry.path))
+                elif Path(entry.name).suffix.lower() in images.SUFFIXES and entry.is_file():
+                    status = entry.stat()
+                    found.append((status.st_mtime_ns, Path(entry.path), (status.st_size, status.st_mtime_ns)))
+    return {images.printable(path.relative_to(folder)): state for _, path, state in sorted(found)}
 
 
-@contextmanager
+@contextlib.contextmanager
 def _ledger(path: Path | None) -> Iterator[tuple[dict[str, State], Callable[[dict[str, Any]], None]]]:
     """What a log tells was scored, and a function that appends a record; the log is this process's alone meanwhile."""
     if path is None:
