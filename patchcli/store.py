@@ -109,6 +109,11 @@ class Store:
         """Where the images came from: root, layout, category, manifest (sha256)."""
         return cast(Attributes, self.attributes["dataset"])
 
+    @property
+    def held_out(self) -> dict[str, str]:
+        """Good images that neither images nor bank hold, kept for calibration: id → sha256 of the file."""
+        return cast(dict[str, str], self.dataset.get("holdout", {}))
+
     @contextlib.contextmanager
     def replacing(self, name: str) -> Iterator[zarr.Group]:
         """A fresh group written beside group `name`, and put in its place when the block ends well."""

@@ -19,9 +19,9 @@ def calibrate(
         list[str] | None,
         typer.Option(
             "--from",
-            metavar="validation|loo|PATH",
-            help="Good images: the data set's validation split, the bank's own each left out in turn, or files and folders "
-            "(give --from again for more). [default: validation where there is one, else loo]",
+            metavar="holdout|validation|loo|PATH",
+            help="Good images: those set aside by train --holdout, the data set's validation split, the bank's own each left "
+            "out in turn, or files and folders (give --from again for more). [default: the first of these that there is]",
         ),
     ] = None,
     false_alarms: Annotated[
@@ -55,7 +55,7 @@ def calibrate(
         reviewed, limit = None if review is None else options.share("--review", review), options.memory(memory)
         from patchcli.pipeline.calibrate import calibrate
 
-        named = source[0] if source in (["validation"], ["loo"]) else source
+        named = source[0] if source in (["holdout"], ["validation"], ["loo"]) else source
         record = calibrate(
             store, named, false_alarms=rates[0], confidence=rates[1], review=reviewed, roi=roi,
             device=device, search=search, memory=limit, threads=threads, observer=terminal,

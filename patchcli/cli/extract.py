@@ -16,6 +16,7 @@ def extract(
     store: options.Store = options.STORE,
     layout: options.Layout = None,
     size: options.Size = None,
+    holdout: options.Holdout = None,
     overwrite: options.Overwrite = False,
     patches: Annotated[
         Path | None, typer.Option("--patches", help="Write the patches of chosen images as PNG below this folder.")
@@ -37,12 +38,15 @@ def extract(
         from patchcli.errors import InputError
         from patchcli.pipeline.extract import cut_patches, extract
 
+        aside = None if holdout is None else options.share("--holdout", holdout)
         if data is None and patches is None:
             raise InputError("DATA: expected a data set or a folder of good images (or --patches DIR)")
         if data is not None:
-            found = extract(data, store, options.size(size), overwrite, terminal, layout)
+            found = extract(data, store, options.size(size), overwrite, terminal, layout, aside)
             state = "extracted" if found.fresh else "there already"
             terminal.note(f"{found.images} images of {found.height}x{found.width} pixels {state} in {store}")
+            if found.held_out:
+                terminal.note(f"{found.held_out} good images are held out, for patchcli calibrate")
         if patches is not None:
             count = cut_patches(store, patches, image or (), scale)
             terminal.note(f"{count} patches written below {patches}")

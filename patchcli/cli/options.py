@@ -31,6 +31,12 @@ Size = Annotated[
         "their own size. [default: 256]",
     ),
 ]
+Holdout = Annotated[
+    str | None,
+    typer.Option(
+        "--holdout", metavar="SHARE", help="Keep good images, such as 20%, out of training and bank: for patchcli calibrate."
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the store holds already.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads. [default: all cores]")]

@@ -16,6 +16,7 @@ def train(
     ] = None,
     store: options.Store = options.STORE,
     layout: options.Layout = None,
+    holdout: options.Holdout = None,
     size: options.Size = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Steps in all. [default: 250]")] = None,
     epochs: Annotated[float | None, typer.Option("--epochs", help="The same in passes over the images.")] = None,
@@ -62,6 +63,7 @@ def train(
     Example: torchrun --nproc-per-node=2 -m patchcli train ./mvtec/grid
     """
     with Terminal(quiet or os.environ.get("RANK", "0") != "0", verbose) as terminal:
+        aside = None if holdout is None else options.share("--holdout", holdout)
         from patchcli.pipeline.train import train
 
         given = {
@@ -69,8 +71,8 @@ def train(
             "lr": lr, "batch": batch, "precision": precision, "seed": seed,
         }  # fmt: skip
         trained = train(
-            data, store, layout=layout, size=options.size(size), steps=steps, epochs=epochs, minutes=minutes, resume=resume,
-            overwrite=overwrite, device=device, threads=threads, report=report, observer=terminal,
+            data, store, layout=layout, holdout=aside, size=options.size(size), steps=steps, epochs=epochs, minutes=minutes,
+            resume=resume, overwrite=overwrite, device=device, threads=threads, report=report, observer=terminal,
             **{name: value for name, value in given.items() if value is not None},
         )  # fmt: skip
         losses = ", ".join(f"{name} {value:.3f}" for name, value in trained.losses.items())

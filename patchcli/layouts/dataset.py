@@ -44,10 +44,19 @@ class Dataset:
 
     def manifest(self) -> str:
         """sha256 over the ids and contents of the training images: the identity of what is learned from."""
-        digest = hashlib.sha256()
+        whole = hashlib.sha256()
         for sample in self.split("train"):
-            digest.update(f"{sample.id}\t{self._digest(sample.path)}\n".encode())
-        return digest.hexdigest()
+            whole.update(f"{sample.id}\t{self._digest(sample.path)}\n".encode())
+        return whole.hexdigest()
+
+    def set_aside(self, share: float) -> dict[str, str]:
+        """Training images to keep out of training and bank, about this share of them: id → sha256 of the content.
+
+        The content decides, so that copies of an image are on one side, and nothing about an image makes it likelier.
+        """
+        digests = {sample.id: self._digest(sample.path) for sample in self.split("train")}
+        last = max(sorted(digests.values())[: round(share * len(digests))], default="")
+        return {name: digest for name, digest in digests.items() if digest <= last}
 
     def duplicates(self) -> list[list[Sample]]:
         """Samples with the same file content, in groups that are not of the test images alone.
@@ -67,8 +76,13 @@ class Dataset:
 
     def _digest(self, path: Path) -> str:
         if path not in self._digests:
-            self._digests[path] = hashlib.sha256(path.read_bytes()).hexdigest()
+            self._digests[path] = digest(path)
         return self._digests[path]
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchcli import embedding, images, runtime, training
+from patchcli import embedding, images, layouts, runtime, training
 from patchcli.errors import InputError, StoreError
 from patchcli.neighbours.pruned import Stream
 from patchcli.observer import Observer
@@ -90,6 +90,7 @@ def bank_add(
     observer = observer or Observer()
     opened = Store.open(store, "r+")
     root, held = Path(opened.dataset["root"]), set(opened.image_ids)
+    aside = {digest: name for name, digest in opened.held_out.items()}
     height, width = opened.mean.shape[:2]
     added: list[Decoded] = []
     for given in map(Path, paths):
@@ -103,6 +104,10 @@ def bank_add(
                 pixels = images.decode(path)
             except InputError as error:
                 observer.problem(str(error))
+                continue
+            reserved = aside.get(layouts.digest(path)) if aside else None
+            if reserved is not None or name in opened.held_out:
+                observer.problem(f"{path}: is held out for calibration ({reserved or name}), so the bank may not hold it")
                 continue
             held.add(name)
             added.append((name, (pixels.shape[0], pixels.shape[1]), images.resize(pixels, height, width)))

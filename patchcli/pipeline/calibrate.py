@@ -9,10 +9,10 @@ import numpy as np
 from patchcli import calibration, runtime
 from patchcli.calibration import Thresholds
 from patchcli.errors import InputError
-from patchcli.layouts import Sample
+from patchcli.layouts import Sample, digest
 from patchcli.observer import Observer
 from patchcli.pipeline.bank import check_whole, leave_one_out
-from patchcli.pipeline.score import BATCH, known_samples, make_scorer, named, original_size, scored
+from patchcli.pipeline.score import BATCH, all_samples, make_scorer, named, original_size, scored
 from patchcli.regions import Roi
 from patchcli.scoring import Scored
 from patchcli.store import Store
@@ -38,11 +38,11 @@ def calibrate(
 ) -> Thresholds:
     """Set the thresholds that at most a share `false_alarms` of good images exceeds, with this confidence.
 
-    `source` of good images: "validation", the data set's split; "loo", leaving out each of the bank's images in turn,
-    for which the promise holds approximately (the encoder knows the image, and one bank is not the other); or files and
-    folders. Without it, the validation split where there is one, else "loo". `review` is the higher rate of a lower
-    threshold. `roi` is a mask as `score` takes it, which then needs the same one; thresholds without one hold within any.
-    Raises InputError where the images are too few, of the bank, or test images.
+    `source` of good images: "holdout", those that `extract` or `train` set aside; "validation", the data set's split;
+    "loo", leaving out each of the bank's images in turn, for which the promise holds approximately (the encoder knows the
+    image, and one bank is not the other); or files and folders. Without it, the first of the three that there is.
+    `review` is the higher rate of a lower threshold. `roi` is a mask as `score` takes it, which then needs the same one;
+    thresholds without one hold within any. Raises InputError where the images are too few, of the bank, or test images.
     """
     observer = observer or Observer()
     runtime.set_threads(threads)
@@ -101,27 +101,55 @@ def _samples(
     store: Store, source: str | Sequence[Path | str] | None, observer: Observer
 ) -> tuple[list[Sample] | None, str]:
     """The good images to score, None for those of the bank, and what to call them."""
-    known, root = known_samples(store), Path(store.dataset["root"])
-    held = {path.resolve() for name in store.image_ids for path in (root / name, Path(name))}
-    validation = {path: sample for path, sample in known.items() if sample.split == "validation" and not sample.defective}
-    if source == "loo" or (source is None and not validation):
+    every, root, ids = all_samples(store), Path(store.dataset["root"]), set(store.image_ids)
+    banked = [sample for sample in every if sample.id in ids]
+    banked += [Sample(name, Path(name), "train", "good") for name in ids]  # added from outside of the data set
+    tests = [sample for sample in every if sample.split.startswith("test")]
+    groups = {
+        "holdout": [s for s in every if s.id in store.held_out and digest(s.path) == store.held_out[s.id]],
+        "validation": [s for s in every if s.split == "validation" and not s.defective],
+    }
+    origins = {"holdout": "good images held out of training and bank", "validation": "validation split"}
+    if source is None:
+        source = "holdout" if store.held_out else "validation" if groups["validation"] else "loo"
+    if source == "loo":
         return None, "leave-one-out over the bank's own images"
-    if source is None or source == "validation":
-        if not validation:
-            raise InputError(f"{root}: no validation split there; expected --from loo, or good images: --from PATHS")
-        usable = [sample for path, sample in validation.items() if path not in held]
-        if len(usable) < len(validation):
-            left = f"{len(validation) - len(usable)} of {len(validation)} images"
-            observer.note(f"{left} of the validation split are in the bank and not used")
-        return usable, "validation split"
     if isinstance(source, str):
-        raise InputError(f"--from: expected validation, loo or a list of paths, found {source!r}")
-    found = {}
-    for sample in named(source, known, observer):
-        path = sample.path.resolve()
-        if sample.split.startswith("test"):
-            raise InputError(f"{sample.path}: is a test image of the data set, which no threshold may see")
-        if path in held:
-            raise InputError(f"{sample.path}: is in the bank; expected good images that are not (or --from loo)")
-        found[path] = sample
-    return list(found.values()), "images named with --from"
+        if source not in groups:
+            raise InputError(f"--from: expected holdout, validation, loo or a list of paths, found {source!r}")
+        found = groups[source]
+        missing = "no validation split there" if source == "validation" else "no unchanged held-out images there"
+        if not found:
+            raise InputError(f"{root}: {missing}; expected --from loo, or good images: --from PATHS")
+        used = _same(found, banked + tests)
+        if used:
+            observer.note(f"{len(used)} of {len(found)} images of the {origins[source]} are in the bank or tests, and not used")
+        if source == "holdout" and len(found) < len(store.held_out):
+            gone = len(store.held_out) - len(found)
+            observer.note(f"{gone} of {len(store.held_out)} held-out images are gone or changed, and not used")
+        return [sample for sample in found if sample.path not in used], origins[source]
+    known = {sample.path.resolve(): sample for sample in every if sample.split != "train"}
+    given = list({sample.path.resolve(): sample for sample in named(source, known, observer)}.values())
+    for path, other in _same(given, tests).items():
+        raise InputError(f"{path}: is {_as(path, other)}a test image of the data set, which no threshold may see")
+    for path, other in _same(given, banked).items():
+        raise InputError(f"{path}: is {_as(path, other)}in the bank; expected good images that are not (or --from loo)")
+    return given, "images named with --from"
+
+
+def _as(path: Path, other: Sample) -> str:
+    return "" if path.resolve() == other.path.resolve() else f"a copy of {other.id}, "
+
+
+def _same(samples: list[Sample], others: list[Sample]) -> dict[Path, Sample]:
+    """Paths of the samples that are a file of the others, or have the content of one, with that one."""
+    paths = {other.path.resolve(): other for other in others}
+    found = {sample.path: paths[sample.path.resolve()] for sample in samples if sample.path.resolve() in paths}
+    rest = [sample for sample in samples if sample.path not in found and sample.path.is_file()]
+    sizes = {sample.path.stat().st_size for sample in rest}
+    contents = {
+        digest(other.path): other for other in others if other.path.is_file() and other.path.stat().st_size in sizes
+    }
+    if contents:
+        found |= {sample.path: contents[key] for sample in rest if (key := digest(sample.path)) in contents}
+    return found

@@ -27,6 +27,7 @@ class Extracted:
     height: int
     width: int
     fresh: bool  # False where the store already held these images
+    held_out: int  # good images that were set aside for calibration
 
 
 def extract(
@@ -36,13 +37,15 @@ def extract(
     overwrite: bool = False,
     observer: Observer | None = None,
     layout: str | None = None,
+    holdout: float | None = None,
 ) -> Extracted:
     """Read the training images of `data`, resize them to `size` (height, width) and write a new store.
 
     `data` is a folder or a manifest; without `layout`, the first that fits is taken. `size` may be "native", the images'
     own, or "keep:256", that shorter side with their aspect ratio; both need images that are alike in that.
     A store that already holds the same images is left as it is, also with `overwrite`. What cannot be decoded is
-    reported to the observer and left out. Raises InputError (no usable images), StoreError (another data set there).
+    reported to the observer and left out. A share `holdout` of the images is set aside: neither trained with nor in the
+    bank, `calibrate` uses them. Raises InputError (no usable images), StoreError (another data set there).
     """
     observer = observer or Observer()
     store = Path(store)
@@ -52,22 +55,28 @@ def extract(
     manifest = dataset.manifest()
     if isinstance(size, str):
         size = _own_size(dataset.split("train"), size)
+    if holdout is not None and not 0 <= holdout < 1:
+        raise InputError(f"--holdout: expected a share from 0 to below 100%, found {100 * holdout:g}%")
+    aside = {} if holdout is None else dataset.set_aside(holdout)
     if existing(store):
         try:
             opened = Store.open(store, "r+")
-            _check_same(opened, dataset, manifest, size)
+            _check_same(opened, dataset, manifest, size, None if holdout is None else aside)
         except StoreError:
             if not overwrite:
                 raise
         else:
             _remember_root(opened, dataset)
             count, height, width, _ = opened.images.shape
-            return Extracted(count, height, width, fresh=False)
+            return Extracted(count, height, width, False, len(opened.held_out))
     height, width = size or SIZE
     smallest = max(scale.K for scale in HierarchicalEncoder.scales.values())
     if min(height, width) < smallest:
         raise InputError(f"--size: expected at least {smallest}x{smallest}, the larger patch; found {height}x{width}")
-    samples = dataset.split("train")
+    samples = [sample for sample in dataset.split("train") if sample.id not in aside]
+    if holdout and (not aside or len(samples) < 2):
+        found = f"{len(aside)} of {len(aside) + len(samples)} good images"
+        raise InputError(f"--holdout {100 * holdout:g}%: expected one image held out and two others at least, found {found}")
     if alike := dataset.duplicates():
         first = f"{alike[0][0].id} and {alike[0][1].id}"
         observer.note(f"images that are there more than once: {len(alike)}, such as {first}; see: patchcli data {data}")
@@ -84,13 +93,14 @@ def extract(
 
     attributes = {
         "root": str(dataset.root), "layout": dataset.layout, "category": dataset.category, "manifest": manifest,
+        "holdout": aside,
     }  # fmt: skip
     with Store.creating(store, attributes, overwrite) as new:
         count = new.write_images(decoded(), height, width)
         if count < 2:
             found = f"{count} of {len(samples)} files could be read"
             raise InputError(f"{dataset.root}: expected at least 2 good images (their mean is subtracted), {found}")
-    return Extracted(count, height, width, fresh=True)
+    return Extracted(count, height, width, True, len(aside))
 
 
 def _own_size(samples: Sequence[Sample], wanted: str) -> tuple[int, int]:
@@ -111,12 +121,17 @@ def _own_size(samples: Sequence[Sample], wanted: str) -> tuple[int, int]:
     return round(height * scale), round(width * scale)
 
 
-def _check_same(store: Store, dataset: layouts.Dataset, manifest: str, size: tuple[int, int] | None) -> None:
+def _check_same(
+    store: Store, dataset: layouts.Dataset, manifest: str, size: tuple[int, int] | None, aside: dict[str, str] | None
+) -> None:
     """Refuse a store that holds other images than these."""
     held = store.images.shape[1:3]
     advice = "name another with --store, or replace it with --overwrite"
     if store.dataset["manifest"] != manifest:
         found = f"the store holds images of {store.dataset['root']}, not (or no longer) those of {dataset.root}"
+        raise StoreError(f"{store.path}: {found}; {advice}")
+    if aside not in (None, store.held_out):
+        found = f"the store holds {len(store.held_out)} other images out than these {len(aside or ())} (--holdout)"
         raise StoreError(f"{store.path}: {found}; {advice}")
     if size not in (None, held):
         found = f"the store's images are {held[0]}x{held[1]} (height x width), not {size[0]}x{size[1]}"

@@ -16,6 +16,7 @@ def info(store: Path | str = "patchcli.zarr") -> dict[str, Any]:
     opened = Store.open(store)
     found: dict[str, Any] = {"schema": SCHEMA, "store": str(store), "format_version": opened.attributes["format_version"]}
     found |= {key: opened.dataset[key] for key in ("root", "layout", "category", "manifest")}
+    found["held_out"] = len(opened.held_out)
     found["images"], found["height"], found["width"] = opened.images.shape[:3]
     encoder = opened.attributes_of("encoder") or {}
     for key in ("architecture", "source", "D", "steps", "seconds", "sha256"):

@@ -261,13 +261,17 @@ def write_map(path: Path, values: NDArray[np.float32], provenance: dict[str, str
     beside.replace(path)
 
 
-def known_samples(store: Store) -> dict[Path, Sample]:
-    """The data set's images by path, but for those learned from; empty where the data set is gone."""
+def all_samples(store: Store) -> list[Sample]:
+    """The data set's images; none where it is gone."""
     try:
-        dataset = layouts.read(Path(store.dataset["root"]), store.dataset["layout"])
+        return layouts.read(Path(store.dataset["root"]), store.dataset["layout"]).samples
     except InputError:
-        return {}
-    return {sample.path.resolve(): sample for sample in dataset.samples if sample.split != "train"}
+        return []
+
+
+def known_samples(store: Store) -> dict[Path, Sample]:
+    """The data set's images by path, but for its good training images."""
+    return {sample.path.resolve(): sample for sample in all_samples(store) if sample.split != "train"}
 
 
 def _among_images(folder: Path, store: Store) -> bool:

@@ -21,6 +21,7 @@ def train(
     store: Path | str = "patchcli.zarr",
     *,
     layout: str | None = None,
+    holdout: float | None = None,
     size: tuple[int, int] | str | None = None,
     steps: int | None = None,
     epochs: float | None = None,
@@ -47,8 +48,9 @@ def train(
             raise InputError(f"--{name}: expected 0 or more, found {value}")
     if steps is not None and epochs is not None:
         raise InputError("--steps and --epochs: give one of the two")
-    if layout is not None and data is None:
-        raise InputError("--layout: expected DATA too")
+    for name, given in (("layout", layout), ("holdout", holdout)):
+        if given is not None and data is None:
+            raise InputError(f"--{name}: expected DATA too")
     runtime.set_threads(threads)
     usual = _PATCH if recipe.get("sampler") == "patch" else _PAPER if recipe.get("objective") == "paper" else {}
     fresh_recipe = None if resume else training.Recipe(**usual | recipe)
@@ -56,7 +58,9 @@ def train(
         if process.rank > 0:
             observer = Observer()
         elif data is not None:
-            extracted = extract(data, store, size, overwrite, observer, layout)
+            extracted = extract(data, store, size, overwrite, observer, layout, holdout)
+            if extracted.held_out:
+                observer.note(f"{extracted.held_out} good images are held out, for patchcli calibrate")
             if extracted.images < 10:
                 observer.note(f"{extracted.images} training images are few; expect many false alarms")
         process.wait()

@@ -1,10 +1,10 @@
 """Images that arrive in a folder → a record each, as it happens."""
 
+import contextlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from io import BufferedRandom
 from pathlib import Path
@@ -40,6 +40,9 @@ def watch(
         raise InputError(f"{folder}: expected a folder to watch, found {'a file' if folder.exists() else 'none'}")
     if not every > 0:
         raise InputError(f"--every: expected seconds above 0, found {every:g}")
+    for name, written in (("--log", log), ("--out", options.get("out"))):
+        if written is not None and Path(written).resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{name} {written}: lies in the folder that is watched; name another place")
     if log is not None and Path(log).is_dir():
         raise InputError(f"--log {log}: expected the name of a file, found a folder")
 
@@ -60,7 +63,7 @@ def watch(
                 name, (size, changed) = now
                 told = asdict(record) | {"file": name, "bytes": size, "mtime_ns": changed}
                 write(told)
-                yield told
+                yield told | {"file": images.printable(Path(name))}
 
     return run()
 
@@ -98,19 +101,33 @@ def arrivals(
 
 
 def _look(folder: Path) -> dict[str, State]:
+    """Image files below the folder and their states, the oldest first; hidden ones are passed over."""
     if not folder.is_dir():
         raise InputError(f"{folder}: the folder that was watched is gone; bring it back and run the same command again")
-    found = {}
-    for path in images.find(folder):
+    found: list[tuple[int, str, State]] = []
+    unread = [""]
+    while unread:
+        above = unread.pop()
         try:
-            status = path.stat()
+            entries = os.scandir(folder / above)
         except FileNotFoundError:
             continue
-        found[images.printable(path.relative_to(folder))] = status.st_size, status.st_mtime_ns
-    return found
+        with entries:
+            for entry in entries:
+                name = above + entry.name
+                if entry.name.startswith("."):
+                    continue
+                suffix = os.path.splitext(name)[1]  # noqa: PTH122  (a Path for each of 10,000 takes its time)
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.is_dir(follow_symlinks=False):
+                        unread.append(f"{name}/")
+                    elif suffix.lower() in images.SUFFIXES and entry.is_file():
+                        status = entry.stat()
+                        found.append((status.st_mtime_ns, name, (status.st_size, status.st_mtime_ns)))
+    return {name: state for _, name, state in sorted(found)}
 
 
-@contextmanager
+@contextlib.contextmanager
 def _ledger(path: Path | None) -> Iterator[tuple[dict[str, State], Callable[[dict[str, Any]], None]]]:
     """What a log tells was scored, and a function that appends a record; the log is this process's alone meanwhile."""
     if path is None:
@@ -126,7 +143,7 @@ def _ledger(path: Path | None) -> Iterator[tuple[dict[str, State], Callable[[dic
             raise InputError(f"--log {path}: another watcher writes to it; name another log") from None
 
         def write(record: dict[str, Any]) -> None:
-            file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
+            file.write(f"{json.dumps(record)}\n".encode())  # ASCII: names need not be UTF-8
             file.flush()
             os.fsync(file.fileno())
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from smallworld import SIZE, Told, World, tree, truncate, write_plain
+from smallworld import SIZE, WORKING, Told, World, make_store, save, texture, tree, truncate, write_plain
 
 import patchcli
-from patchcli import report
+from patchcli import images, report
 from patchcli.calibration import Calibration
 from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.store import Store
@@ -183,3 +183,64 @@ def test_one_colour_scale_for_all_runs(split: World, tmp_path: Path) -> None:
 def test_the_review_rate_is_the_higher_one(made: World) -> None:
     with pytest.raises(InputError, match=r"--review: expected a rate above that of --false-alarms, found 30%"):
         patchcli.calibrate(made.store, false_alarms=0.3, review=0.3)
+
+
+@pytest.fixture
+def held(made: World, tmp_path: Path) -> World:
+    """Eleven good images, two of them the same; four or five are held out."""
+    data = Path(shutil.copytree(made.data, tmp_path / "weave"))
+    shutil.copy(data / "train" / "good" / "000.png", data / "train" / "good" / "copy.png")
+    return World(data, make_store(data, tmp_path / "held.zarr", holdout=0.4, encoder="flat", D=4))
+
+
+def test_held_out_images_are_in_neither_training_nor_bank(held: World, tmp_path: Path) -> None:
+    opened = Store.open(held.store)
+    aside, ids = opened.held_out, set(opened.image_ids)
+    assert len(aside) in (4, 5)
+    assert not aside.keys() & ids
+    assert aside.keys() | ids == {f"train/good/{path.name}" for path in (held.data / "train" / "good").iterdir()}
+    assert ("train/good/000.png" in aside) == ("train/good/copy.png" in aside)
+    learned = np.stack([images.resize(images.decode(held.data / name), *WORKING) for name in opened.image_ids])
+    np.testing.assert_allclose(opened.mean, learned.mean(axis=0), rtol=1e-5)
+    assert patchcli.info(held.store)["held_out"] == len(aside)
+
+    found = patchcli.calibrate(held.store, false_alarms=0.6)
+    paths = [held.data / name for name in sorted(aside)]
+    scores = [record.score for record in patchcli.score(held.store, paths)]
+    assert sorted(Calibration.read(Store.open(held.store)).scores) == pytest.approx(sorted(scores), rel=1e-6)
+    assert (found.images, found.source) == (len(aside), "good images held out of training and bank")
+    assert found.promise.startswith("at most 60%")
+
+    copied = shutil.copy(paths[0], tmp_path / "elsewhere.png")
+    before, told = tree(held.store), Told()
+    with pytest.raises(InputError, match="no image to add"):
+        patchcli.bank_add(held.store, [*paths, copied], observer=told)
+    assert len(told.problems) == len(paths) + 1
+    assert all("is held out for calibration" in line for line in told.problems)
+    assert tree(held.store) == before
+
+    save(paths[0], texture(np.random.default_rng(9), *SIZE))
+    if len(paths) == 5:
+        told = Told()
+        assert patchcli.calibrate(held.store, false_alarms=0.6, observer=told).images == 4
+        assert "1 of 5 held-out images are gone or changed, and not used" in told.notes
+
+
+def test_a_store_keeps_what_it_holds_out(held: World) -> None:
+    before = tree(held.store)
+    for share in (None, 0.4):
+        again = patchcli.extract(held.data, held.store, holdout=share)
+        assert (again.fresh, again.held_out) == (False, len(Store.open(held.store).held_out))
+    for share, says in ((0.2, "--holdout"), (0.0, "--holdout"), (1.5, "found 150%"), (0.999, "two others at least")):
+        with pytest.raises((InputError, StoreError), match=says):
+            patchcli.extract(held.data, held.store, holdout=share)
+    with pytest.raises(InputError, match="--holdout: expected DATA too"):
+        patchcli.train(store=held.store, holdout=0.2)
+    assert tree(held.store) == before
+
+
+def test_copies_of_test_and_bank_images_are_refused(split: World, tmp_path: Path) -> None:
+    for name, says in (("test/good/001.png", "a test image"), ("train/good/003.png", "in the bank")):
+        copied = shutil.copy(split.data / name, tmp_path / "copy.png")
+        with pytest.raises(InputError, match=rf"copy\.png: is a copy of {name}, {says}"):
+            patchcli.calibrate(split.store, [split.data / "validation", copied], false_alarms=0.25)

@@ -132,6 +132,17 @@ def test_records_are_scores_and_none_is_made_twice(made: World, records: Path, t
     assert [json.loads(line)["file"] for line in log.read_text().splitlines()] == [record["file"] for record in told]
 
 
+def test_names_that_are_not_utf8(made: World, records: Path, tmp_path: Path) -> None:
+    try:
+        name = shutil.move(records / "000.png", os.fsdecode(os.fsencode(records) + b"/caf\xe9.png"))
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    log = tmp_path / "l.jsonl"
+    assert {record["file"] for record in watch(records, made.store, log=log, every=1e-6)} >= {"caf\\udce9.png"}
+    assert list(watch(records, made.store, log=log, every=1e-6)) == []
+    assert Path(name).exists()
+
+
 def test_two_watchers_do_not_share_a_log(made: World, records: Path, tmp_path: Path) -> None:
     first = watch(records, made.store, log=tmp_path / "l.jsonl", every=1e-6)
     next(first)
@@ -141,15 +152,18 @@ def test_two_watchers_do_not_share_a_log(made: World, records: Path, tmp_path: P
 
 
 def test_refused(made: World, tmp_path: Path) -> None:
-    image(tmp_path / "a.png")
+    folder = tmp_path / "in"
+    image(folder / "a.png")
     (tmp_path / "other.jsonl").write_text('{"file": "a.png"}\n')
     wrong = (
         ((tmp_path / "none",), {}, "expected a folder to watch, found none"),
-        ((tmp_path / "a.png",), {}, "expected a folder to watch, found a file"),
-        ((tmp_path,), {"every": 0}, "--every: expected seconds above 0, found 0"),
-        ((tmp_path,), {"log": tmp_path}, "expected the name of a file, found a folder"),
-        ((tmp_path,), {"log": tmp_path / "other.jsonl"}, "expected records of patchcli watch, found something else in line 1"),
-        ((tmp_path,), {"store": tmp_path / "none.zarr"}, "none.zarr"),
+        ((folder / "a.png",), {}, "expected a folder to watch, found a file"),
+        ((folder,), {"every": 0}, "--every: expected seconds above 0, found 0"),
+        ((folder,), {"log": tmp_path}, "expected the name of a file, found a folder"),
+        ((folder,), {"log": folder / "l.jsonl"}, "--log .*: lies in the folder that is watched"),
+        ((folder,), {"out": folder / "maps"}, "--out .*: lies in the folder that is watched"),
+        ((folder,), {"log": tmp_path / "other.jsonl"}, "expected records of patchcli watch, found something else in line 1"),
+        ((folder,), {"store": tmp_path / "none.zarr"}, "none.zarr"),
     )
     before = tree(tmp_path)
     for arguments, options, says in wrong:
