@@ -100,7 +100,8 @@ def page(
         cards.append(_card(record, sample, maps[record.image], scale, normal, observer))
         observer.progress("report", done, len(shown))
     several = len({row.map for row in rows}) > 1
-    wanted = {name: heading for name, heading in COLUMNS.items() if several or name != "map"}
+    told = {name for name in COLUMNS if any(getattr(row, name) is not None for row in rows)} | {"kind"}
+    wanted = {name: heading for name, heading in COLUMNS.items() if name in told and (several or name != "map")}
     table = [{heading: _cell(row, name) for name, heading in wanted.items()} for row in rows]
     return pictures.page(title, text, _facts(store), table, _charts(records, known), cards)
 
