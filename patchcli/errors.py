@@ -6,7 +6,7 @@ PatchcliError
 │   └── IncompleteError          a part of the store is not made yet, or half-written; the message says how to go on
 └── TrainingError (ArithmeticError)   the optimisation left the finite numbers
 
-A message says in one or two lines what was expected, what was found and what to do.
+A message says in one or two lines what was expected, what was found and what to do. `Ended` is no error.
 """
 
 
@@ -24,6 +24,10 @@ class StoreError(PatchcliError, ValueError):
 
 class IncompleteError(StoreError):
     """A part of the store is missing or half-written."""
+
+
+class Ended(Exception):  # noqa: N818
+    """A run ends early as it should: it is a dry one, or another process tells why it cannot begin."""
 
 
 class TrainingError(PatchcliError, ArithmeticError):

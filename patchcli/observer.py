@@ -2,9 +2,21 @@
 
 import warnings
 
+from patchcli.errors import Ended
+
 
 class Observer:
-    """The silent default: progress goes nowhere, problems become Python warnings."""
+    """The silent default: progress goes nowhere, problems become Python warnings.
+
+    With `dry` a verb checks its input, calls `plan`, and ends there: nothing is written.
+    """
+
+    dry = False
+
+    @property
+    def mode(self) -> str:
+        """How to open a store that is to be written to."""
+        return "r" if self.dry else "r+"
 
     def progress(self, task: str, done: float, total: float | None, detail: str = "") -> None:
         """`done` of `total` steps of a task; `detail` is a short text beside the bar."""
@@ -15,3 +27,11 @@ class Observer:
 
     def note(self, line: str) -> None:
         """Something worth knowing that is no problem."""
+
+    def detail(self, line: str) -> None:
+        """Something for who wants to know more."""
+
+    def plan(self, reads: str, writes: str, disk: int = 0) -> None:
+        """What is about to be read and written, of about `disk` bytes; raises Ended in a dry run."""
+        if self.dry:
+            raise Ended

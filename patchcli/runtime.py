@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from patchcli.errors import InputError
+from patchcli.errors import Ended, InputError
 
 T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda")
@@ -45,6 +45,18 @@ class Process:
         """Until every process is here."""
         if self.size > 1:
             dist.barrier()
+
+    @contextlib.contextmanager
+    def after_first(self, device: torch.device) -> Iterator[None]:
+        """Until every process is here; where the first one fails within, the others raise Ended."""
+        failed = torch.ones(1, device=device)
+        try:
+            yield
+            failed.zero_()
+        finally:
+            self.total(failed)
+        if failed.item():
+            raise Ended
 
 
 @contextlib.contextmanager

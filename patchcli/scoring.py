@@ -55,7 +55,7 @@ class Scorer:
     """Everything that is loaded once to score images against one store."""
 
     def __init__(self, store: Store, device: torch.device, method: str, memory: int, roi: Roi | None = None) -> None:
-        bank = store.bank()
+        self.bank = bank = store.bank()
         self.encoder = training.load(store, device)
         self.mean = store.mean
         self.height, self.width = self.mean.shape[:2]

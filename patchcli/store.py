@@ -84,10 +84,7 @@ class Store:
     @contextlib.contextmanager
     def creating(cls, path: Path, dataset: Attributes, overwrite: bool = False) -> Iterator["Store"]:
         """A new store, written beside `path` and moved there when the block ends well."""
-        if path.exists() and not overwrite:
-            raise StoreError(f"{path}: already exists; go on with it, name another with --store, or give --overwrite")
-        if path.exists() and not _is_store(path) and (not path.is_dir() or any(path.iterdir())):
-            raise StoreError(f"{path}: is not a store and will not be replaced; name another with --store")
+        check_replaceable(path, overwrite)
         beside = path.with_name(f".{path.name}.new")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -217,11 +214,17 @@ class Store:
             "images": list(self.images.shape),
         }
 
+    def begun_bank(self) -> "Bank | None":
+        """The bank that was begun for the present encoder and images, and may be finished."""
+        present = self.attributes_of("bank")
+        same = present is not None and present.get("fingerprint") == self.bank_fingerprint()
+        return Bank(cast(zarr.Group, self.group["bank"])) if same else None
+
     def prepare_bank(self, grids: Mapping[str, PatchGrid], D: int, overwrite: bool = False) -> "Bank":
         """The bank to write to: the present one if it was begun for the same encoder and images, else a new one."""
-        present = self.attributes_of("bank")
-        if present is not None and present.get("fingerprint") == self.bank_fingerprint() and not overwrite:
-            return Bank(cast(zarr.Group, self.group["bank"]))
+        begun = None if overwrite else self.begun_bank()
+        if begun is not None:
+            return begun
         images = self.images.shape[0]
         self.check_space(2 * images * D * 4 * sum(grid.patches for grid in grids.values()))  # blocks, and then pages
         with self.replacing("bank") as group:
@@ -534,6 +537,14 @@ def _recover(path: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     for name in PARTS:
         shutil.rmtree(path / f"{name}.new", ignore_errors=True)
+
+
+def check_replaceable(path: Path, overwrite: bool) -> None:
+    """Raise where a new store must not take the place of what is at `path`."""
+    if path.exists() and not overwrite:
+        raise StoreError(f"{path}: already exists; go on with it, name another with --store, or give --overwrite")
+    if path.exists() and not _is_store(path) and (not path.is_dir() or any(path.iterdir())):
+        raise StoreError(f"{path}: is not a store and will not be replaced; name another with --store")
 
 
 def existing(path: Path) -> bool:

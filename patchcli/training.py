@@ -143,6 +143,12 @@ class Trainer:
         self.seconds = 0.0
 
     @property
+    def bytes(self) -> int:
+        """What is written at a time: weights and Adam's moments, the average, the best, and the encoder."""
+        of_loss, of_encoder = (sum(values.numel() for values in module.parameters()) for module in (self.loss, self.average))
+        return 4 * 3 * (of_loss + of_encoder)
+
+    @property
     def loss_names(self) -> list[str]:
         """The columns of the history."""
         kinds = ("nce" if self.loss.contrast else "svdd", "ssl")

@@ -73,6 +73,7 @@ def remove(
     memory: options.Memory = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
+    dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -82,7 +83,7 @@ def remove(
 
     Example: patchcli bank remove train/good/017.png
     """
-    with Terminal(quiet, verbose) as terminal:
+    with Terminal(quiet, verbose, dry_run) as terminal:
         from patchcli.pipeline.bank import bank_remove
 
         done = bank_remove(
@@ -99,6 +100,7 @@ def add(
     memory: options.Memory = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
+    dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -106,7 +108,7 @@ def add(
 
     Example: patchcli bank add new_shift/*.png
     """
-    with Terminal(quiet, verbose) as terminal:
+    with Terminal(quiet, verbose, dry_run) as terminal:
         from patchcli.pipeline.bank import bank_add
 
         done = bank_add(

@@ -38,6 +38,7 @@ def calibrate(
     memory: options.Memory = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
+    dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -49,7 +50,7 @@ def calibrate(
 
     Example: patchcli calibrate --from more_good_parts/ --false-alarms 0.5%
     """
-    with Terminal(quiet, verbose) as terminal:
+    with Terminal(quiet, verbose, dry_run) as terminal:
         terminal.check_format(form)
         rates = options.share("--false-alarms", false_alarms), options.share("--confidence", confidence)
         reviewed, limit = None if review is None else options.share("--review", review), options.memory(memory)

@@ -16,6 +16,7 @@ def demo(
     seed: options.Seed = None,
     form: options.Format = None,
     threads: options.Threads = None,
+    dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -23,7 +24,7 @@ def demo(
 
     Example: patchcli demo
     """
-    with Terminal(quiet, verbose) as terminal:
+    with Terminal(quiet, verbose, dry_run) as terminal:
         terminal.check_format(form)
         from patchcli.pipeline.demo import STEPS, demo
 

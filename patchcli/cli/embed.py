@@ -21,6 +21,7 @@ def embed(
     memory: options.Memory = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
+    dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -33,7 +34,7 @@ def embed(
 
     Example: patchcli embed --tolerance 0.02
     """
-    with Terminal(quiet, verbose) as terminal:
+    with Terminal(quiet, verbose, dry_run) as terminal:
         share = None if keep is None else options.share("--keep", keep)
         limit = options.memory(memory)
         from patchcli.pipeline.embed import embed

@@ -25,6 +25,7 @@ def extract(
         list[str] | None, typer.Option("--image", help="With --patches: id of an image, may be repeated. [default: first]")
     ] = None,
     scale: Annotated[str, typer.Option("--scale", help="With --patches: big (K=64) or small (K=32).")] = "big",
+    dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -34,7 +35,7 @@ def extract(
 
     Example: patchcli extract --patches patches/ --image train/good/000.png
     """
-    with Terminal(quiet, verbose) as terminal:
+    with Terminal(quiet, verbose, dry_run) as terminal:
         from patchcli.errors import InputError
         from patchcli.pipeline.extract import cut_patches, extract
 
@@ -43,10 +44,13 @@ def extract(
             raise InputError("DATA: expected a data set or a folder of good images (or --patches DIR)")
         if data is not None:
             found = extract(data, store, options.size(size), overwrite, terminal, layout, aside)
-            state = "extracted" if found.fresh else "there already"
-            terminal.note(f"{found.images} images of {found.height}x{found.width} pixels {state} in {store}")
+            what = f"{found.images} images of {found.height}x{found.width} pixels"
+            if dry_run and (found.fresh or patches is None):
+                into = f"{what} into {store}" if found.fresh else f"nothing: {store} holds them already"
+                terminal.plan(f"{found.images} images of {data}", into, found.bytes)
+            terminal.note(f"{what} {'extracted' if found.fresh else 'there already'} in {store}")
             if found.held_out:
                 terminal.note(f"{found.held_out} good images are held out, for patchcli calibrate")
         if patches is not None:
-            count = cut_patches(store, patches, image or (), scale)
+            count = cut_patches(store, patches, image or (), scale, terminal)
             terminal.note(f"{count} patches written below {patches}")

@@ -13,6 +13,7 @@ def import_weights(
     weights: Annotated[Path, typer.Argument(help="A PyTorch state dict of Patch SVDD's authors, such as hazelnut.pkl.")],
     store: options.Store = options.STORE,
     overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -20,8 +21,8 @@ def import_weights(
 
     Example: patchcli extract ./mvtec/hazelnut && patchcli import hazelnut.pkl && patchcli embed
     """
-    with Terminal(quiet, verbose) as terminal:
+    with Terminal(quiet, verbose, dry_run) as terminal:
         from patchcli.pipeline.import_weights import import_weights
 
-        sha256 = import_weights(weights, store, overwrite)
+        sha256 = import_weights(weights, store, overwrite, terminal)
         terminal.note(f"encoder {sha256[:12]} is in {store}; next: patchcli embed")

@@ -66,8 +66,11 @@ Format = Annotated[
     str | None, typer.Option("--format", help="table, jsonl or csv. [default: table on a terminal, else jsonl]")
 ]
 Null = Annotated[bool, typer.Option("--null", "-0", help="With -: names end in NUL, as find -print0 writes them.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", "-n", help="Check all input, say what would be read and written, and write nothing.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="A traceback with errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more; a traceback with errors.")]
 
 
 def listed(null: bool) -> Iterator[str]:

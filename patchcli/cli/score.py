@@ -40,6 +40,7 @@ def score(
     memory: options.Memory = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
+    dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -57,7 +58,7 @@ def score(
     Example: patchcli score --min-area 20 --mm-per-pixel 0.05 --roi part.png --regions regions.csv
     """
     rejected = False
-    with Terminal(quiet, verbose) as terminal:
+    with Terminal(quiet, verbose, dry_run) as terminal:
         terminal.check_format(form)
         from patchcli.pipeline.score import BATCH, Record, score
 

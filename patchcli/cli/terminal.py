@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from patchcli.errors import InputError, PatchcliError
+from patchcli.errors import Ended, InputError, PatchcliError
 from patchcli.observer import Observer
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ REJECTED, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 class Terminal(Observer):
     """One verb's run: `with Terminal(quiet, verbose) as terminal`. Errors within become one line and exit status 2."""
 
-    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
-        self.quiet, self.verbose = quiet, verbose
+    def __init__(self, quiet: bool = False, verbose: bool = False, dry_run: bool = False) -> None:
+        self.quiet, self.verbose, self.dry = quiet, verbose, dry_run
         self.problems = 0
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
@@ -59,6 +59,20 @@ class Terminal(Observer):
         """Said unless --quiet."""
         if not self.quiet:
             self._write(f"patchcli: {line}")
+
+    def detail(self, line: str) -> None:
+        """Said with --verbose."""
+        if self.verbose:
+            self._write(f"patchcli: {line}")
+
+    def plan(self, reads: str, writes: str, disk: int = 0) -> None:
+        """Said under --dry-run, which ends here."""
+        if self.dry:
+            from patchcli.runtime import megabytes
+
+            self.note(f"would read {reads}")
+            self.note(f"would write {writes}{f' (about {megabytes(disk)})' if disk else ''}")
+        super().plan(reads, writes, disk)
 
     def _write(self, line: str) -> None:
         if self._progress is not None:
@@ -124,10 +138,12 @@ class Terminal(Observer):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-        if error is None:
+        if error is None or isinstance(error, Ended):
             if self.problems:
                 self._write(f"patchcli: done, but {self.problems} problem{'s' * (self.problems > 1)} reported above")
-                raise typer.Exit(BAD_INPUT)
+                raise typer.Exit(BAD_INPUT) from None
+            if error is not None:
+                raise typer.Exit from None
             return
         if self.verbose and not isinstance(error, typer.Exit | BrokenPipeError):
             traceback.print_exception(error)

@@ -49,6 +49,7 @@ def train(
     seed: options.Seed = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
+    dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -62,7 +63,7 @@ def train(
 
     Example: torchrun --nproc-per-node=2 -m patchcli train ./mvtec/grid
     """
-    with Terminal(quiet or os.environ.get("RANK", "0") != "0", verbose) as terminal:
+    with Terminal(quiet or os.environ.get("RANK", "0") != "0", verbose, dry_run) as terminal:
         aside = None if holdout is None else options.share("--holdout", holdout)
         from patchcli.pipeline.train import train
 

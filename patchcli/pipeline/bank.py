@@ -68,9 +68,12 @@ def bank_list(store: Path | str = "patchcli.zarr") -> list[Held]:
     ]
 
 
-def bank_remove(store: Path | str, names: Iterable[str], **options: Any) -> Embedded:
+def bank_remove(
+    store: Path | str, names: Iterable[str], *, observer: Observer | None = None, **options: Any
+) -> Embedded:
     """Take images out of the store and its bank; options are those of `_edit`."""
-    opened = Store.open(store, "r+")
+    observer = observer or Observer()
+    opened = Store.open(store, observer.mode)
     held = opened.image_ids
     unwanted = list(dict.fromkeys(names))
     for name in unwanted:
@@ -80,7 +83,7 @@ def bank_remove(store: Path | str, names: Iterable[str], **options: Any) -> Embe
         raise InputError("expected ids of images to remove, found none (see: patchcli bank list)")
     if len(held) - len(unwanted) < 2:
         raise InputError(f"expected at least 2 images to stay, found {len(held) - len(unwanted)} of {len(held)}")
-    return _edit(opened, [n for n, name in enumerate(held) if name not in set(unwanted)], [], **options)
+    return _edit(opened, [n for n, name in enumerate(held) if name not in set(unwanted)], [], observer=observer, **options)
 
 
 def bank_add(
@@ -88,7 +91,7 @@ def bank_add(
 ) -> Embedded:
     """Put good images, or folders of them, into the store and its bank; what cannot be read is reported and left out."""
     observer = observer or Observer()
-    opened = Store.open(store, "r+")
+    opened = Store.open(store, observer.mode)
     root, held = Path(opened.dataset["root"]), set(opened.image_ids)
     aside = {digest: name for name, digest in opened.held_out.items()}
     height, width = opened.mean.shape[:2]
@@ -121,16 +124,15 @@ def _edit(
     kept: list[int],
     added: Sequence[Decoded],
     *,
+    observer: Observer,
     memory: int | None = None,
     device: str = "auto",
     threads: int | None = None,
-    observer: Observer | None = None,
 ) -> Embedded:
     """Images and bank with the training images `kept`, then those `added`; only these are embedded.
 
     The mean and the encoder stay. A thinned bank is embedded anew, since what it keeps of an image depends on the others.
     """
-    observer = observer or Observer()
     runtime.set_threads(threads)
     target, budget = runtime.device(device), runtime.memory(memory)
     bank, encoder, mean = opened.bank(), training.load(opened, target), opened.mean
@@ -149,15 +151,17 @@ def _edit(
         identity.update(f"\tremoved {name}\n".encode())
     manifest = identity.hexdigest()
     count = len(kept) + len(added)
+    grids = embedding.grids(encoder, *mean.shape[:2])
+    D: int = opened.encoder_attributes["D"]
+    needed = 2 * count * D * 4 * sum(grid.patches for grid in grids.values())
+    opened.check_space(needed)
+    observer.plan(f"{len(added)} images to add", f"images and bank of {opened.path}, now of {count} images", needed)
     if thinning.selects:
         observer.note("the bank is thinned: it is embedded anew from the images in the store")
         opened.edit_images(decoded())
         opened.update_dataset(manifest=manifest)
         return embed(opened.path, memory=memory, device=device, observer=observer)
-    grids = embedding.grids(encoder, *mean.shape[:2])
     fingerprint = {**opened.bank_fingerprint(), "manifest": manifest, "images": [count, *opened.images.shape[1:]]}
-    D: int = opened.encoder_attributes["D"]
-    opened.check_space(2 * count * D * 4 * sum(grid.patches for grid in grids.values()))
     with opened.replacing_bank(fingerprint, grids, D, count, len(kept)) as new:
         for block in range(len(new.done)):
             start, stop = (number - len(kept) for number in new.bounds(block))

@@ -12,7 +12,7 @@ from patchcli.errors import InputError
 from patchcli.layouts import Sample, digest
 from patchcli.observer import Observer
 from patchcli.pipeline.bank import check_whole, leave_one_out
-from patchcli.pipeline.score import BATCH, all_samples, make_scorer, named, original_size, scored
+from patchcli.pipeline.score import BATCH, all_samples, make_scorer, named, original_size, readable, scored
 from patchcli.regions import Roi
 from patchcli.scoring import Scored
 from patchcli.store import Store
@@ -47,7 +47,7 @@ def calibrate(
     observer = observer or Observer()
     runtime.set_threads(threads)
     interest = None if roi is None else Roi.read(roi)
-    opened, target = Store.open(store, "r+"), runtime.device(device)
+    opened, target = Store.open(store, observer.mode), runtime.device(device)
     bank = opened.bank()
     samples, origin = _samples(opened, source, observer)
     calibration.check(bank.images if samples is None else len(samples), false_alarms, confidence)
@@ -56,6 +56,11 @@ def calibrate(
     if samples is None:
         check_whole(opened)
     scorer = make_scorer(opened, target, search, memory, observer, interest)
+    if observer.dry and samples is not None:
+        samples = [sample for sample, _ in readable(samples, interest, observer)]
+        calibration.check(len(samples), false_alarms, confidence)
+    count = bank.images if samples is None else len(samples)
+    observer.plan(f"{count} good images ({origin})", f"the calibration of {store}")
 
     def results() -> Iterator[tuple[str, Scored]]:
         if samples is None:

@@ -15,6 +15,7 @@ from patchcli.pipeline.train import train
 from patchcli.store import Store
 
 STEPS = 100
+DISK = 60_000_000  # bytes of all that is written
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def demo(
     data, store = folder / "cloth", folder / "cloth.zarr"
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not data.is_dir())):
         raise InputError(f"{folder}: expected a new or empty folder, or that of an earlier demo; name another")
+    observer.plan("nothing", f"pictures, store, maps and page below {folder}", DISK)
     observer.note(f"making pictures of cloth in {data}")
     weave.write_dataset(data, seed)
     extract(data, store, (weave.SIDE, weave.SIDE), overwrite=True, observer=observer)

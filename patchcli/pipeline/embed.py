@@ -46,14 +46,12 @@ class Embedded:
     vectors: dict[str, int]
     embedded: int
     radius: dict[str, float]  # by how much a distance may be off: 0 where every vector is kept as it is
-    bytes: int  # what the bank holds in memory when it is searched
 
     @classmethod
     def of(cls, bank: Bank, embedded: int) -> "Embedded":
         """A finished bank."""
         vectors = {scale: bank.vectors(scale) for scale in bank.scales}
-        held = paged.total_memory(bank)
-        return cls(bank.images, vectors, embedded, bank.attributes["radius"], held)
+        return cls(bank.images, vectors, embedded, bank.attributes["radius"])
 
 
 def embed(
@@ -80,7 +78,7 @@ def embed(
     wanted = Thinning(tolerance, keep, half)
     runtime.set_threads(threads)
     target, budget = runtime.device(device), runtime.memory(memory)
-    opened = Store.open(store, "r+")
+    opened = Store.open(store, observer.mode)
     encoder = training.load(opened, target)
     mean = opened.mean
     grids = embedding.grids(encoder, *mean.shape[:2])
@@ -89,6 +87,14 @@ def embed(
         wanted = Thinning(**made)  # nothing is asked for: as before
     overwrite = overwrite or (made is not None and Thinning(**made) not in (Thinning(), wanted))
     D: int = opened.encoder_attributes["D"]
+    vectors = opened.images.shape[0] * sum(grid.patches for grid in grids.values())
+    begun = None if overwrite else opened.begun_bank()
+    if begun is not None and begun.complete and wanted == Thinning(**begun.attributes["thinning"]):
+        observer.plan(f"the bank of {store}", "nothing: it is finished")
+    if observer.dry:
+        opened.check_space(2 * vectors * D * 4)
+    searched = f"{runtime.megabytes(page_bytes(vectors, D))} of memory to be searched"
+    observer.plan(f"images of {store}", f"its bank: {vectors:,} vectors before thinning, {searched}", 2 * vectors * D * 4)
     bank = opened.prepare_bank(grids, D, overwrite)
     if bank.complete:
         bank.remove_blocks()
@@ -101,9 +107,8 @@ def embed(
     pending = np.flatnonzero(bank.done == 0).tolist()
     if 0 < len(pending) < len(bank.done):
         observer.note(f"going on: {len(bank.done) - len(pending)} of {len(bank.done)} blocks are done")
-    vectors = bank.images * sum(grid.patches for grid in grids.values())
-    disk, search = runtime.megabytes(2 * vectors * D * 4), runtime.megabytes(page_bytes(vectors, D))
-    observer.note(f"{vectors:,} vectors will need {disk} of disk in the meantime, and {search} of memory to be searched")
+    disk = runtime.megabytes(2 * vectors * D * 4)
+    observer.note(f"{vectors:,} vectors will need {disk} of disk in the meantime, and {searched}")
     embedded = 0
     for count, block in enumerate(pending, 1):
         start, stop = bank.bounds(block)

@@ -13,7 +13,7 @@ from patchcli.errors import InputError, StoreError
 from patchcli.grid import PatchGrid
 from patchcli.layouts import Sample
 from patchcli.observer import Observer
-from patchcli.store import Store, existing
+from patchcli.store import Store, check_replaceable, existing
 
 SIZE = (256, 256)
 ASPECT = 0.01  # by how much aspect ratios of images that are alike may differ
@@ -21,13 +21,18 @@ ASPECT = 0.01  # by how much aspect ratios of images that are alike may differ
 
 @dataclass(frozen=True)
 class Extracted:
-    """What a store holds after `extract`."""
+    """What a store holds after `extract`, or will hold after a dry run."""
 
     images: int
     height: int
     width: int
     fresh: bool  # False where the store already held these images
     held_out: int  # good images that were set aside for calibration
+
+    @property
+    def bytes(self) -> int:
+        """What the images take on disk at most."""
+        return self.images * self.height * self.width * 3 if self.fresh else 0
 
 
 def extract(
@@ -44,8 +49,9 @@ def extract(
     `data` is a folder or a manifest; without `layout`, the first that fits is taken. `size` may be "native", the images'
     own, or "keep:256", that shorter side with their aspect ratio; both need images that are alike in that.
     A store that already holds the same images is left as it is, also with `overwrite`. What cannot be decoded is
-    reported to the observer and left out. A share `holdout` of the images is set aside: neither trained with nor in the
-    bank, `calibrate` uses them. Raises InputError (no usable images), StoreError (another data set there).
+    reported to the observer and left out; in a dry run that is all. A share `holdout` of the images is set aside: neither
+    trained with nor in the bank, `calibrate` uses them. Raises InputError (no usable images), StoreError (another data set
+    there).
     """
     observer = observer or Observer()
     store = Path(store)
@@ -60,13 +66,14 @@ def extract(
     aside = {} if holdout is None else dataset.set_aside(holdout)
     if existing(store):
         try:
-            opened = Store.open(store, "r+")
+            opened = Store.open(store, observer.mode)
             _check_same(opened, dataset, manifest, size, None if holdout is None else aside)
         except StoreError:
             if not overwrite:
                 raise
         else:
-            _remember_root(opened, dataset)
+            if not observer.dry:
+                _remember_root(opened, dataset)
             count, height, width, _ = opened.images.shape
             return Extracted(count, height, width, False, len(opened.held_out))
     height, width = size or SIZE
@@ -95,11 +102,18 @@ def extract(
         "root": str(dataset.root), "layout": dataset.layout, "category": dataset.category, "manifest": manifest,
         "holdout": aside,
     }  # fmt: skip
-    with Store.creating(store, attributes, overwrite) as new:
-        count = new.write_images(decoded(), height, width)
+
+    def check(count: int) -> None:
         if count < 2:
             found = f"{count} of {len(samples)} files could be read"
             raise InputError(f"{dataset.root}: expected at least 2 good images (their mean is subtracted), {found}")
+
+    if observer.dry:
+        check_replaceable(store, overwrite)
+        check(count := sum(1 for _ in decoded()))
+        return Extracted(count, height, width, True, len(aside))
+    with Store.creating(store, attributes, overwrite) as new:
+        check(count := new.write_images(decoded(), height, width))
     return Extracted(count, height, width, True, len(aside))
 
 
@@ -145,7 +159,9 @@ def _remember_root(store: Store, dataset: layouts.Dataset) -> None:
         store.update_dataset(**now)
 
 
-def cut_patches(store: Path | str, folder: Path, names: Sequence[str] = (), scale: str = "big") -> int:
+def cut_patches(
+    store: Path | str, folder: Path, names: Sequence[str] = (), scale: str = "big", observer: Observer | None = None
+) -> int:
     """Write the patches of chosen training images (default: the first) as PNG below `folder`; how many."""
     opened = Store.open(store)
     ids = opened.image_ids
@@ -159,7 +175,9 @@ def cut_patches(store: Path | str, folder: Path, names: Sequence[str] = (), scal
         raise InputError(f"--patches {folder}: expected a folder, found a file")
     _, height, width, _ = opened.images.shape
     grid = PatchGrid(height, width, scales[scale].K, scales[scale].S)
-    for name in names or ids[:1]:
+    names = names or ids[:1]
+    (observer or Observer()).plan(f"{len(names)} images of {store}", f"{len(names) * grid.patches} patches below {folder}")
+    for name in names:
         number = ids.index(name)
         pixels = opened.read_images(number, number + 1)[0]
         target = folder / Path(name).with_suffix("")
@@ -167,4 +185,4 @@ def cut_patches(store: Path | str, folder: Path, names: Sequence[str] = (), scal
         for y in grid.ys:
             for x in grid.xs:
                 images.write_png(target / f"{scale}_y{y:04d}_x{x:04d}.png", pixels[y : y + grid.K, x : x + grid.K])
-    return len(names or ids[:1]) * grid.patches
+    return len(names) * grid.patches

@@ -9,10 +9,13 @@ import torch
 
 from patchcli.encoder import HierarchicalEncoder
 from patchcli.errors import InputError, StoreError
+from patchcli.observer import Observer
 from patchcli.store import Store
 
 
-def import_weights(weights: Path | str, store: Path | str = "patchcli.zarr", overwrite: bool = False) -> str:
+def import_weights(
+    weights: Path | str, store: Path | str = "patchcli.zarr", overwrite: bool = False, observer: Observer | None = None
+) -> str:
     """Take the hierarchical encoder of a PyTorch state dict (the authors' pickle); its sha256.
 
     Read with weights_only, so that a pickle that would run code is refused; names, shapes and numbers are checked.
@@ -42,8 +45,10 @@ def import_weights(weights: Path | str, store: Path | str = "patchcli.zarr", ove
     arrays = {name: values.to(torch.float32).numpy() for name, values in state.items()}
     if not all(np.isfinite(values).all() for values in arrays.values()):
         raise InputError(f"{expected} of finite numbers, found NaN or infinity")
-    opened = Store.open(store, "r+")
+    observer = observer or Observer()
+    opened = Store.open(store, observer.mode)
     if opened.attributes_of("encoder") is not None and not overwrite:
         raise StoreError(f"{store}: holds an encoder already; replace it with --overwrite, or name another with --store")
+    observer.plan(str(path), f"the encoder of {store}", sum(values.nbytes for values in arrays.values()))
     attributes = {"architecture": "hierarchical", "D": D, "source": "imported", "file": path.name, "steps": None}
     return opened.write_encoder(arrays, attributes, {})

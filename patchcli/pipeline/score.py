@@ -27,6 +27,7 @@ from patchcli.store import Store
 
 SCHEMA = "patchcli.score/1"
 BATCH = 8  # images that are searched for together
+NOTHING = "no image could be scored; expected png, jpg, bmp, tif or webp files"
 
 
 @dataclass(frozen=True)
@@ -116,10 +117,9 @@ def score(
         raise InputError(f"--out {folder}: lies among the data set's images; expected another folder, such as maps/")
     if table is not None and _among_images(table.resolve(), opened):
         raise InputError(f"--regions {table}: lies among the data set's images; expected another place")
-    opened.bank()  # raises where there is none: before anything is said of its calibration
+    scorer = make_scorer(opened, target, search, memory, observer, interest)
     needed = calibrated or table is not None or min_area > 1 or mm_per_pixel is not None
     calibration = calibration_of(opened, interest, "no verdicts", observer, needed)
-    scorer = make_scorer(opened, target, search, memory, observer, interest)
     sha256 = opened.encoder_attributes["sha256"]
 
     error = max(scorer.bound.values())
@@ -128,6 +128,18 @@ def score(
         provenance["pixel_threshold"] = calibration.thresholds.pixel_threshold
     if interest is not None:
         provenance["roi"] = interest.sha256
+
+    if observer.dry:
+        usable, taken = list(readable(samples, interest, observer)), set[Path]()
+        if not usable and not endless:
+            raise InputError(NOTHING)
+        if folder is not None:
+            for sample, _ in usable:
+                _place(folder, sample, taken)
+        outputs = [f"{len(taken)} maps{' and overlays' * overlay} below {folder}"] * (folder is not None)
+        outputs += [str(table)] * (table is not None)
+        disk = sum(4 * height * width for _, (height, width) in usable) if folder is not None else 0
+        observer.plan(f"{len(usable)} images", " and ".join(outputs) or "no file", disk)
 
     def run() -> Iterator[Record]:
         drawn: list[tuple[Sample, Path, Path, float]] = []
@@ -157,7 +169,7 @@ def score(
             while waiting:
                 yield _finished(*waiting.popleft())
         if not done and not endless:
-            raise InputError("no image could be scored; expected png, jpg, bmp, tif or webp files")
+            raise InputError(NOTHING)
         if table is not None:
             regions.write(table, found)
         if drawn:
@@ -195,18 +207,40 @@ def make_scorer(
     store: Store, device: torch.device, search: str, memory: int | None, observer: Observer, roi: Roi | None = None
 ) -> Scorer:
     """A scorer with the search that is asked for, or the exact way that is there; says what memory the bank takes."""
-    bank, budget = store.bank(), runtime.memory(memory)
-    method, why = neighbours.choose(search, device, bank.D)
+    budget = runtime.memory(memory)
+    method, why = neighbours.choose(search, device, store.encoder_attributes["D"])
     if why:
         observer.note(why)
     scorer = Scorer(store, device, method, budget, roi)
-    needed = paged.total_memory(bank)
+    needed = paged.total_memory(scorer.bank)
     if needed <= budget:
-        observer.note(f"the bank takes {runtime.megabytes(needed)} of memory")
+        observer.detail(f"the bank takes {runtime.megabytes(needed)} of memory")
     else:
         found = f"the bank would take {runtime.megabytes(needed)} of memory, {runtime.megabytes(budget)} may be used"
         observer.note(f"{found}: parts of it are read anew for every batch, with the same maps")
     return scorer
+
+
+def _decoded(samples: Iterable[Sample], roi: Roi | None) -> Iterator[tuple[Sample, NDArray[np.uint8] | InputError]]:
+    for sample in samples:
+        try:
+            pixels = images.decode(sample.path)
+            if roi is not None:
+                roi.check(sample.path, *pixels.shape[:2])
+            yield sample, pixels
+        except InputError as error:
+            yield sample, error
+
+
+def readable(
+    samples: Iterable[Sample], roi: Roi | None, observer: Observer
+) -> Iterator[tuple[Sample, tuple[int, int]]]:
+    """The samples that `scored` would score, with (height, width); what cannot be read is reported and left out."""
+    for sample, pixels in _decoded(samples, roi):
+        if isinstance(pixels, InputError):
+            observer.problem(str(pixels))
+        else:
+            yield sample, (pixels.shape[0], pixels.shape[1])
 
 
 def scored(
@@ -217,19 +251,9 @@ def scored(
     The next images are decoded and embedded while these are searched for; one at a time, each is answered at once.
     """
 
-    def decoded() -> Iterator[tuple[Sample, NDArray[np.uint8] | InputError]]:
-        for sample in samples:
-            try:
-                pixels = images.decode(sample.path)
-                if scorer.roi is not None:
-                    scorer.roi.check(sample.path, *pixels.shape[:2])
-                yield sample, pixels
-            except InputError as error:
-                yield sample, error
-
     def embedded() -> Iterator[tuple[list[Sample], Embedded | InputError]]:
         group: list[tuple[Sample, NDArray[np.uint8]]] = []
-        for sample, pixels in decoded():
+        for sample, pixels in _decoded(samples, scorer.roi):
             if isinstance(pixels, InputError):
                 yield [], pixels
                 continue

@@ -55,16 +55,21 @@ def train(
     usual = _PATCH if recipe.get("sampler") == "patch" else _PAPER if recipe.get("objective") == "paper" else {}
     fresh_recipe = None if resume else training.Recipe(**usual | recipe)
     with runtime.processes(runtime.device(device)) as (process, target):
+        dry = observer.dry
         if process.rank > 0:
             observer = Observer()
-        elif data is not None:
-            extracted = extract(data, store, size, overwrite, observer, layout, holdout)
-            if extracted.held_out:
-                observer.note(f"{extracted.held_out} good images are held out, for patchcli calibrate")
-            if extracted.images < 10:
-                observer.note(f"{extracted.images} training images are few; expect many false alarms")
-        process.wait()
-        opened = Store.open(store, "r" if process.rank else "r+")
+            observer.dry = dry
+        with process.after_first(target):
+            if process.rank == 0 and data is not None:
+                extracted = extract(data, store, size, overwrite, observer, layout, holdout)
+                if extracted.held_out:
+                    observer.note(f"{extracted.held_out} good images are held out, for patchcli calibrate")
+                if extracted.images < 10:
+                    observer.note(f"{extracted.images} training images are few; expect many false alarms")
+                if dry and extracted.fresh:
+                    images = f"{extracted.images} images"
+                    observer.plan(f"{images} of {data}", f"{images} and an encoder into {store}", extracted.bytes)
+        opened = Store.open(store, "r" if process.rank else observer.mode)
         if fresh_recipe is None:
             chosen = training.resumed_recipe(opened, recipe, process.size)
         else:
@@ -76,6 +81,7 @@ def train(
         trainer = training.Trainer(opened, chosen, target, process)
         if resume:
             trainer.restore()
+        observer.plan(f"images of {store}", f"its encoder{f' and {report}' if report else ''}", trainer.bytes)
         process.wait()  # the store is read before rank 0 writes to it
         if epochs is not None:
             steps = math.ceil(epochs * opened.images.shape[0] / (chosen.batch * process.size))

@@ -92,5 +92,5 @@ def test_embed_refuses(kept: World, arguments: tuple[str, ...], says: str) -> No
 def test_memory_is_said_beforehand(made: World) -> None:
     (line,) = done("score", "--store", made.store, "--memory", "500K").stderr.splitlines()
     assert line.startswith("patchcli: the bank would take 1.1 MB of memory, 0.5 MB may be used: parts of it are read anew")
-    assert done("score", "--store", made.store).stderr == "patchcli: the bank takes 1.1 MB of memory\n"
-    assert done("score", "--store", made.store, "--quiet").stderr == ""
+    assert done("score", "--store", made.store).stderr == ""
+    assert done("score", "--store", made.store, "--verbose").stderr == "patchcli: the bank takes 1.1 MB of memory\n"

@@ -18,7 +18,7 @@ from patchcli.pipeline.evaluate import Row
 def test_rows_of_a_store(made: World) -> None:
     before = touched(made.store), touched(made.data)
     result = done("eval", "--store", made.store)
-    assert result.stderr == "patchcli: the bank takes 1.1 MB of memory\n"
+    assert result.stderr == ""
     rows = records(result)
     assert [row["map"] for row in rows] == ["K=64", "K=32", "product", "product"]
     assert [row["kind"] for row in rows] == [None, None, None, "hole"]
