@@ -9,7 +9,7 @@ from itertools import pairwise
 Line = Sequence[tuple[float, float]]  # (x, y)
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe & Ito: told apart with colour blindness
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 760, 240, 60, 34  # of a chart, its left and lower margin, in pixels
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _BOTTOM = 760, 240, 60, 44, 34  # of a chart, and its margins, in pixels
 
 _STYLE = """
 :root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
@@ -54,13 +54,13 @@ def svg(chart: Chart) -> str:
     y_low, y_high = _span([y for _, y in points])
 
     def at(x: float, y: float) -> tuple[float, float]:
-        across = _LEFT + (x - x_low) / (x_high - x_low) * (_WIDTH - _LEFT - 10)
+        across = _LEFT + (x - x_low) / (x_high - x_low) * (_WIDTH - _LEFT - _RIGHT)
         return round(across, 1), round((y_high - y) / (y_high - y_low) * (_HEIGHT - _BOTTOM), 1)
 
     parts = [f'<svg viewBox="0 -24 {_WIDTH} {_HEIGHT + 24}" role="img" aria-label="{html.escape(chart.title)}">']
     for y in ticks(y_low, y_high):
         down = at(x_low, y)[1]
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - 10}" y1="{down}" y2="{down}"/>')
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{down}" y2="{down}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{down + 4}" text-anchor="end">{y:g}</text>')
     for x in ticks(x_low, x_high, 8):
         parts.append(f'<text x="{at(x, y_low)[0]}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{x:g}</text>')
