@@ -96,7 +96,7 @@ def score(
         raise InputError(f"--out {folder}: expected a folder, found a file")
     if min_area < 1:
         raise InputError(f"--min-area: expected 1 pixel or more, found {min_area}")
-    if mm_per_pixel is not None and not (mm_per_pixel > 0 and 0 < mm_per_pixel**2 < math.inf):
+    if mm_per_pixel is not None and not (mm_per_pixel > 0 and 0 < mm_per_pixel * mm_per_pixel < math.inf):
         raise InputError(f"--mm-per-pixel: expected the size of a pixel in mm, above 0, found {mm_per_pixel:g}")
     table = None if regions_out is None else Path(regions_out)
     if table is not None and (table.suffix not in regions.SUFFIXES or table.is_dir()):
