@@ -13,10 +13,11 @@ from typing import Any
 from patchcli import images, runtime
 from patchcli.errors import InputError
 from patchcli.observer import Observer
-from patchcli.pipeline.score import score
+from patchcli.pipeline.score import SCHEMA, score
 
 EVERY = 1.0  # seconds between two looks at the folder; network shares tell of no changes, so it is looked at
 PATIENCE = 5  # looks for which an unchanged file that cannot be decoded may still be being written
+START = json.dumps({"schema": SCHEMA})[:-1].encode()  # of every record in a log
 State = tuple[int, int]  # bytes, and time of the last change in ns
 
 
@@ -156,10 +157,13 @@ def _scored_before(file: BufferedRandom, path: Path) -> dict[str, State]:
     seen: dict[str, State] = {}
     end = 0
     for number, line in enumerate(file, 1):
-        if not line.endswith(b"\n"):
+        torn = not line.endswith(b"\n")
+        if torn and line[: len(START)] == START[: len(line)]:  # nothing but a record of ours is ever cut off
             break
         end += len(line)
         try:
+            if torn:
+                raise ValueError
             record = json.loads(line)
             seen[record["file"]] = record["bytes"], record["mtime_ns"]
         except (ValueError, KeyError, TypeError):

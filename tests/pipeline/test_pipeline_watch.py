@@ -151,6 +151,15 @@ def test_two_watchers_do_not_share_a_log(made: World, records: Path, tmp_path: P
     first.close()  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("text", ['{"auroc": 0.97}', "my notes"])
+def test_a_file_that_is_no_log_is_left_as_it_is(made: World, records: Path, tmp_path: Path, text: str) -> None:
+    """Without a newline at its end, and yet no record that was cut off."""
+    (tmp_path / "notes.json").write_text(text)
+    with pytest.raises(InputError, match="expected records of patchcli watch, found something else in line 1"):
+        list(watch(records, made.store, log=tmp_path / "notes.json", every=1e-6))
+    assert (tmp_path / "notes.json").read_text() == text
+
+
 def test_refused(made: World, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     image(folder / "a.png")
