@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "audit", "bank_add", "bank_list", "bank_remove", "calibrate", "data", "demo", "embed", "evaluate", "extract",
-    "import_weights", "info", "score", "train", "watch",
-    "write_report",
+    "import_weights", "info", "score", "train", "watch", "write_report",
 ]  # fmt: skip
 _HOMES = {"audit": "bank", "bank_add": "bank", "bank_list": "bank", "bank_remove": "bank", "write_report": "report"}
 

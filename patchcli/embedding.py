@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Mapping
+from itertools import product
 
 import numpy as np
 import torch
@@ -89,17 +90,19 @@ def embed(
     K = {name: grid.K for name, grid in grids.items()}
     count, height, width = pixels.shape[:3]
     at_once = max(1, TILE**2 // (height * width)) if device.type == "cuda" else CPU_IMAGES
-    for top, bottom, rows in _spans({name: grid.ys for name, grid in grids.items()}, K, height):
-        for left, right, columns in _spans({name: grid.xs for name, grid in grids.items()}, K, width):
-            tile = slice(top, bottom), slice(left, right)
-            for start in range(0, count, at_once):
-                part = slice(start, start + at_once)
-                images = torch.from_numpy(standardise(pixels[part, *tile], mean[tile])).to(device)
-                dense = encoder.dense(images)  # one forward serves every scale
-                for name, grid in grids.items():
-                    ys, xs = (tuple(y - top for y in grid.ys[rows[name]]), tuple(x - left for x in grid.xs[columns[name]]))
-                    if ys and xs:
-                        picked = _pick(encoder, images, dense[name], name, ys, xs)
-                        out.setdefault(name, picked.new_empty(count, *grid.shape, picked.shape[-1]))
-                        out[name][part, rows[name], columns[name]] = picked
+    down = _spans({name: grid.ys for name, grid in grids.items()}, K, height)
+    across = _spans({name: grid.xs for name, grid in grids.items()}, K, width)
+    for (top, bottom, rows), (left, right, columns) in product(down, across):
+        tile = slice(top, bottom), slice(left, right)
+        for start in range(0, count, at_once):
+            part = slice(start, start + at_once)
+            images = torch.from_numpy(standardise(pixels[part, *tile], mean[tile])).to(device)
+            dense = encoder.dense(images)  # one forward serves every scale
+            for name, grid in grids.items():
+                ys, xs = tuple(y - top for y in grid.ys[rows[name]]), tuple(x - left for x in grid.xs[columns[name]])
+                if ys and xs:
+                    picked = _pick(encoder, images, dense[name], name, ys, xs)
+                    if name not in out:
+                        out[name] = picked.new_empty(count, *grid.shape, picked.shape[-1])
+                    out[name][part, rows[name], columns[name]] = picked
     return out

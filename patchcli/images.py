@@ -10,6 +10,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
+from patchcli import files
 from patchcli.errors import InputError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
@@ -165,6 +166,5 @@ def read_map(path: Path) -> NDArray[np.float32]:
 
 def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     """Write (H, W, 3) uint8 as PNG, beside and renamed."""
-    beside = path.with_name(f".{path.name}.part")
-    Image.fromarray(pixels).save(beside, format="PNG")
-    beside.replace(path)
+    with files.replacing(path) as beside:
+        Image.fromarray(pixels).save(beside, format="PNG")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from patchcli import images
+from patchcli import files, images
 from patchcli.errors import InputError
 
 SUFFIXES = (".csv", ".json")  # what regions are written as
@@ -77,9 +77,7 @@ def write(path: Path, found: Sequence[Found]) -> None:
 
     In COCO's form (Lin et al., ECCV 2014; cocodataset.org, "Data format") `score` is the peak, and there are boxes only.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    with beside.open("w", encoding="utf-8", newline="") as file:
+    with files.replacing(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
         if path.suffix == ".csv":
             writer = csv.DictWriter(file, ["image", *(field.name for field in fields(Region))], lineterminator="\n")
             writer.writeheader()
@@ -87,7 +85,6 @@ def write(path: Path, found: Sequence[Found]) -> None:
         else:
             json.dump(_coco(found), file, ensure_ascii=False)
             file.write("\n")
-    beside.replace(path)
 
 
 def _coco(found: Sequence[Found]) -> dict[str, list[dict[str, object]]]:

@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -92,14 +91,6 @@ def memory(limit: int | None = None) -> int:
     import psutil
 
     return int(psutil.virtual_memory().available) // 2
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file beside and rename it, with the folders above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
 
 
 def megabytes(size: int) -> str:

@@ -226,7 +226,7 @@ class Store:
         if begun is not None:
             return begun
         images = self.images.shape[0]
-        self.check_space(2 * images * D * 4 * sum(grid.patches for grid in grids.values()))  # blocks, and then pages
+        self.check_space(bank_bytes(grids, D, images))
         with self.replacing("bank") as group:
             Bank.create(group, self.bank_fingerprint(), grids, D, images)
         return Bank(cast(zarr.Group, self.group["bank"]))
@@ -537,6 +537,11 @@ def _recover(path: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     for name in PARTS:
         shutil.rmtree(path / f"{name}.new", ignore_errors=True)
+
+
+def bank_bytes(grids: Mapping[str, PatchGrid], D: int, images: int) -> int:
+    """What a bank takes on disk while it is made: blocks, and then pages."""
+    return 2 * images * D * 4 * sum(grid.patches for grid in grids.values())
 
 
 def check_replaceable(path: Path, overwrite: bool) -> None:

@@ -26,7 +26,7 @@ LAYERS = [
     ["store"],
     ["curves", "defects", "layouts", "maps", "metrics", "observer", "regions", "runtime", "weave"],
     ["images"],
-    ["grid"],
+    ["files", "grid"],
     ["errors"],
 ]
 DEPTH = {room: depth for depth, layer in enumerate(LAYERS) for room in layer}

@@ -1,60 +1,78 @@
-"""What training adds to an untrained encoder: python examples/benchmarks/training.py [--minutes M] [--seeds S] DATA...
+"""What training adds to an untrained encoder: python examples/benchmarks/training.py [--minutes M...] [--seeds S...] DATA...
 
-Each data set (MVTec AD layout) is trained on anew for each seed, and scored with the exact search. A row is printed for
-the untrained encoder and for the trained one, then mean and worst over the seeds. Textures to add: textures.py.
+Each data set (MVTec AD layout) is trained on anew for each seed, and scored with the exact search: before training, and
+after each of the times, to which one run goes on. A row is one map's figures; then come mean and worst over the seeds.
+On a machine that does other things too, --steps S... measures after steps instead; the seconds are there in both cases.
+--encoder flat and the rows of the maps are the ablation of Table S2. Textures to add: textures.py.
 """
 
 import argparse
 import tempfile
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import patchcli
-from patchcli.pipeline.evaluate import totals
+from patchcli.pipeline.evaluate import Row, totals
 from patchcli.store import Store
 
 FIGURES = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro_30")
 
 
-def product(store: Path) -> dict[str, float]:
-    """Figures of the product map, those that `patchcli eval` gives."""
-    patchcli.embed(store)
-    row = totals(patchcli.evaluate(store))[-1]
-    return {name: value for name in FIGURES if (value := getattr(row, name, None)) is not None}
+def say(data: Path, seed: object, what: str, map_name: str, figures: list[float], note: str = "") -> None:
+    numbers = "".join(f"{figure:13.4f}" for figure in figures)
+    print(f"{data.name:18}{seed!s:7}{what:14}{map_name:9}{numbers}{note}", flush=True)
 
 
-def say(data: Path, seed: object, what: str, figures: dict[str, float], note: str = "") -> None:
-    print(f"{data.name:18}{seed!s:7}{what:11}" + "".join(f"{figures[n]:13.4f}" for n in figures) + note, flush=True)
+def figures(row: Row) -> list[float]:
+    """Those of one map; nan where there are none."""
+    return [float("nan") if (value := getattr(row, name)) is None else value for name in FIGURES]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", type=Path)
-    parser.add_argument("--minutes", type=float, default=5)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--minutes", nargs="+", type=float, default=[5])
+    parser.add_argument("--steps", nargs="+", type=int, default=[])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--size", type=int, help="working size of the images")
-    parser.add_argument("--objective", help="as of patchcli train")
+    for name in ("objective", "sampler", "encoder"):
+        parser.add_argument(f"--{name}", help="as of patchcli train")
+    parser.add_argument("--lr", type=float, help="as of patchcli train")
     options = parser.parse_args()
-    recipe = {"objective": options.objective} if options.objective else {}
+    names = ("objective", "sampler", "encoder", "lr")
+    recipe: dict[str, Any] = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     size = (options.size, options.size) if options.size else None
-    print(f"{'data':18}{'seed':7}{'encoder':11}" + "".join(f"{name:>13}" for name in FIGURES))
+    print(f"{'data':18}{'seed':7}{'trained for':14}{'map':9}" + "".join(f"{name:>13}" for name in FIGURES))
+    points: list[tuple[str, dict[str, Any]]] = [(f"{steps} steps", {"steps": steps}) for steps in options.steps]
+    points = points or [(f"{minutes:g} min", {"minutes": minutes}) for minutes in options.minutes]
     for data in options.data:
-        trained, untrained = [], []
-        for seed in range(options.seeds):
+        seen: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
+
+        def measure(store: Path, seed: int, what: str, note: str = "", data: Path = data, seen: Any = seen) -> None:
+            patchcli.embed(store)
+            for row in totals(patchcli.evaluate(store)):
+                seen[what, row.map].append(figures(row))
+                say(data, seed, what, row.map, figures(row), note)
+
+        for seed in options.seeds:
             with tempfile.TemporaryDirectory() as folder:
                 store = Path(folder) / "bench.zarr"
                 patchcli.train(data, store, size=size, steps=0, seed=seed, **recipe)
-                untrained.append(product(store))
-                say(data, seed, "untrained", untrained[-1])
-                done = patchcli.train(store=store, minutes=options.minutes, resume=True)
-                trained.append(product(store))
-                criterion = Store.open(store).encoder_attributes["criterion"]
-                note = f"   step {done.chosen} of {done.steps}, {done.seconds:.0f} s, criterion {criterion}"
-                say(data, seed, "trained", trained[-1], note)
-        for what, rows in (("untrained", untrained), ("trained", trained)):
+                measure(store, seed, "untrained")
+                spent = 0.0
+                for what, wanted in points:
+                    if "minutes" in wanted:
+                        wanted = {"minutes": wanted["minutes"] - spent / 60}
+                    done = patchcli.train(store=store, resume=True, **wanted)
+                    spent = done.seconds
+                    criterion = Store.open(store).encoder_attributes["criterion"]
+                    measure(store, seed, what, f"   step {done.chosen} of {done.steps}, {spent:.0f} s, criterion {criterion}")
+        for (what, map_name), rows in seen.items():
             for name, over in (("mean", np.mean), ("worst", np.min)):
-                say(data, name, what, {n: float(over([row[n] for row in rows])) for n in rows[0]})
+                say(data, name, what, map_name, np.asarray(over(rows, axis=0)).tolist())
 
 
 if __name__ == "__main__":

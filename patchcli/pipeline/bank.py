@@ -16,7 +16,7 @@ from patchcli.observer import Observer
 from patchcli.pipeline.embed import Embedded, Thinning, embed, index, pages_stream
 from patchcli.pipeline.score import make_scorer
 from patchcli.scoring import Scored, Scorer
-from patchcli.store import Bank, Store
+from patchcli.store import Bank, Store, bank_bytes
 
 LIST_SCHEMA, AUDIT_SCHEMA = "patchcli.bank/1", "patchcli.audit/1"
 
@@ -153,7 +153,7 @@ def _edit(
     count = len(kept) + len(added)
     grids = embedding.grids(encoder, *mean.shape[:2])
     D: int = opened.encoder_attributes["D"]
-    needed = 2 * count * D * 4 * sum(grid.patches for grid in grids.values())
+    needed = bank_bytes(grids, D, count)
     opened.check_space(needed)
     observer.plan(f"{len(added)} images to add", f"images and bank of {opened.path}, now of {count} images", needed)
     if thinning.selects:

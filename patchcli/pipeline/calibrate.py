@@ -12,7 +12,7 @@ from patchcli.errors import InputError
 from patchcli.layouts import Sample, digest
 from patchcli.observer import Observer
 from patchcli.pipeline.bank import check_whole, leave_one_out
-from patchcli.pipeline.score import BATCH, all_samples, make_scorer, named, original_size, readable, scored
+from patchcli.pipeline.score import BATCH, all_samples, by_path, make_scorer, named, original_size, readable, scored
 from patchcli.regions import Roi
 from patchcli.scoring import Scored
 from patchcli.store import Store
@@ -133,8 +133,7 @@ def _samples(
             gone = len(store.held_out) - len(found)
             observer.note(f"{gone} of {len(store.held_out)} held-out images are gone or changed, and not used")
         return [sample for sample in found if sample.path not in used], origins[source]
-    known = {sample.path.resolve(): sample for sample in every if sample.split != "train"}
-    given = list({sample.path.resolve(): sample for sample in named(source, known, observer)}.values())
+    given = list({sample.path.resolve(): sample for sample in named(source, by_path(every), observer)}.values())
     for path, other in _same(given, tests).items():
         raise InputError(f"{path}: is {_as(path, other)}a test image of the data set, which no threshold may see")
     for path, other in _same(given, banked).items():

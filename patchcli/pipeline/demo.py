@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from patchcli import runtime, weave
+from patchcli import files, weave
 from patchcli.errors import InputError
 from patchcli.observer import Observer
 from patchcli.pipeline import report
@@ -12,7 +12,6 @@ from patchcli.pipeline.evaluate import Row, evaluate, totals
 from patchcli.pipeline.extract import extract
 from patchcli.pipeline.score import score
 from patchcli.pipeline.train import train
-from patchcli.store import Store
 
 STEPS = 100
 DISK = 60_000_000  # bytes of all that is written
@@ -46,7 +45,7 @@ def demo(
     observer.plan("nothing", f"pictures, store, maps and page below {folder}", DISK)
     observer.note(f"making pictures of cloth in {data}")
     weave.write_dataset(data, seed)
-    extract(data, store, (weave.SIDE, weave.SIDE), overwrite=True, observer=observer)
+    good = extract(data, store, (weave.SIDE, weave.SIDE), overwrite=True, observer=observer).images
     train(store=store, steps=0, seed=seed, overwrite=True, threads=threads, observer=observer)
     embed(store, observer=observer)
     untrained = replace(totals(evaluate(store, observer=observer))[-1], map="untrained")
@@ -56,11 +55,11 @@ def demo(
     rows = [untrained, *totals(evaluate(store, observer=observer))]
     records = list(score(store, out=folder / "maps", overlay=True, observer=observer))
     lines = [
-        f"{Store.open(store).images.shape[0]} pictures of good cloth were learned from, {rows[0].images} others were scored; "
+        f"{good} pictures of good cloth were learned from, {rows[0].images} others were scored; "
         f"{rows[0].defective} of those have a defect. The images are drawn by code (seed {seed}).",
         f"Training took {steps} steps; no defect and no label was seen in it. The row “untrained” is the product map of the "
         "encoder before its first step.",
     ]
     page = folder / "overview.html"
-    runtime.write_text(page, report.page(store, records, "patchcli demo: woven cloth", lines, rows, len(records), observer))
+    files.write_text(page, report.page(store, records, "patchcli demo: woven cloth", lines, rows, len(records), observer))
     return Demo(page, rows)

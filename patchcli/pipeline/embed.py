@@ -13,7 +13,7 @@ from patchcli.errors import InputError
 from patchcli.neighbours import cover, paged
 from patchcli.neighbours.pruned import Pages, Stream, page_bytes
 from patchcli.observer import Observer
-from patchcli.store import Bank, Store
+from patchcli.store import Bank, Store, bank_bytes
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,11 @@ def embed(
     begun = None if overwrite else opened.begun_bank()
     if begun is not None and begun.complete and wanted == Thinning(**begun.attributes["thinning"]):
         observer.plan(f"the bank of {store}", "nothing: it is finished")
+    disk = bank_bytes(grids, D, opened.images.shape[0])
     if observer.dry:
-        opened.check_space(2 * vectors * D * 4)
+        opened.check_space(disk)
     searched = f"{runtime.megabytes(page_bytes(vectors, D))} of memory to be searched"
-    observer.plan(f"images of {store}", f"its bank: {vectors:,} vectors before thinning, {searched}", 2 * vectors * D * 4)
+    observer.plan(f"images of {store}", f"its bank: {vectors:,} vectors before thinning, {searched}", disk)
     bank = opened.prepare_bank(grids, D, overwrite)
     if bank.complete:
         bank.remove_blocks()
@@ -107,8 +108,7 @@ def embed(
     pending = np.flatnonzero(bank.done == 0).tolist()
     if 0 < len(pending) < len(bank.done):
         observer.note(f"going on: {len(bank.done) - len(pending)} of {len(bank.done)} blocks are done")
-    disk = runtime.megabytes(2 * vectors * D * 4)
-    observer.note(f"{vectors:,} vectors will need {disk} of disk in the meantime, and {searched}")
+    observer.note(f"{vectors:,} vectors will need {runtime.megabytes(disk)} of disk in the meantime, and {searched}")
     embedded = 0
     for count, block in enumerate(pending, 1):
         start, stop = bank.bounds(block)

@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from patchcli import images, layouts, metrics, runtime
+from patchcli import files, images, layouts, metrics, runtime
 from patchcli.encoder import ARCHITECTURES
 from patchcli.errors import InputError
 from patchcli.layouts import Dataset, Sample
@@ -112,7 +112,7 @@ def evaluate(
             rows.append(totals(_evaluate_one(opened, below, device, search, memory, observer))[-1])
         rows.append(_average(rows))
     if target is not None:
-        runtime.write_text(target, json.dumps(numbers(rows), indent=2) + "\n")
+        files.write_text(target, json.dumps(numbers(rows), indent=2) + "\n")
     return rows
 
 
@@ -181,10 +181,9 @@ def _evaluate_one(
         labels = {name: scale.label for name, scale in scales.items()}
         if len(scales) > 1:
             labels["multi"] = "product"
-        store.bank()  # raises where there is none: before anything is said of its calibration
+        scorer = make_scorer(store, runtime.device(device), search, memory, observer)
         calibration = calibration_of(store, None, "no recall at the threshold", observer)
         threshold = None if calibration is None else calibration.thresholds.threshold
-        scorer = make_scorer(store, runtime.device(device), search, memory, observer)
         stream = ((sample, result.size, result.maps) for sample, result in scored(scorer, samples, BATCH, observer))
     else:
         labels = {"maps": "maps"}
@@ -269,8 +268,8 @@ def _row(
         image_auroc_high=high,
         image_ap=metrics.average_precision(labels, scores),
         image_f1max_oracle=metrics.f1_max(labels, scores),
-        image_recall=_share_above(threshold, scores, labels, True),
-        image_false_alarms=_share_above(threshold, scores, labels, False),
+        image_recall=share_above(threshold, scores, labels, True),
+        image_false_alarms=share_above(threshold, scores, labels, False),
         pixel_auroc=found.auroc,
         pixel_auroc_low=pixel_low,
         pixel_auroc_high=pixel_high,
@@ -285,7 +284,7 @@ def _row(
     )
 
 
-def _share_above(threshold: float | None, scores: list[float], labels: list[bool], label: bool) -> float | None:
+def share_above(threshold: float | None, scores: list[float], labels: list[bool], label: bool) -> float | None:
     """The share of the images with a label that score above the threshold."""
     chosen = [score for score, own in zip(scores, labels, strict=True) if own == label]
     return None if threshold is None or not chosen else sum(score > threshold for score in chosen) / len(chosen)

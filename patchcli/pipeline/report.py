@@ -11,7 +11,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from patchcli import images, metrics, runtime
+from patchcli import files, images, metrics
 from patchcli import report as pictures
 from patchcli.calibration import Calibration
 from patchcli.curves import Chart, bars
@@ -19,9 +19,9 @@ from patchcli.errors import InputError
 from patchcli.layouts import Sample
 from patchcli.observer import Observer
 from patchcli.pipeline.data import read_mask
-from patchcli.pipeline.evaluate import Row, evaluate
+from patchcli.pipeline.evaluate import Row, evaluate, share_above
 from patchcli.pipeline.info import info
-from patchcli.pipeline.score import Record, known_samples, score
+from patchcli.pipeline.score import Record, all_samples, colour_scale, score
 from patchcli.report import Card, ColourScale
 from patchcli.store import Store
 
@@ -59,11 +59,10 @@ def write_report(
         if paths is None:
             try:
                 rows = evaluate(store, maps=folder, observer=Observer())
-                rows = [_at_threshold(row, records, _known(opened)) for row in rows]
             except InputError as error:
                 observer.note(f"no figures: {error}")
         title = f"{opened.dataset['category']}: {len(records)} images"
-        runtime.write_text(out, page(store, records, title, [], rows, limit, observer))
+        files.write_text(out, page(store, records, title, [], rows, limit, observer))
     return out
 
 
@@ -71,9 +70,9 @@ def page(
     store: Path | str, records: Sequence[Record], title: str, lines: Sequence[str], rows: Sequence[Row], limit: int,
     observer: Observer,
 ) -> str:  # fmt: skip
-    """The page of records whose maps are on disk."""
+    """The page of records whose maps are on disk; `rows` are of these images."""
     opened = Store.open(store)
-    known = _known(opened)
+    known = {sample.id: sample for sample in all_samples(opened) if sample.split != "train"}
     judged = any(record.verdict is not None for record in records)
     thresholds = Calibration.read(opened).thresholds if judged else None
     ranked = sorted(records, key=lambda record: -record.score)
@@ -86,28 +85,22 @@ def page(
     count = f"Of {len(ranked)} images the {limit} with the highest scores are shown" if len(ranked) > limit else "All are shown"
     text.append(f"{count}, the most anomalous first. Colours are one scale for all pictures; red is the outline of the mask.")
 
-    maps = {record.image: tifffile.imread(str(record.map)) for record in shown}
-    if thresholds is not None:
-        scale = ColourScale(thresholds.colour_low, thresholds.colour_high)
-    else:
-        typical = float(np.median([np.median(values) for values in maps.values()]))
-        scale = ColourScale(typical, max(float(values.max()) for values in maps.values()))
+    maps = (tifffile.imread(str(record.map)) for record in shown)
+    scale = colour_scale(thresholds, ((float(np.median(values)), float(values.max())) for values in maps))
     names = {name: number for number, name in enumerate(opened.image_ids)}
     cards = []
     for done, record in enumerate(shown, 1):
         sample = known.get(record.image, Sample(record.image, Path(record.image), "query", ""))
         normal = _normal_patch(opened, names[record.nearest_image], record)
-        cards.append(_card(record, sample, maps[record.image], scale, normal, observer))
+        cards.append(_card(record, sample, tifffile.imread(str(record.map)), scale, normal, observer))
         observer.progress("report", done, len(shown))
+    threshold = None if thresholds is None else thresholds.threshold
+    rows = [_at_threshold(row, records, known, threshold) for row in rows]
     several = len({row.map for row in rows}) > 1
     told = {name for name in COLUMNS if any(getattr(row, name) is not None for row in rows)} | {"kind"}
     wanted = {name: heading for name, heading in COLUMNS.items() if name in told and (several or name != "map")}
     table = [{heading: _cell(row, name) for name, heading in wanted.items()} for row in rows]
-    return pictures.page(title, text, _facts(store), table, _charts(records, known), cards)
-
-
-def _known(store: Store) -> dict[str, Sample]:
-    return {sample.id: sample for sample in known_samples(store).values()}
+    return pictures.page(title, text, _facts(store), table, _charts(records, known, threshold), cards)
 
 
 def _card(
@@ -159,7 +152,7 @@ def _normal_patch(store: Store, number: int, record: Record) -> NDArray[np.uint8
     return patch
 
 
-def _charts(records: Sequence[Record], known: dict[str, Sample]) -> list[Chart]:
+def _charts(records: Sequence[Record], known: dict[str, Sample], threshold: float | None) -> list[Chart]:
     """How the scores are spread, with the thresholds, and the ROC curve where there are labels of both kinds."""
     labels = [known[record.image].kind if record.image in known else "" for record in records]
     scores = [record.score for record in records]
@@ -170,7 +163,6 @@ def _charts(records: Sequence[Record], known: dict[str, Sample]) -> list[Chart]:
     }
     low, high = min(scores), max(scores)
     edges = np.linspace(low, high if high > low else low + 1, BINS + 1).tolist()
-    threshold = next((record.threshold for record in records if record.threshold is not None), None)
     marks = {} if threshold is None else {"reject above": threshold}
     charts = [Chart("Images by anomaly score", {n: bars(g, edges) for n, g in groups.items() if g}, marks)]
     judged = [(kind != "good", s) for s, kind in zip(scores, labels, strict=True) if kind not in ("", "unlabelled")]
@@ -186,14 +178,12 @@ def _charts(records: Sequence[Record], known: dict[str, Sample]) -> list[Chart]:
     return charts
 
 
-def _at_threshold(row: Row, records: Sequence[Record], known: dict[str, Sample]) -> Row:
-    """The row of maps on disk, with the shares of images that the records' verdicts reject."""
-    rejected: dict[bool, list[bool]] = {False: [], True: []}
-    for record in records:
-        sample = known[record.image]
-        if record.verdict is not None and (not sample.defective or row.kind in (None, sample.kind)):
-            rejected[sample.defective].append(record.verdict == "reject")
-    recall, alarms = (float(np.mean(found)) if found else None for found in (rejected[True], rejected[False]))
+def _at_threshold(row: Row, records: Sequence[Record], known: dict[str, Sample], threshold: float | None) -> Row:
+    """The row of maps on disk, with the shares of images that are rejected."""
+    judged = [(record.score, known[record.image]) for record in records]
+    judged = [(score, sample) for score, sample in judged if not sample.defective or row.kind in (None, sample.kind)]
+    scores, labels = [score for score, _ in judged], [sample.defective for _, sample in judged]
+    recall, alarms = (share_above(threshold, scores, labels, label) for label in (True, False))
     return replace(row, image_recall=recall, image_false_alarms=alarms)
 
 

@@ -14,8 +14,8 @@ import tifffile
 import torch
 from numpy.typing import NDArray
 
-from patchcli import images, layouts, neighbours, regions, report, runtime
-from patchcli.calibration import Calibration
+from patchcli import files, images, layouts, neighbours, regions, report, runtime
+from patchcli.calibration import Calibration, Thresholds
 from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.layouts import Sample
 from patchcli.neighbours import paged
@@ -103,7 +103,7 @@ def score(
         raise InputError(f"--regions {table}: expected the name of a {' or '.join(regions.SUFFIXES)} file")
     interest = None if roi is None else Roi.read(roi)
     opened = Store.open(store)
-    known = known_samples(opened)
+    known = by_path(all_samples(opened))
     tests = [sample for sample in known.values() if sample.split == "test"]
     if paths is None:
         if not tests:
@@ -149,8 +149,9 @@ def score(
         with ThreadPoolExecutor(1) as writer:
             waiting: deque[tuple[Record, Future[None] | None]] = deque()
             for sample, result in scored(scorer, samples, batch, observer):
-                map_path = picture = written = None
-                values, areas = original_size(result), None
+                map_path = picture = written = areas = None
+                if calibration is not None or folder is not None:
+                    values = original_size(result)
                 if calibration is not None:
                     areas = regions.find(values, calibration.thresholds.pixel_threshold, min_area, mm_per_pixel)
                     if table is not None:
@@ -279,10 +280,8 @@ def original_size(result: Scored, name: str = "multi") -> NDArray[np.float32]:
 
 def write_map(path: Path, values: NDArray[np.float32], provenance: dict[str, str | float]) -> None:
     """Write a map (H, W) as float32 TIFF, beside and renamed; the provenance is its description."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    tifffile.imwrite(beside, values, description=json.dumps(provenance), metadata=None)
-    beside.replace(path)
+    with files.replacing(path) as beside:
+        tifffile.imwrite(beside, values, description=json.dumps(provenance), metadata=None)
 
 
 def all_samples(store: Store) -> list[Sample]:
@@ -293,9 +292,9 @@ def all_samples(store: Store) -> list[Sample]:
         return []
 
 
-def known_samples(store: Store) -> dict[Path, Sample]:
-    """The data set's images by path, but for its good training images."""
-    return {sample.path.resolve(): sample for sample in all_samples(store) if sample.split != "train"}
+def by_path(samples: Iterable[Sample]) -> dict[Path, Sample]:
+    """A data set's images by path, but for its good training images."""
+    return {sample.path.resolve(): sample for sample in samples if sample.split != "train"}
 
 
 def _among_images(folder: Path, store: Store) -> bool:
@@ -359,13 +358,18 @@ def _record(
     )
 
 
+def colour_scale(thresholds: Thresholds | None, extents: Iterable[tuple[float, float]]) -> report.ColourScale:
+    """The calibration's scale, or from the typical value to the highest of a run's maps, whose (median, maximum) these are."""
+    if thresholds is not None:
+        return report.ColourScale(thresholds.colour_low, thresholds.colour_high)
+    typical, highest = zip(*extents, strict=True)
+    return report.ColourScale(float(np.median(typical)), max(highest))
+
+
 def _draw(drawn: list[tuple[Sample, Path, Path, float]], calibration: Calibration | None, observer: Observer) -> None:
-    """Overlays on one colour scale: the calibration's, or from the run's typical map value to its highest."""
-    if calibration is not None:
-        scale = report.ColourScale(calibration.thresholds.colour_low, calibration.thresholds.colour_high)
-    else:
-        low = float(np.median([typical for *_, typical in drawn]))
-        scale = report.ColourScale(low, max(float(tifffile.imread(map_path).max()) for _, map_path, _, _ in drawn))
+    """Overlays on one colour scale."""
+    extents = ((typical, float(tifffile.imread(map_path).max())) for _, map_path, _, typical in drawn)
+    scale = colour_scale(calibration.thresholds if calibration else None, extents)
     for done, (sample, map_path, picture, _) in enumerate(drawn, 1):
         pixels, values = images.decode(sample.path), tifffile.imread(map_path)
         mask = read_mask(sample, values.shape, observer)

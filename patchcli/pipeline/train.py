@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from patchcli import curves, runtime, training
+from patchcli import curves, files, runtime, training
 from patchcli.errors import InputError, StoreError
 from patchcli.observer import Observer
 from patchcli.pipeline.extract import extract
@@ -134,7 +134,7 @@ def write_report(store: Store, path: Path) -> None:
         if losses is not None and columns:
             lines = {names[c]: list(enumerate(_smooth(losses[:, c].tolist()), 1)) for c in columns}
             charts.append(curves.Chart(f"{title}, running mean over 10 steps", lines, {"encoder": chosen}))
-    runtime.write_text(path, curves.page(f"Training on {store.dataset['category']}", sentences, charts))
+    files.write_text(path, curves.page(f"Training on {store.dataset['category']}", sentences, charts))
 
 
 def _smooth(values: list[float]) -> list[float]:

@@ -8,18 +8,14 @@ import pytest
 import tifffile
 from commands import done, records, refused
 from PIL import Image
-from smallworld import HOLE, SIZE, World, write_plain
+from smallworld import HOLE, SIZE, World, copy_of, write_plain
 
 
 @pytest.fixture(scope="module")
 def calibrated(made: World, tmp_path_factory: pytest.TempPathFactory) -> World:
     """A world with a calibration, shared: read only but for what a test calibrates anew."""
-    import shutil
-
     folder = tmp_path_factory.mktemp("regions")
-    copied = World(folder / "weave", folder / "weave.zarr")
-    shutil.copytree(made.data, copied.data)
-    shutil.copytree(made.store, copied.store)
+    copied = copy_of(made, folder)
     write_plain(folder / "more", 12, seed=7)
     done("calibrate", "--store", copied.store, "--from", folder / "more", "--false-alarms", "25%")
     return copied

@@ -113,6 +113,15 @@ def make_store(data: Path, store: Path, embedded: bool = True, **recipe: Any) ->
     return store
 
 
+def copy_of(world: World, folder: Path) -> World:
+    """Data set and store copied below a folder; the store knows the copied data set."""
+    copied = World(folder / "weave", folder / "weave.zarr")
+    shutil.copytree(world.data, copied.data)
+    shutil.copytree(world.store, copied.store)
+    patchcli.extract(copied.data, copied.store)
+    return copied
+
+
 # ---- fixtures, for the tests of the library and of the command line -------------------------------------------------
 
 
@@ -126,22 +135,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture
 def world(made: World, tmp_path: Path) -> World:
-    """A copy of data set and store to change at will; the store knows the copied data set."""
-    copied = World(tmp_path / "weave", tmp_path / "weave.zarr")
-    shutil.copytree(made.data, copied.data)
-    shutil.copytree(made.store, copied.store)
-    patchcli.extract(copied.data, copied.store)
-    return copied
+    """A copy of data set and store to change at will."""
+    return copy_of(made, tmp_path)
 
 
 @pytest.fixture(scope="session")
 def kept(made: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A world that tests try to change and must not: refused calls leave it as it is."""
     folder = tmp_path_factory.mktemp("kept")
-    copied = World(folder / "weave", folder / "weave.zarr")
-    shutil.copytree(made.data, copied.data)
-    shutil.copytree(made.store, copied.store)
-    patchcli.extract(copied.data, copied.store)
+    copied = copy_of(made, folder)
     before = tree(folder)
     yield copied
     assert tree(folder) == before

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from smallworld import Told, World, save, write_plain
+from smallworld import Told, World, copy_of, save, write_plain
 
 import patchcli
 from patchcli.errors import InputError
@@ -22,10 +22,7 @@ FLAGS = (
 @pytest.fixture(scope="module")
 def calibrated(made: World, tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("report")
-    copied = World(folder / "weave", folder / "weave.zarr")
-    shutil.copytree(made.data, copied.data)
-    shutil.copytree(made.store, copied.store)
-    patchcli.extract(copied.data, copied.store)
+    copied = copy_of(made, folder)
     write_plain(folder / "more", 12, seed=7)
     patchcli.calibrate(copied.store, [folder / "more"], false_alarms=0.25)
     return copied
