@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.special import bdtr  # P(Binomial(n, p) ≤ k); scipy.stats takes a second to import
 
 from patchcli.errors import InputError, StoreError
 from patchcli.store import Store
@@ -23,14 +23,14 @@ VERDICTS = ("pass", "review", "reject")
 
 def rank(n: int, rate: float, confidence: float) -> int:
     """The largest r for which the r-th largest of n scores is a threshold that keeps the promise; 0 where none does."""
-    missed = binom.cdf(np.arange(n), n, rate)  # for r = 1, 2, …: P(Binomial(n, rate) < r)
+    missed = bdtr(np.arange(n), n, rate)  # for r = 1, 2, …: P(Binomial(n, rate) < r)
     return int(np.searchsorted(missed, 1 - confidence, side="right"))
 
 
 def least_images(rate: float, confidence: float) -> int:
     """The fewest images from which a threshold for this rate can be promised: (1 - rate)ⁿ ≤ 1 - confidence."""
     about = math.ceil(math.log(1 - confidence) / math.log1p(-rate))  # but for rounding
-    kept = (n for n in (about - 1, about) if n > 0 and binom.cdf(0, float(n), rate) <= 1 - confidence)
+    kept = (n for n in (about - 1, about) if n > 0 and bdtr(0, n, rate) <= 1 - confidence)
     return next(kept, about + 1)
 
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 Line = Sequence[tuple[float, float]]  # (x, y)
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe & Ito: told apart with colour blindness
+_LETTER = 7  # about the width of a letter, in pixels
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _BOTTOM = 760, 240, 60, 44, 34  # of a chart, and its margins, in pixels
 
 _STYLE = """
@@ -57,7 +58,8 @@ def svg(chart: Chart) -> str:
         across = _LEFT + (x - x_low) / (x_high - x_low) * (_WIDTH - _LEFT - _RIGHT)
         return round(across, 1), round((y_high - y) / (y_high - y_low) * (_HEIGHT - _BOTTOM), 1)
 
-    parts = [f'<svg viewBox="0 -24 {_WIDTH} {_HEIGHT + 24}" role="img" aria-label="{html.escape(chart.title)}">']
+    whole = _HEIGHT + 24 + 15 * (len(chart.marks) > 1)
+    parts = [f'<svg viewBox="0 -24 {_WIDTH} {whole}" role="img" aria-label="{html.escape(chart.title)}">']
     for y in ticks(y_low, y_high):
         down = at(x_low, y)[1]
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{down}" y2="{down}"/>')
@@ -69,10 +71,15 @@ def svg(chart: Chart) -> str:
         path = " ".join(f"{across},{down}" for across, down in (at(x, y) for x, y in line))
         parts.append(f'<polyline stroke="{colour}" points="{path}"/>')
         parts.append(f'<text x="{_LEFT + 130 * number}" y="-10" style="fill: {colour}">{html.escape(name)}</text>')
-    for name, x in chart.marks.items():
-        across = at(x, y_low)[0]
+    free = [0.0, 0.0]  # where each of two lines of labels is still empty
+    for name, x in sorted(chart.marks.items(), key=lambda mark: mark[1]):
+        across, half = at(x, y_low)[0], _LETTER * len(name) / 2
+        centre = min(max(across, half), _WIDTH - half)
+        row = 0 if centre - half >= free[0] else 1
+        free[row] = centre + half + _LETTER
         parts.append(f'<line class="mark" x1="{across}" x2="{across}" y1="0" y2="{_HEIGHT - _BOTTOM}"/>')
-        parts.append(f'<text x="{across}" y="{_HEIGHT - 2}" text-anchor="middle">{html.escape(name)}</text>')
+        label = html.escape(name)
+        parts.append(f'<text x="{centre:.1f}" y="{_HEIGHT - 2 + 15 * row}" text-anchor="middle">{label}</text>')
     return "".join(parts) + "</svg>"
 
 

@@ -4,17 +4,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from patchcli.errors import InputError
+
+
+def target(option: str, path: Path | str, *suffixes: str) -> Path:
+    """The file, or without suffixes the folder, that an option names to be written; raises InputError where it cannot be."""
+    path = Path(path)
+    if path.suffix not in suffixes if suffixes else path.exists() and not path.is_dir():
+        what = f"the name of a {' or '.join(suffixes)} file" if suffixes else "a folder, found a file"
+        raise InputError(f"{option} {path}: expected {what}")
+    if suffixes and path.is_dir():
+        raise InputError(f"{option} {path}: expected the name of a file, found a folder")
+    above = next((folder for folder in path.parents if folder.exists()), path.parent)
+    if above.exists() and not above.is_dir():
+        raise InputError(f"{option} {path}: expected a folder above it, found the file {above}")
+    return path
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to, renamed to it when the block ends well; the folders above are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
-    yield beside
-    beside.replace(path)
+    try:
+        yield beside
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8."""
+    """Write a text file in UTF-8; of a name that is not, the bytes as \\udcXX."""
     with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace")

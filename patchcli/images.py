@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,28 @@ def resize(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uin
     if pixels.shape[:2] == (height, width):
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The working size of images, and how they come to it: stretched, or with their aspect ratio."""
+
+    height: int
+    width: int
+    keeps_aspect: bool = False
+
+    def covered(self, height: int, width: int) -> tuple[int, int]:
+        """What of the canvas, from its top left corner, an image of this size takes: (height, width)."""
+        if not self.keeps_aspect:
+            return self.height, self.width
+        scale = min(self.height / height, self.width / width)
+        return min(self.height, max(1, round(height * scale))), min(self.width, max(1, round(width * scale)))
+
+    def fit(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Pixels (h, w, 3) → (height, width, 3); what an image does not cover is filled with its reflection."""
+        height, width = self.covered(*pixels.shape[:2])
+        margins = (0, self.height - height), (0, self.width - width), (0, 0)
+        return np.pad(resize(pixels, height, width), margins, mode="symmetric")
 
 
 def resize_map(values: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

@@ -59,7 +59,8 @@ class Card:
     score: float
     verdict: str | None
     facts: list[str]  # a line each
-    pictures: list[tuple[str, NDArray[np.uint8]]]  # (what it shows, pixels): the first two large, the others patches
+    large: list[tuple[str, str]]  # (what it shows, a picture as of `inline`)
+    patches: list[tuple[str, str]]
 
 
 def marked(
@@ -76,7 +77,8 @@ def marked(
     return np.asarray(picture)
 
 
-def _inline(pixels: NDArray[np.uint8], side: int) -> str:
+def inline(pixels: NDArray[np.uint8], side: int) -> str:
+    """A picture (H, W, 3) as a data: address, at most `side` pixels a side."""
     picture = Image.fromarray(pixels)
     picture.thumbnail((side, side))
     buffer = io.BytesIO()
@@ -169,12 +171,13 @@ def _filters(cards: Sequence[Card]) -> str:
 
 
 def _article(card: Card) -> str:
-    def figure(what: str, pixels: NDArray[np.uint8], side: int) -> str:
-        alt = escape(f"{card.title}: {what}")
-        return f'<figure><img alt="{alt}" src="{_inline(pixels, side)}"><figcaption>{escape(what)}</figcaption></figure>'
+    def figures(pictures: Sequence[tuple[str, str]]) -> str:
+        texts = ((escape(f"{card.title}: {what}"), address, escape(what)) for what, address in pictures)
+        return "".join(
+            f'<figure><img alt="{alt}" src="{address}"><figcaption>{what}</figcaption></figure>' for alt, address, what in texts
+        )
 
-    large = "".join(figure(what, pixels, 320) for what, pixels in card.pictures[:2])
-    patches = "".join(figure(what, pixels, 96) for what, pixels in card.pictures[2:])
+    large, patches = figures(card.large), figures(card.patches)
     verdict = f'<span class="tag {escape(card.verdict or "")}">{escape(card.verdict or "")} {card.score:.4g}</span>'
     facts = "".join(f"<li>{escape(fact)}</li>" for fact in card.facts)
     return (

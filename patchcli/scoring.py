@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from patchcli import maps, neighbours, training
 from patchcli.embedding import embed, grids
 from patchcli.errors import InputError
-from patchcli.images import resize
 from patchcli.neighbours import paged
 from patchcli.regions import Roi
 from patchcli.store import Store
@@ -20,13 +19,14 @@ class Evidence:
     """The most anomalous patch at the map's peak and the normal patch nearest to it; all in original pixels."""
 
     peak: tuple[int, int]  # (x, y) of the map's maximum, in the region of interest
+    box: tuple[int, int, int, int]  # x, y, width, height of the patch
     normal_image: str  # id of the training image that holds the nearest patch
-    normal_box: tuple[int, int, int, int]  # x, y, width, height of that patch
+    normal_box: tuple[int, int, int, int]  # of that patch, there
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The result for one image; maps are (H, W) float32 at the store's working size."""
+    """The result for one image; maps are (h, w) float32, what the image covers of the store's working size."""
 
     maps: dict[str, NDArray[np.float32]]  # big, small (where the encoder has it), multi
     size: tuple[int, int]  # original (height, width)
@@ -57,13 +57,12 @@ class Scorer:
     def __init__(self, store: Store, device: torch.device, method: str, memory: int, roi: Roi | None = None) -> None:
         self.bank = bank = store.bank()
         self.encoder = training.load(store, device)
-        self.mean = store.mean
-        self.height, self.width = self.mean.shape[:2]
+        self.mean, self.canvas = store.mean, store.canvas
         self.roi = roi
-        if roi is not None and not roi.at(self.height, self.width).any():
-            found = f"nothing of it is left at the store's working size of {self.width}x{self.height} pixels"
+        if roi is not None and not roi.at(*self.canvas.covered(*roi.mask.shape)).any():
+            found = f"nothing of it is left at the store's working size of {self.canvas.width}x{self.canvas.height} pixels"
             raise InputError(f"--roi {roi.path}: {found}; expected a larger area")
-        self.grids = grids(self.encoder, self.height, self.width)
+        self.grids = grids(self.encoder, self.canvas.height, self.canvas.width)
         self.ids, self.sizes = store.image_ids, store.image_sizes
         self.device = device
         self.bound: dict[str, float] = bank.attributes["radius"]  # by how much a distance may be off, 0 for a whole bank
@@ -74,7 +73,7 @@ class Scorer:
 
     def embed(self, images: list[NDArray[np.uint8]]) -> Embedded:
         """Decoded images, each (h, w, 3) uint8 of any size, at the store's working size through the encoder."""
-        pixels = np.stack([resize(image, self.height, self.width) for image in images])
+        pixels = np.stack([self.canvas.fit(image) for image in images])
         return self.embed_stored(pixels, [(image.shape[0], image.shape[1]) for image in images])
 
     def embed_stored(self, pixels: NDArray[np.uint8], sizes: list[tuple[int, int]]) -> Embedded:
@@ -101,8 +100,10 @@ class Scorer:
         finest = min(self.grids, key=lambda scale: self.grids[scale].S)
         results = []
         for b, size in enumerate(embedded.sizes):
-            evidence = self._evidence(pixel_maps["multi"][b], size, distances[finest][b], nearest[finest][b], finest)
-            results.append(Scored({name: values[b] for name, values in pixel_maps.items()}, size, evidence, self.roi))
+            height, width = self.canvas.covered(*size)
+            covered = {name: values[b, :height, :width] for name, values in pixel_maps.items()}
+            evidence = self._evidence(covered["multi"], size, distances[finest][b], nearest[finest][b], finest)
+            results.append(Scored(covered, size, evidence, self.roi))
         return results
 
     def _evidence(
@@ -118,8 +119,20 @@ class Scorer:
         worst = int(distances[np.ix_(rows, columns)].argmax())
         row, column = rows[worst // len(columns)], columns[worst % len(columns)]
         number, top, left = grid.locate(int(nearest[row, column]))
-        height, width = self.sizes[number]
-        sy, sx = height / self.height, width / self.width
-        box = (round(left * sx), round(top * sy), round(grid.K * sx), round(grid.K * sy))
-        peak = (int((x + 0.5) * size[1] / self.width), int((y + 0.5) * size[0] / self.height))
-        return Evidence(peak, self.ids[number], box)
+        normal_box = self._original((top, left), grid.K, (int(self.sizes[number][0]), int(self.sizes[number][1])))
+        height, width = multi.shape
+        peak = (int((x + 0.5) * size[1] / width), int((y + 0.5) * size[0] / height))
+        return Evidence(peak, self._original((grid.ys[row], grid.xs[column]), grid.K, size), self.ids[number], normal_box)
+
+    def _original(self, at: tuple[int, int], K: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """x, y, width and height, in original pixels, of the patch at (top, left) of the canvas.
+
+        Of a patch beyond what the image covers: where its reflection lies.
+        """
+        spans = []
+        for start, whole, covered in zip(at, size, self.canvas.covered(*size), strict=True):
+            start = start if start < covered else max(0, 2 * covered - start - K)
+            first = round(start * whole / covered)
+            spans.append((first, max(1, min(round(K * whole / covered), whole - first))))
+        (y, height), (x, width) = spans
+        return x, y, width, height

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.grid import PatchGrid
+from patchcli.images import Canvas
 
 FORMAT_VERSION = 1
 PARTS = ("images", "encoder", "bank", "calibration")  # groups that are replaced whole
@@ -149,6 +150,12 @@ class Store:
     def read_images(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Training images start:stop as (B, H, W, 3) uint8."""
         return cast(NDArray[np.uint8], _read(self.images, slice(start, stop)))
+
+    @property
+    def canvas(self) -> Canvas:
+        """The images' working size, and how others are brought to it."""
+        _, height, width, _ = self.images.shape
+        return Canvas(height, width, self.dataset.get("keeps_aspect", False))
 
     @property
     def image_ids(self) -> list[str]:

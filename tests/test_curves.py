@@ -35,6 +35,20 @@ def test_a_line_keeps_its_order_and_shape() -> None:
     assert root.attrib["aria-label"] == "a < b"
 
 
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=2), st.sampled_from(["a", "reject above", "x" * 30]))
+def test_labels_of_marks_lie_in_the_chart_and_apart(at: list[float], name: str) -> None:
+    root = ElementTree.fromstring(svg(Chart("t", {"l": [(0, 0), (1, 1)]}, {f"{name}1": at[0], f"{name}2": at[1]})))
+    left, top, width, height = map(float, root.attrib["viewBox"].split())
+    boxes = []
+    for element in root.iter("text"):
+        if (element.text or "").startswith(name):
+            x, y, half = float(element.attrib["x"]), float(element.attrib["y"]), 3.4 * len(name) + 3.4
+            assert left <= x - half and x + half <= left + width and top < y <= top + height
+            boxes.append((x - half, x + half, y))
+    (a_left, a_right, a_y), (b_left, b_right, b_y) = boxes
+    assert a_y != b_y or a_right <= b_left or b_right <= a_left
+
+
 def test_bars_are_numpys_histogram() -> None:
     values, edges = [0.0, 0.1, 0.5, 0.5, 1.0], [0.0, 0.5, 0.75, 1.0]
     outline = bars(values, edges)

@@ -96,8 +96,9 @@ class Page(HTMLParser):
 
 
 def card(title: str, score: float, pixels: np.ndarray, kind: str | None = "hole", verdict: str | None = "reject") -> Card:
-    shown = [("image", pixels), ("map", pixels), ("around the peak", pixels[:32, :32]), ("nearest", pixels[:30, :32])]
-    return Card(title, kind, score, verdict, ["a fact"], shown)
+    large = [("image", report.inline(pixels, 320)), ("map", report.inline(pixels, 320))]
+    patches = [("patch", report.inline(pixels[:32, :32], 96)), ("nearest", report.inline(pixels[:30, :32], 96))]
+    return Card(title, kind, score, verdict, ["a fact"], large, patches)
 
 
 def test_the_page_refers_to_nothing_outside_it(pixels: np.ndarray) -> None:

@@ -76,10 +76,21 @@ def naive_features(encoder: Encoder, picture: np.ndarray, mean: np.ndarray, scal
     return dict(zip(places, features, strict=True))
 
 
-def naive_scoring(store: Store, encoder: Encoder, query: np.ndarray) -> tuple[dict, dict]:
+def naive_canvas(query: np.ndarray, height: int, width: int, fits: bool) -> tuple[np.ndarray, int, int]:
+    """The picture as the encoder sees it, and how much of it is the image's: with `fits`, the rest is its reflection."""
+    if not fits:
+        return images.resize(query, height, width), height, width
+    share = min(height / query.shape[0], width / query.shape[1])
+    own_height, own_width = round(query.shape[0] * share), round(query.shape[1] * share)
+    rows = [y if y < own_height else 2 * own_height - 1 - y for y in range(height)]
+    columns = [x if x < own_width else 2 * own_width - 1 - x for x in range(width)]
+    return images.resize(query, own_height, own_width)[rows][:, columns], own_height, own_width
+
+
+def naive_scoring(store: Store, encoder: Encoder, query: np.ndarray, fits: bool) -> tuple[dict, dict]:
     """({map name: (H, W)}, {scale: {(y, x): (distance, image number, (y, x) of the nearest normal patch)}})."""
     training_images, mean = store.read_images(0, 3), store.mean
-    picture = images.resize(query, *mean.shape[:2])
+    picture, own_height, own_width = naive_canvas(query, *mean.shape[:2], fits)
     maps, neighbours = {}, {}
     for scale, (K, _) in {name: (s.K, s.S) for name, s in encoder.scales.items()}.items():
         bank = [
@@ -96,19 +107,31 @@ def naive_scoring(store: Store, encoder: Encoder, query: np.ndarray) -> tuple[di
             sums[y : y + K, x : x + K] += distances[nearest]
             counts[y : y + K, x : x + K] += 1
         maps[scale] = sums / counts
-    return {**maps, "multi": np.prod(list(maps.values()), axis=0)}, neighbours
+    whole = {**maps, "multi": np.prod(list(maps.values()), axis=0)}
+    return {name: values[:own_height, :own_width] for name, values in whole.items()}, neighbours
 
 
 @pytest.mark.parametrize(
-    ("architecture", "size"), [("hierarchical", (80, 80)), ("hierarchical", (97, 84)), ("flat", (97, 84))]
+    ("architecture", "size"), [
+        ("hierarchical", (80, 80)),
+        ("hierarchical", (97, 84)),
+        ("hierarchical", "fit:97x84"),
+        ("hierarchical", "fit:84x140"),
+        ("flat", (97, 84)),
+        ("flat", "fit:84x140"),
+    ],
 )
 def test_maps_scores_and_evidence_are_the_algorithms(
-    make_store: MakeStore, queries: list[np.ndarray], architecture: str, size: tuple[int, int]
+    make_store: MakeStore, queries: list[np.ndarray], architecture: str, size: tuple[int, int] | str
 ) -> None:
     store, encoder = make_store(architecture, size)
+    fits = isinstance(size, str)
     query = queries[0]
     (result,) = Scorer(store, CPU, METHOD, 1 << 30).score([query])
-    maps, neighbours = naive_scoring(store, encoder, query)
+    maps, neighbours = naive_scoring(store, encoder, query, fits)
+    for stored, name in zip(store.read_images(0, 3), store.image_ids, strict=True):
+        taken = images.decode(Path(store.dataset["root"]) / name)
+        np.testing.assert_array_equal(stored, naive_canvas(taken, *store.mean.shape[:2], fits)[0])
 
     assert result.maps.keys() == maps.keys() == {*encoder.scales, "multi"}
     for name, values in maps.items():
@@ -122,8 +145,8 @@ def test_maps_scores_and_evidence_are_the_algorithms(
 
 def assert_evidence(result: Scored, store: Store, neighbours: dict, encoder: Encoder) -> None:
     """The peak is the map's maximum; the patch is the farthest over it; its neighbour is named in original pixels."""
-    height, width = store.mean.shape[:2]
     multi = result.maps["multi"]
+    height, width = multi.shape
     top, left = np.argwhere(multi == multi.max())[0]
     x, y = result.evidence.peak  # in original pixels
     assert abs((y + 0.5) * height / result.size[0] - (top + 0.5)) <= 1
@@ -131,10 +154,21 @@ def assert_evidence(result: Scored, store: Store, neighbours: dict, encoder: Enc
 
     K = min(scale.K for scale in encoder.scales.values())
     over = {(y, x): found for (y, x), found in neighbours.items() if y <= top < y + K and x <= left < x + K}
-    _, number, (y, x) = max(over.values(), key=lambda found: found[0])
+    (y, x), (_, number, (normal_y, normal_x)) = max(over.items(), key=lambda item: item[1][0])
     assert result.evidence.normal_image == f"{number:03}.png"
-    sy, sx = TAKEN[0] / height, TAKEN[1] / width
-    assert result.evidence.normal_box == (round(x * sx), round(y * sy), round(K * sx), round(K * sy))
+    across, down = naive_span(x, K, width, result.size[1]), naive_span(y, K, height, result.size[0])
+    assert result.evidence.box == (across[0], down[0], across[1], down[1])
+    covered = store.canvas.covered(*TAKEN)
+    across, down = naive_span(normal_x, K, covered[1], TAKEN[1]), naive_span(normal_y, K, covered[0], TAKEN[0])
+    assert result.evidence.normal_box == (across[0], down[0], across[1], down[1])
+
+
+def naive_span(start: int, K: int, covered: int, original: int) -> tuple[int, int]:
+    """First pixel and length, in an original image, of a patch's side on the canvas: of a reflection, where it is seen."""
+    if start >= covered:
+        start = max(0, 2 * covered - start - K)
+    scale = original / covered
+    return round(start * scale), min(round(K * scale), original - round(start * scale))
 
 
 # ---- what follows from it -----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What training adds to an untrained encoder: python examples/benchmarks/training.py [--minutes M...] [--seeds S...] DATA...
+"""What training adds to an untrained encoder: python examples/benchmarks/training.py DATA... [--minutes M...] [--seeds S...]
 
 Each data set (MVTec AD layout) is trained on anew for each seed, and scored with the exact search: before training, and
 after each of the times, to which one run goes on. A row is one map's figures; then come mean and worst over the seeds.

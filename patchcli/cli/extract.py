@@ -43,7 +43,7 @@ def extract(
         if data is None and patches is None:
             raise InputError("DATA: expected a data set or a folder of good images (or --patches DIR)")
         if data is not None:
-            found = extract(data, store, options.size(size), overwrite, terminal, layout, aside)
+            found = extract(data, store, size, overwrite, terminal, layout, aside)
             what = f"{found.images} images of {found.height}x{found.width} pixels"
             if dry_run and (found.fresh or patches is None):
                 into = f"{what} into {store}" if found.fresh else f"nothing: {store} holds them already"

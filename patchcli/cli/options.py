@@ -26,9 +26,9 @@ Size = Annotated[
     str | None,
     typer.Option(
         "--size",
-        metavar="N|HxW|keep:N|native",
-        help="Working size in pixels, height x width; keep:N has shorter sides of N and the images' aspect ratio, native "
-        "their own size. [default: 256]",
+        metavar="N|HxW|fit:HxW|keep:N|native",
+        help="Working size in pixels, height x width: images are stretched to it; fit:HxW keeps their aspect ratio and "
+        "mirrors what is left over; keep:N has shorter sides of N, native the images' own size. [default: 256]",
     ),
 ]
 Holdout = Annotated[
@@ -86,16 +86,6 @@ def listed(null: bool) -> Iterator[str]:
         yield from map(os.fsdecode, filter(None, names))
     if rest:
         yield os.fsdecode(rest)
-
-
-def size(text: str | None) -> tuple[int, int] | str | None:
-    """(height, width) of "256" or "256x320"; "native" and "keep:256" as they are."""
-    if text is None or text == "native" or (text.startswith("keep:") and text[5:].isdecimal()):
-        return text
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise InputError(f"--size: expected 256, 256x320 (height x width), keep:256 or native, found {text!r}")
-    return int(sides[0]), int(sides[-1])
 
 
 def share(name: str, text: str) -> float:

@@ -35,6 +35,10 @@ def score(
     regions: Annotated[
         Path | None, typer.Option("--regions", help="Write the regions of all images into this .csv or .json (COCO) file.")
     ] = None,
+    submission: Annotated[
+        str | None,
+        typer.Option("--submission", help="mvtec-ad-2: with --out, what that benchmark's server takes, of its private images."),
+    ] = None,
     form: options.Format = None,
     search: options.Search = "auto",
     memory: options.Memory = None,
@@ -55,6 +59,8 @@ def score(
 
     Example: find line3 -name '*.png' -print0 | patchcli score -0 -
 
+    Example: patchcli score --submission mvtec-ad-2 --out submission/
+
     Example: patchcli score --min-area 20 --mm-per-pixel 0.05 --roi part.png --regions regions.csv
     """
     rejected = False
@@ -69,7 +75,8 @@ def score(
         records = score(
             store, given, out=out, overlay=overlay, batch=1 if piped else BATCH,
             device=device, search=search, memory=options.memory(memory), threads=threads, calibrated=exit_code,
-            roi=roi, min_area=min_area, mm_per_pixel=mm_per_pixel, regions_out=regions, observer=terminal,
+            roi=roi, min_area=min_area, mm_per_pixel=mm_per_pixel, regions_out=regions, submission=submission,
+            observer=terminal,
         )  # fmt: skip
 
         def watched() -> Iterator[Record]:

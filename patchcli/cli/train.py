@@ -72,7 +72,7 @@ def train(
             "lr": lr, "batch": batch, "precision": precision, "seed": seed,
         }  # fmt: skip
         trained = train(
-            data, store, layout=layout, holdout=aside, size=options.size(size), steps=steps, epochs=epochs, minutes=minutes,
+            data, store, layout=layout, holdout=aside, size=size, steps=steps, epochs=epochs, minutes=minutes,
             resume=resume, overwrite=overwrite, device=device, threads=threads, report=report, observer=terminal,
             **{name: value for name, value in given.items() if value is not None},
         )  # fmt: skip

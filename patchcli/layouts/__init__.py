@@ -6,10 +6,10 @@ from patchcli.errors import InputError
 from patchcli.layouts.dataset import BAD, GOOD, Dataset, Sample, digest, subfolders
 from patchcli.layouts.folders import FOLDERS, MASKS, PLAIN
 from patchcli.layouts.kolektor import KSDD, KSDD2
-from patchcli.layouts.mvtec import BTAD, LOCO, MVTEC, MVTEC2
+from patchcli.layouts.mvtec import BTAD, LOCO, MVTEC, MVTEC2, PRIVATE
 from patchcli.layouts.tables import MANIFEST, VISA
 
-__all__ = ["LAYOUTS", "Dataset", "Sample", "digest", "read"]
+__all__ = ["LAYOUTS", "PRIVATE", "Dataset", "Sample", "digest", "read"]
 
 # Tried in this order; where two fit, the narrower comes first: mvtec2 and loco are mvtec too, and all folders are plain.
 LAYOUTS = {

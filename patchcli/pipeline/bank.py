@@ -94,7 +94,7 @@ def bank_add(
     opened = Store.open(store, observer.mode)
     root, held = Path(opened.dataset["root"]), set(opened.image_ids)
     aside = {digest: name for name, digest in opened.held_out.items()}
-    height, width = opened.mean.shape[:2]
+    canvas = opened.canvas
     added: list[Decoded] = []
     for given in map(Path, paths):
         for path in list(images.find(given)) if given.is_dir() else [given]:
@@ -113,7 +113,7 @@ def bank_add(
                 observer.problem(f"{path}: is held out for calibration ({reserved or name}), so the bank may not hold it")
                 continue
             held.add(name)
-            added.append((name, (pixels.shape[0], pixels.shape[1]), images.resize(pixels, height, width)))
+            added.append((name, (pixels.shape[0], pixels.shape[1]), canvas.fit(pixels)))
     if not added:
         raise InputError("no image to add; expected png, jpg, bmp, tif or webp files that are not in the bank")
     return _edit(opened, list(range(opened.images.shape[0])), added, observer=observer, **options)

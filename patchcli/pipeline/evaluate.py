@@ -98,9 +98,7 @@ def evaluate(
     observer = observer or Observer()
     runtime.set_threads(threads)
     folder = Path(store)
-    target = None if out is None else Path(out)
-    if target is not None and (target.suffix != ".json" or target.is_dir()):
-        raise InputError(f"--metrics {target}: expected the name of a .json file")
+    target = None if out is None else files.target("--metrics", out, ".json")
     source = None if maps is None else Path(maps)
     if not folder.is_dir() or (folder / "zarr.json").exists():
         rows = _evaluate_one(Store.open(store), source, device, search, memory, observer)

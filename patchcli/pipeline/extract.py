@@ -1,21 +1,23 @@
 """Data set → images in a store."""
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from patchcli import images, layouts
+from patchcli import files, images, layouts
 from patchcli.encoder import HierarchicalEncoder
 from patchcli.errors import InputError, StoreError
 from patchcli.grid import PatchGrid
+from patchcli.images import Canvas
 from patchcli.layouts import Sample
 from patchcli.observer import Observer
 from patchcli.store import Store, check_replaceable, existing
 
-SIZE = (256, 256)
+SIDE = 256  # of the working size
 ASPECT = 0.01  # by how much aspect ratios of images that are alike may differ
 
 
@@ -46,8 +48,9 @@ def extract(
 ) -> Extracted:
     """Read the training images of `data`, resize them to `size` (height, width) and write a new store.
 
-    `data` is a folder or a manifest; without `layout`, the first that fits is taken. `size` may be "native", the images'
-    own, or "keep:256", that shorter side with their aspect ratio; both need images that are alike in that.
+    `data` is a folder or a manifest; without `layout`, the first that fits is taken. `size` may be a text: "256" or
+    "256x320"; "fit:256x320", images within that with their aspect ratio, the rest filled with their reflection; "native",
+    the images' own, or "keep:256", that shorter side with their aspect ratio, which both need images that are alike.
     A store that already holds the same images is left as it is, also with `overwrite`. What cannot be decoded is
     reported to the observer and left out; in a dry run that is all. A share `holdout` of the images is set aside: neither
     trained with nor in the bank, `calibrate` uses them. Raises InputError (no usable images), StoreError (another data set
@@ -59,15 +62,14 @@ def extract(
     for line in dataset.problems:
         observer.problem(line)
     manifest = dataset.manifest()
-    if isinstance(size, str):
-        size = _own_size(dataset.split("train"), size)
+    wanted = None if size is None else _canvas(size, dataset.split("train"))
     if holdout is not None and not 0 <= holdout < 1:
         raise InputError(f"--holdout: expected a share from 0 to below 100%, found {100 * holdout:g}%")
     aside = {} if holdout is None else dataset.set_aside(holdout)
     if existing(store):
         try:
             opened = Store.open(store, observer.mode)
-            _check_same(opened, dataset, manifest, size, None if holdout is None else aside)
+            _check_same(opened, dataset, manifest, wanted, None if holdout is None else aside)
         except StoreError:
             if not overwrite:
                 raise
@@ -76,10 +78,8 @@ def extract(
                 _remember_root(opened, dataset)
             count, height, width, _ = opened.images.shape
             return Extracted(count, height, width, False, len(opened.held_out))
-    height, width = size or SIZE
-    smallest = max(scale.K for scale in HierarchicalEncoder.scales.values())
-    if min(height, width) < smallest:
-        raise InputError(f"--size: expected at least {smallest}x{smallest}, the larger patch; found {height}x{width}")
+    canvas = wanted or Canvas(SIDE, SIDE)
+    height, width = canvas.height, canvas.width
     samples = [sample for sample in dataset.split("train") if sample.id not in aside]
     if holdout and (not aside or len(samples) < 2):
         found = f"{len(aside)} of {len(aside) + len(samples)} good images"
@@ -95,12 +95,12 @@ def extract(
             except InputError as error:
                 observer.problem(str(error))
             else:
-                yield sample.id, (pixels.shape[0], pixels.shape[1]), images.resize(pixels, height, width)
+                yield sample.id, (pixels.shape[0], pixels.shape[1]), canvas.fit(pixels)
             observer.progress("extract", done, len(samples))
 
     attributes = {
         "root": str(dataset.root), "layout": dataset.layout, "category": dataset.category, "manifest": manifest,
-        "holdout": aside,
+        "holdout": aside, "keeps_aspect": canvas.keeps_aspect,
     }  # fmt: skip
 
     def check(count: int) -> None:
@@ -117,18 +117,35 @@ def extract(
     return Extracted(count, height, width, True, len(aside))
 
 
+def _canvas(size: tuple[int, int] | str, samples: Sequence[Sample]) -> Canvas:
+    """What `size` asks for, as `extract` says."""
+    if isinstance(size, str) and (size == "native" or re.fullmatch(r"keep:\d+", size)):
+        size = _own_size(samples, size)
+    fits = isinstance(size, str) and size.startswith("fit:")
+    if isinstance(size, str):
+        sides = size.removeprefix("fit:").lower().split("x")
+        if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+            expected = "256, 256x320 (height x width), fit:256x320, keep:256 or native"
+            raise InputError(f"--size: expected {expected}, found {size!r}")
+        size = int(sides[0]), int(sides[-1])
+    smallest = max(scale.K for scale in HierarchicalEncoder.scales.values())
+    if min(size) < smallest:
+        raise InputError(f"--size: expected at least {smallest}x{smallest}, the larger patch; found {size[0]}x{size[1]}")
+    return Canvas(*size, keeps_aspect=fits)
+
+
 def _own_size(samples: Sequence[Sample], wanted: str) -> tuple[int, int]:
     """(height, width) for "native" or "keep:N", from the heads of the images; those that cannot be read do not count."""
     sizes: Counter[tuple[int, int]] = Counter()
     for sample in samples:
         with contextlib.suppress(InputError):
             sizes[images.size(sample.path)] += 1
-    (height, width), most = sizes.most_common(1)[0] if sizes else (SIZE, 0)
+    (height, width), most = sizes.most_common(1)[0] if sizes else ((SIDE, SIDE), 0)
     ratios = [own_width * height / (own_height * width) for own_height, own_width in sizes]
     if len(sizes) > 1 if wanted == "native" else max(ratios, default=1) - min(ratios, default=1) > ASPECT:
         alike = "size" if wanted == "native" else "aspect ratio"
         found = f"{most} of {sum(sizes.values())} have {height}x{width} (height x width)"
-        raise InputError(f"--size {wanted}: expected good images of one {alike}, found {found}; give --size HEIGHTxWIDTH")
+        raise InputError(f"--size {wanted}: expected good images of one {alike}, found {found}; give --size fit:HEIGHTxWIDTH")
     if wanted == "native":
         return height, width
     scale = int(wanted.removeprefix("keep:")) / min(height, width)
@@ -136,10 +153,10 @@ def _own_size(samples: Sequence[Sample], wanted: str) -> tuple[int, int]:
 
 
 def _check_same(
-    store: Store, dataset: layouts.Dataset, manifest: str, size: tuple[int, int] | None, aside: dict[str, str] | None
+    store: Store, dataset: layouts.Dataset, manifest: str, wanted: Canvas | None, aside: dict[str, str] | None
 ) -> None:
     """Refuse a store that holds other images than these."""
-    held = store.images.shape[1:3]
+    held = store.canvas
     advice = "name another with --store, or replace it with --overwrite"
     if store.dataset["manifest"] != manifest:
         found = f"the store holds images of {store.dataset['root']}, not (or no longer) those of {dataset.root}"
@@ -147,9 +164,14 @@ def _check_same(
     if aside not in (None, store.held_out):
         found = f"the store holds {len(store.held_out)} other images out than these {len(aside or ())} (--holdout)"
         raise StoreError(f"{store.path}: {found}; {advice}")
-    if size not in (None, held):
-        found = f"the store's images are {held[0]}x{held[1]} (height x width), not {size[0]}x{size[1]}"
+    if wanted not in (None, held):
+        found = f"the store's images are {_said(held)}, not {_said(wanted)}"
         raise StoreError(f"{store.path}: {found}; {advice}")
+
+
+def _said(canvas: Canvas) -> str:
+    how = "fitted into" if canvas.keeps_aspect else "height x width"
+    return f"{canvas.height}x{canvas.width} ({how})"
 
 
 def _remember_root(store: Store, dataset: layouts.Dataset) -> None:
@@ -171,8 +193,7 @@ def cut_patches(
     unknown = [name for name in names if name not in ids]
     if unknown:
         raise InputError(f"--image {unknown[0]}: not in the store; expected an id such as {ids[0]}")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--patches {folder}: expected a folder, found a file")
+    files.target("--patches", folder)
     _, height, width, _ = opened.images.shape
     grid = PatchGrid(height, width, scales[scale].K, scales[scale].S)
     names = names or ids[:1]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from patchcli import files, images, metrics
 from patchcli import report as pictures
-from patchcli.calibration import Calibration
+from patchcli.calibration import Calibration, Thresholds
 from patchcli.curves import Chart, bars
 from patchcli.errors import InputError
 from patchcli.layouts import Sample
@@ -21,7 +21,7 @@ from patchcli.observer import Observer
 from patchcli.pipeline.data import read_mask
 from patchcli.pipeline.evaluate import Row, evaluate, share_above
 from patchcli.pipeline.info import info
-from patchcli.pipeline.score import Record, all_samples, colour_scale, score
+from patchcli.pipeline.score import Record, colour_scale, score
 from patchcli.report import Card, ColourScale
 from patchcli.store import Store
 
@@ -48,34 +48,33 @@ def write_report(
     Figures are there for the test images of a data set with labels; verdicts where the store is calibrated. Of more than
     `limit` images those with the highest scores are shown, and the page says so.
     """
-    observer, out = observer or Observer(), Path(out)
-    if out.suffix != ".html" or out.is_dir():
-        raise InputError(f"--out {out}: expected the name of a .html file")
+    observer, out = observer or Observer(), files.target("--out", out, ".html")
     if limit < 1:
         raise InputError(f"--limit: expected 1 image or more, found {limit}")
     with tempfile.TemporaryDirectory() as folder:
-        records = list(score(store, paths, out=folder, observer=observer, **options))
+        found: list[tuple[Sample, Record]] = []
+        for _ in score(store, paths, out=folder, each=lambda *one: found.append(one), observer=observer, **options):
+            pass
         opened, rows = Store.open(store), list[Row]()
         if paths is None:
             try:
                 rows = evaluate(store, maps=folder, observer=Observer())
             except InputError as error:
                 observer.note(f"no figures: {error}")
-        title = f"{opened.dataset['category']}: {len(records)} images"
-        files.write_text(out, page(store, records, title, [], rows, limit, observer))
+        title = f"{opened.dataset['category']}: {len(found)} images"
+        files.write_text(out, page(store, found, title, [], rows, limit, observer))
     return out
 
 
 def page(
-    store: Path | str, records: Sequence[Record], title: str, lines: Sequence[str], rows: Sequence[Row], limit: int,
-    observer: Observer,
+    store: Path | str, found: Sequence[tuple[Sample, Record]], title: str, lines: Sequence[str], rows: Sequence[Row],
+    limit: int, observer: Observer,
 ) -> str:  # fmt: skip
-    """The page of records whose maps are on disk; `rows` are of these images."""
+    """The page of samples and records whose maps are on disk; `rows` are of these images."""
     opened = Store.open(store)
-    known = {sample.id: sample for sample in all_samples(opened) if sample.split != "train"}
-    judged = any(record.verdict is not None for record in records)
+    judged = any(record.verdict is not None for _, record in found)
     thresholds = Calibration.read(opened).thresholds if judged else None
-    ranked = sorted(records, key=lambda record: -record.score)
+    ranked = sorted(found, key=lambda one: -one[1].score)
     shown = ranked[:limit]
     text = [*lines]
     if thresholds is None:
@@ -85,22 +84,21 @@ def page(
     count = f"Of {len(ranked)} images the {limit} with the highest scores are shown" if len(ranked) > limit else "All are shown"
     text.append(f"{count}, the most anomalous first. Colours are one scale for all pictures; red is the outline of the mask.")
 
-    maps = (tifffile.imread(str(record.map)) for record in shown)
+    maps = (tifffile.imread(str(record.map)) for _, record in shown)
     scale = colour_scale(thresholds, ((float(np.median(values)), float(values.max())) for values in maps))
     names = {name: number for number, name in enumerate(opened.image_ids)}
     cards = []
-    for done, record in enumerate(shown, 1):
-        sample = known.get(record.image, Sample(record.image, Path(record.image), "query", ""))
+    for done, (sample, record) in enumerate(shown, 1):
         normal = _normal_patch(opened, names[record.nearest_image], record)
         cards.append(_card(record, sample, tifffile.imread(str(record.map)), scale, normal, observer))
         observer.progress("report", done, len(shown))
     threshold = None if thresholds is None else thresholds.threshold
-    rows = [_at_threshold(row, records, known, threshold) for row in rows]
+    rows = [_at_threshold(row, found, threshold) for row in rows]
     several = len({row.map for row in rows}) > 1
     told = {name for name in COLUMNS if any(getattr(row, name) is not None for row in rows)} | {"kind"}
     wanted = {name: heading for name, heading in COLUMNS.items() if name in told and (several or name != "map")}
     table = [{heading: _cell(row, name) for name, heading in wanted.items()} for row in rows]
-    return pictures.page(title, text, _facts(store), table, _charts(records, known, threshold), cards)
+    return pictures.page(title, text, _facts(store), table, _charts(found, thresholds, rows), cards)
 
 
 def _card(
@@ -121,9 +119,8 @@ def _card(
         facts.append(f"region of {size} at {region.x}, {region.y}, {region.width}x{region.height}, peak {region.peak:.4g}")
     if len(regions) > 3:
         facts.append(f"and {len(regions) - 3} smaller regions")
-    height, width = record.nearest_height, record.nearest_width
-    top = min(max(0, record.peak_y - height // 2), max(0, pixels.shape[0] - height))
-    left = min(max(0, record.peak_x - width // 2), max(0, pixels.shape[1] - width))
+    left, top = record.patch_x, record.patch_y
+    patch = pixels[top : top + record.patch_height, left : left + record.patch_width]
     where = f"nearest normal patch: {record.nearest_image} at {record.nearest_x}, {record.nearest_y}"
     return Card(
         title=record.image,
@@ -131,20 +128,20 @@ def _card(
         score=record.score,
         verdict=record.verdict,
         facts=facts,
-        pictures=[
-            ("image, mask in red" if mask is not None and mask.any() else "image", outlined),
+        large=[
+            ("image, mask in red" if mask is not None and mask.any() else "image", pictures.inline(outlined, 320)),
             ("anomaly map, regions and peak" if regions else "anomaly map and peak",
-             pictures.marked(heat, boxes, (record.peak_x, record.peak_y))),
-            ("around the peak", pixels[top : top + height, left : left + width]),
-            (where, normal),
+             pictures.inline(pictures.marked(heat, boxes, (record.peak_x, record.peak_y)), 320)),
         ],
+        patches=[(f"patch at {left}, {top}", pictures.inline(patch, 96)), (where, pictures.inline(normal, 96))],
     )  # fmt: skip
 
 
 def _normal_patch(store: Store, number: int, record: Record) -> NDArray[np.uint8]:
     """The nearest patch, out of the store's copy of the image: the file may be gone."""
     (pixels,) = store.read_images(number, number + 1)
-    down, across = (own / size for own, size in zip(pixels.shape[:2], store.image_sizes[number], strict=True))
+    height, width = map(int, store.image_sizes[number])
+    down, across = (own / size for own, size in zip(store.canvas.covered(height, width), (height, width), strict=True))
     top, left = round(record.nearest_y * down), round(record.nearest_x * across)
     bottom = max(top + 1, round((record.nearest_y + record.nearest_height) * down))
     right = max(left + 1, round((record.nearest_x + record.nearest_width) * across))
@@ -152,10 +149,12 @@ def _normal_patch(store: Store, number: int, record: Record) -> NDArray[np.uint8
     return patch
 
 
-def _charts(records: Sequence[Record], known: dict[str, Sample], threshold: float | None) -> list[Chart]:
+def _charts(
+    found: Sequence[tuple[Sample, Record]], thresholds: Thresholds | None, rows: Sequence[Row]
+) -> list[Chart]:
     """How the scores are spread, with the thresholds, and the ROC curve where there are labels of both kinds."""
-    labels = [known[record.image].kind if record.image in known else "" for record in records]
-    scores = [record.score for record in records]
+    labels = [sample.kind for sample, _ in found]
+    scores = [record.score for _, record in found]
     groups = {
         "good": [s for s, kind in zip(scores, labels, strict=True) if kind == "good"],
         "defective": [s for s, kind in zip(scores, labels, strict=True) if kind not in ("", "good", "unlabelled")],
@@ -163,7 +162,9 @@ def _charts(records: Sequence[Record], known: dict[str, Sample], threshold: floa
     }
     low, high = min(scores), max(scores)
     edges = np.linspace(low, high if high > low else low + 1, BINS + 1).tolist()
-    marks = {} if threshold is None else {"reject above": threshold}
+    marks = {} if thresholds is None else {"reject above": thresholds.threshold}
+    if thresholds is not None and thresholds.review_threshold is not None:
+        marks = {"review above": thresholds.review_threshold} | marks
     charts = [Chart("Images by anomaly score", {n: bars(g, edges) for n, g in groups.items() if g}, marks)]
     judged = [(kind != "good", s) for s, kind in zip(scores, labels, strict=True) if kind not in ("", "unlabelled")]
     truth, values = [bad for bad, _ in judged], [s for _, s in judged]
@@ -171,18 +172,20 @@ def _charts(records: Sequence[Record], known: dict[str, Sample], threshold: floa
         from sklearn.metrics import roc_curve
 
         false, true, _ = roc_curve(truth, values)
-        area = metrics.auroc(truth, values)
+        area = f"{metrics.auroc(truth, values):.3f}"
         line = list(zip(false.tolist(), true.tolist(), strict=True))
-        title = f"ROC of the images: share of defects found over share of false alarms (AUROC {area:.3f})"
+        row = next((row for row in reversed(rows) if row.kind is None), None)
+        if row is not None and row.image_auroc_low is not None:
+            area += f", 95 % {row.image_auroc_low:.3f} to {row.image_auroc_high:.3f}"
+        title = f"ROC of the images: share of defects found over share of false alarms (AUROC {area})"
         charts.append(Chart(title, {"ROC": line, "chance": [(0, 0), (1, 1)]}))
     return charts
 
 
-def _at_threshold(row: Row, records: Sequence[Record], known: dict[str, Sample], threshold: float | None) -> Row:
+def _at_threshold(row: Row, found: Sequence[tuple[Sample, Record]], threshold: float | None) -> Row:
     """The row of maps on disk, with the shares of images that are rejected."""
-    judged = [(record.score, known[record.image]) for record in records]
-    judged = [(score, sample) for score, sample in judged if not sample.defective or row.kind in (None, sample.kind)]
-    scores, labels = [score for score, _ in judged], [sample.defective for _, sample in judged]
+    judged = [one for one in found if not one[0].defective or row.kind in (None, one[0].kind)]
+    scores, labels = [record.score for _, record in judged], [sample.defective for sample, _ in judged]
     recall, alarms = (share_above(threshold, scores, labels, label) for label in (True, False))
     return replace(row, image_recall=recall, image_false_alarms=alarms)
 

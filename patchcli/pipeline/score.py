@@ -3,7 +3,7 @@
 import json
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
@@ -13,6 +13,7 @@ import numpy as np
 import tifffile
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from patchcli import files, images, layouts, neighbours, regions, report, runtime
 from patchcli.calibration import Calibration, Thresholds
@@ -27,6 +28,7 @@ from patchcli.store import Store
 
 SCHEMA = "patchcli.score/1"
 BATCH = 8  # images that are searched for together
+MVTEC2 = "mvtec-ad-2"
 NOTHING = "no image could be scored; expected png, jpg, bmp, tif or webp files"
 
 
@@ -50,6 +52,10 @@ class Record:
     nearest_y: int
     nearest_width: int
     nearest_height: int
+    patch_x: int  # the patch at the peak that it is nearest to: the one, of those there, that is farthest from normal
+    patch_y: int
+    patch_width: int
+    patch_height: int
     map: str | None  # float32 TIFF at the image's original size
     overlay: str | None  # PNG, written when all images are scored, on one scale: the calibration's, else the run's
     distance_error: float  # by how much a patch's distance may be off at most: 0 unless the bank is thinned or float16
@@ -72,6 +78,8 @@ def score(
     min_area: int = 1,
     mm_per_pixel: float | None = None,
     regions_out: Path | str | None = None,
+    submission: str | None = None,
+    each: Callable[[Sample, Record], None] | None = None,
     endless: bool = False,
     observer: Observer | None = None,
 ) -> Iterator[Record]:
@@ -84,31 +92,36 @@ def score(
     `roi` is a mask image, of the images' size or aspect ratio: what is 0 there does not count, and maps are 0. Regions of
     fewer than `min_area` pixels are left out, whatever the verdict, which is of the score alone; areas in mm² need
     `mm_per_pixel`. `regions_out`, a .csv or .json (COCO) file, gets the regions of all images when the last is scored.
-    These three need a calibration too. `endless` paths may name nothing, and what is scored is not remembered.
+    These three need a calibration too, and so does `submission`, "mvtec-ad-2": then it is the private test images that are
+    scored, and `out` gets what that benchmark's server takes (float16 maps, in multiples of the pixel threshold, and
+    pictures of what is above it). `each` is called with sample and record before a record is yielded. `endless` paths may
+    name nothing, and what is scored is not remembered.
     """
     observer = observer or Observer()
     runtime.set_threads(threads)
     target = runtime.device(device)
-    folder = None if out is None else Path(out)
-    if folder is None and overlay:
-        raise InputError("--overlay: expected --out DIR too, the folder for the pictures")
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise InputError(f"--out {folder}: expected a folder, found a file")
+    folder = None if out is None else files.target("--out", out)
+    if folder is None and (overlay or submission):
+        raise InputError(f"{'--overlay' if overlay else '--submission'}: expected --out DIR too, where the files go")
+    if submission not in (None, MVTEC2):
+        raise InputError(f"--submission: expected {MVTEC2}, found {submission!r}")
+    if submission and (overlay or paths is not None):
+        raise InputError("--submission: scores the private test images, and draws nothing; leave PATHS and --overlay out")
     if min_area < 1:
         raise InputError(f"--min-area: expected 1 pixel or more, found {min_area}")
     if mm_per_pixel is not None and not (mm_per_pixel > 0 and 0 < mm_per_pixel * mm_per_pixel < math.inf):
         raise InputError(f"--mm-per-pixel: expected the size of a pixel in mm, above 0, found {mm_per_pixel:g}")
-    table = None if regions_out is None else Path(regions_out)
-    if table is not None and (table.suffix not in regions.SUFFIXES or table.is_dir()):
-        raise InputError(f"--regions {table}: expected the name of a {' or '.join(regions.SUFFIXES)} file")
+    table = None if regions_out is None else files.target("--regions", regions_out, *regions.SUFFIXES)
     interest = None if roi is None else Roi.read(roi)
     opened = Store.open(store)
     known = by_path(all_samples(opened))
-    tests = [sample for sample in known.values() if sample.split == "test"]
     if paths is None:
+        tests = [sample for sample in known.values() if sample.split in (layouts.PRIVATE if submission else ("test",))]
         if not tests:
-            root = opened.dataset["root"]
-            raise InputError(f"{root}: no test images there; name images or folders to score, or - for a list on stdin")
+            root, wanted = opened.dataset["root"], "name images or folders to score, or - for a list on stdin"
+            if submission:
+                wanted = f"expected those of MVTec AD 2: {' and '.join(layouts.PRIVATE)}"
+            raise InputError(f"{root}: no {'private ' * bool(submission)}test images there; {wanted}")
         samples: Iterator[Sample] = iter(tests)
         total: int | None = len(tests)
     else:
@@ -118,9 +131,9 @@ def score(
     if table is not None and _among_images(table.resolve(), opened):
         raise InputError(f"--regions {table}: lies among the data set's images; expected another place")
     scorer = make_scorer(opened, target, search, memory, observer, interest)
-    needed = calibrated or table is not None or min_area > 1 or mm_per_pixel is not None
+    needed = calibrated or table is not None or min_area > 1 or mm_per_pixel is not None or submission is not None
     calibration = calibration_of(opened, interest, "no verdicts", observer, needed)
-    sha256 = opened.encoder_attributes["sha256"]
+    sha256, category = opened.encoder_attributes["sha256"], opened.dataset["category"]
 
     error = max(scorer.bound.values())
     provenance: dict[str, str | float] = {"encoder": sha256, "distance_error": error}
@@ -136,10 +149,18 @@ def score(
         if folder is not None:
             for sample, _ in usable:
                 _place(folder, sample, taken)
-        outputs = [f"{len(taken)} maps{' and overlays' * overlay} below {folder}"] * (folder is not None)
+        pictures = " and overlays" * overlay + " and what is above the threshold" * bool(submission)
+        outputs = [f"{len(taken)} maps{pictures} below {folder}"] * (folder is not None)
         outputs += [str(table)] * (table is not None)
         disk = sum(4 * height * width for _, (height, width) in usable) if folder is not None else 0
         observer.plan(f"{len(usable)} images", " and ".join(outputs) or "no file", disk)
+
+    def finished(sample: Sample, record: Record, written: Future[None] | None) -> Record:
+        if written is not None:
+            written.result()
+        if each is not None:
+            each(sample, record)
+        return record
 
     def run() -> Iterator[Record]:
         drawn: list[tuple[Sample, Path, Path, float]] = []
@@ -147,7 +168,7 @@ def score(
         taken: set[Path] = set()
         done = 0
         with ThreadPoolExecutor(1) as writer:
-            waiting: deque[tuple[Record, Future[None] | None]] = deque()
+            waiting: deque[tuple[Sample, Record, Future[None] | None]] = deque()
             for sample, result in scored(scorer, samples, batch, observer):
                 map_path = picture = written = areas = None
                 if calibration is not None or folder is not None:
@@ -157,18 +178,26 @@ def score(
                     if table is not None:
                         found.append((sample.id, result.size, areas))
                 if folder is not None:
-                    map_path = _place(folder, sample, set() if endless else taken)
-                    written = writer.submit(write_map, map_path, values, {"image": sample.id, **provenance})
+                    map_path = _place(folder / "anomaly_images" / category if submission else folder, sample, taken)
+                    if submission:
+                        assert calibration is not None
+                        above = folder / "anomaly_images_thresholded" / category / PurePosixPath(sample.id).with_suffix(".png")
+                        written = writer.submit(_submit, map_path, above, values, calibration.thresholds.pixel_threshold)
+                    else:
+                        written = writer.submit(write_map, map_path, values, {"image": sample.id, **provenance})
+                    if endless:
+                        taken.clear()
                     if overlay:
                         picture = map_path.with_suffix(".png")
                         drawn.append((sample, map_path, picture, float(np.median(result.inside()))))
-                waiting.append((_record(sample, result, areas, calibration, map_path, picture, error, sha256), written))
+                record = _record(sample, result, areas, calibration, map_path, picture, error, sha256)
+                waiting.append((sample, record, written))
                 while len(waiting) >= batch:  # a record is out when its map is there
-                    yield _finished(*waiting.popleft())
+                    yield finished(*waiting.popleft())
                 done += 1
                 observer.progress("score", done, total, sample.id)
             while waiting:
-                yield _finished(*waiting.popleft())
+                yield finished(*waiting.popleft())
         if not done and not endless:
             raise InputError(NOTHING)
         if table is not None:
@@ -177,12 +206,6 @@ def score(
             _draw(drawn, calibration, observer)
 
     return run()
-
-
-def _finished(record: Record, written: "Future[None] | None") -> Record:
-    if written is not None:
-        written.result()
-    return record
 
 
 def calibration_of(
@@ -284,6 +307,14 @@ def write_map(path: Path, values: NDArray[np.float32], provenance: dict[str, str
         tifffile.imwrite(beside, values, description=json.dumps(provenance), metadata=None)
 
 
+def _submit(map_path: Path, above: Path, values: NDArray[np.float32], threshold: float) -> None:
+    """Write a map and what of it is above the threshold as MVTec AD 2's server takes them (its public code, 2025)."""
+    with files.replacing(map_path) as beside:
+        tifffile.imwrite(beside, np.minimum(values / max(threshold, 1e-30), np.finfo(np.float16).max).astype(np.float16))
+    with files.replacing(above) as beside:
+        Image.fromarray(np.where(values > threshold, 255, 0).astype(np.uint8)).save(beside, format="PNG")
+
+
 def all_samples(store: Store) -> list[Sample]:
     """The data set's images; none where it is gone."""
     try:
@@ -351,6 +382,7 @@ def _record(
         *evidence.peak,
         evidence.normal_image,
         *evidence.normal_box,
+        *evidence.box,
         map_path.as_posix() if map_path else None,
         picture.as_posix() if picture else None,
         error,

@@ -48,9 +48,11 @@ def train(
             raise InputError(f"--{name}: expected 0 or more, found {value}")
     if steps is not None and epochs is not None:
         raise InputError("--steps and --epochs: give one of the two")
-    for name, given in (("layout", layout), ("holdout", holdout)):
+    for name, given in (("layout", layout), ("holdout", holdout), ("size", size)):
         if given is not None and data is None:
             raise InputError(f"--{name}: expected DATA too")
+    if report is not None:
+        files.target("--report", report, ".html")
     runtime.set_threads(threads)
     usual = _PATCH if recipe.get("sampler") == "patch" else _PAPER if recipe.get("objective") == "paper" else {}
     fresh_recipe = None if resume else training.Recipe(**usual | recipe)
@@ -127,7 +129,8 @@ def write_report(store: Store, path: Path) -> None:
         )
     else:
         sentences.append("There were too few images to hold some out and judge by them.")
-    how = "the last" if attributes["criterion"] is None else f"the best by its criterion, {attributes['criterion']:.3f}"
+    best = f"the best by its criterion ({attributes['criterion']}); step 0 is no candidate, it is there to compare with"
+    how = "the last" if attributes["criterion"] is None else best
     sentences.append(f"The encoder is that of step {chosen}: {how}.")
     for kind, title in (("ssl", "Position loss (chance: ln 8 = 2.08)"), ("nce", "Contrast loss"), ("svdd", "SVDD' loss")):
         columns = [index for index, name in enumerate(names) if name.startswith(kind)]

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from smallworld import SIZE, Told, World, save, texture, touched, tree, truncate, write_plain
 
@@ -139,7 +141,7 @@ def test_the_aspect_ratio_is_kept(tmp_path: Path, size: str, expected: tuple[int
 @pytest.mark.parametrize(
     ("size", "says"),
     [
-        ("native", "--size native: expected good images of one size, found 2 of 3 have 150x200 .*; give --size HEIGHTxWIDTH"),
+        ("native", "--size native: expected good images of one size, found 2 of 3 have 150x200 .*; give --size fit:HEIGHTx"),
         ("keep:128", "--size keep:128: expected good images of one aspect ratio, found 2 of 3 have 150x200"),
         ("keep:40", "--size: expected at least 64x64"),
     ],
@@ -151,3 +153,41 @@ def test_images_that_are_not_alike(tmp_path: Path, size: str, says: str) -> None
     with pytest.raises(InputError, match=says):
         patchcli.extract(data, tmp_path / "s.zarr", size)
     assert not (tmp_path / "s.zarr").exists()
+
+
+# ---- images of any shape, with their aspect ratio -------------------------------------------------------------------
+
+
+def test_images_of_any_shape_fit(tmp_path: Path) -> None:
+    data = write_plain(tmp_path / "good", 1, (150, 200))
+    write_plain(data / "tall", 1, (400, 100))
+    write_plain(data / "tiny", 1, (40, 33))
+    found = patchcli.extract(data, tmp_path / "s.zarr", "fit:96x128")
+    store = Store.open(tmp_path / "s.zarr")
+    assert (found.height, found.width, store.canvas.keeps_aspect) == (96, 128, True)
+    assert [store.canvas.covered(*map(int, size)) for size in store.image_sizes] == [(96, 128), (96, 24), (96, 79)]
+    tall = store.read_images(1, 2)[0]
+    np.testing.assert_array_equal(tall[:, :24], images.resize(images.decode(data / "tall" / "000.png"), 96, 24))
+    np.testing.assert_array_equal(tall[:, 24:48], tall[:, 23::-1])  # mirrored, and mirrored again
+    np.testing.assert_array_equal(tall[:, 48:72], tall[:, :24])
+    assert not patchcli.extract(data, tmp_path / "s.zarr", "fit:96x128").fresh
+    with pytest.raises(StoreError, match=r"images are 96x128 \(fitted into\), not 96x128 \(height x width\)"):
+        patchcli.extract(data, tmp_path / "s.zarr", (96, 128))
+
+
+@given(st.integers(32, 5000), st.integers(32, 5000), st.integers(64, 600), st.integers(64, 600))
+def test_a_fitted_image_keeps_its_aspect_ratio(height: int, width: int, canvas_height: int, canvas_width: int) -> None:
+    covered = images.Canvas(canvas_height, canvas_width, True).covered(height, width)
+    assert covered[0] == canvas_height or covered[1] == canvas_width
+    assert 1 <= covered[0] <= canvas_height and 1 <= covered[1] <= canvas_width
+    scale = covered[0] / height if covered[0] == canvas_height else covered[1] / width
+    other = covered[1] - width * scale if covered[0] == canvas_height else covered[0] - height * scale
+    assert abs(other) <= 0.5 + 1e-9 or 1 in covered or covered == (canvas_height, canvas_width)
+    assert images.Canvas(canvas_height, canvas_width).covered(height, width) == (canvas_height, canvas_width)
+
+
+@pytest.mark.parametrize("size", ["", "x", "fit:", "fit:native", "12x12x12", "keep:", "keep:64x64", "fit:96x-128", "1e3"])
+def test_sizes_that_are_none(tmp_path: Path, size: str) -> None:
+    data = write_plain(tmp_path / "good", 2)
+    with pytest.raises(InputError, match=r"--size: expected 256, 256x320 \(height x width\), fit:256x320, keep:256 or native"):
+        patchcli.extract(data, tmp_path / "s.zarr", size)

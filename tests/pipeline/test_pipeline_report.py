@@ -1,5 +1,8 @@
 """The page of a store, as text and in a browser."""
 
+import base64
+import io
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -8,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from smallworld import Told, World, copy_of, save, write_plain
 
 import patchcli
+from patchcli import images
 from patchcli.errors import InputError
 
 FLAGS = (
@@ -128,3 +133,50 @@ def test_the_page_in_a_browser(browser: Any, page: Path) -> None:
     assert browser.get_log("browser") == []
     wide = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
     assert wide <= 0
+
+
+# ---- what the page shows is what was scored --------------------------------------------------------------------------
+
+
+def test_an_image_is_shown_whatever_it_is_called(calibrated: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that reads like an id of the data set, and a name that is not UTF-8."""
+    grey = save(tmp_path / "test" / "good" / "000.png", np.full((64, 90, 3), 90, np.uint8))
+    odd = tmp_path / os.fsdecode(b"caf\xe9.png")
+    shutil.copy(grey, odd)
+    monkeypatch.chdir(tmp_path)
+    out = patchcli.write_report(calibrated.store, ["test/good/000.png", odd.name], out="r.html")
+    text = out.read_text(encoding="utf-8")
+    assert re.findall(r"<h3><span>([^<]*)</span>", text) == ["test/good/000.png", r"caf\udce9.png"]
+    for picture in re.findall(r'alt="[^"]*: image" src="data:image/webp;base64,([^"]*)"', text):
+        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))))
+        assert shown.shape == (64, 90, 3) and abs(shown.mean() - 90) < 2
+
+
+def test_the_patches_are_those_that_were_compared(calibrated: World, tmp_path: Path) -> None:
+    (record,) = patchcli.score(calibrated.store, [calibrated.data / "test" / "hole" / "000.png"])
+    out = patchcli.write_report(calibrated.store, [calibrated.data / "test" / "hole" / "000.png"], out=tmp_path / "r.html")
+    ours, normal = re.findall(r'alt="[^"]* at [^"]*" src="data:image/webp;base64,([^"]*)"', out.read_text(encoding="utf-8"))
+    sources = (
+        (ours, record.image, record.patch_x, record.patch_y, record.patch_width, record.patch_height),
+        (normal, record.nearest_image, record.nearest_x, record.nearest_y, record.nearest_width, record.nearest_height),
+    )
+    for picture, name, x, y, width, height in sources:
+        wanted = images.decode(calibrated.data / name)[y : y + height, x : x + width]
+        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).resize((width, height)))
+        assert np.abs(shown.astype(int) - wanted).mean() < 25  # WebP, and for the normal one the working size, lose some
+    assert f"patch at {record.patch_x}, {record.patch_y}" in out.read_text(encoding="utf-8")
+
+
+def test_both_thresholds_are_marked(made: World, tmp_path: Path) -> None:
+    copied = copy_of(made, tmp_path)
+    write_plain(tmp_path / "more", 12, seed=7)
+    patchcli.calibrate(copied.store, [tmp_path / "more"], false_alarms=0.25, review=0.5)
+    text = patchcli.write_report(copied.store, out=tmp_path / "r.html").read_text(encoding="utf-8")
+    assert ">reject above</text>" in text and ">review above</text>" in text
+
+
+def test_an_output_that_cannot_be_is_refused_before_anything_is_scored(made: World, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match=r"--out .*x\.html: expected a folder above it, found the file .*file"):
+        patchcli.write_report(made.store, [tmp_path / "none.png"], out=tmp_path / "file" / "below" / "x.html")
+    assert (tmp_path / "file").read_text() == "mine"

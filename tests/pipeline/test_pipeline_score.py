@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from smallworld import HOLE, SIZE, Told, World, make_store, save, texture, touched, tree, truncate
+from smallworld import HOLE, SIZE, Told, World, make_store, save, texture, touched, tree, truncate, write_plain
 
 import patchcli
-from patchcli.errors import InputError, StoreError
+from patchcli.calibration import Calibration
+from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.pipeline.score import Record
 from patchcli.store import Store
 
@@ -299,3 +300,60 @@ def test_a_file_of_the_store_cut_short(world: World, part: str) -> None:
     truncate(chunk)
     with pytest.raises(StoreError):
         list(patchcli.score(world.store))
+
+
+# ---- what MVTec AD 2's server takes ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def private(made: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A calibrated world in the layout of MVTec AD 2, with private images of two sizes."""
+    folder = tmp_path_factory.mktemp("private")
+    world = World(folder / "weave", folder / "weave.zarr")
+    shutil.copytree(made.data / "train", world.data / "train")
+    shutil.copytree(made.data / "test" / "good", world.data / "test_public" / "good")
+    for name in ("test_private/000_regular.png", "test_private_mixed/000_mixed.png"):
+        save(world.data / name, texture(np.random.default_rng(len(name)), *SIZE))
+    shutil.copy(made.data / "test" / "hole" / "002.png", world.data / "test_private" / "001_regular.png")
+    shutil.copytree(made.store, world.store)
+    patchcli.extract(world.data, world.store)
+    write_plain(folder / "more", 12, seed=7)
+    patchcli.calibrate(world.store, [folder / "more"], false_alarms=0.25)
+    return world
+
+
+def test_a_submission(private: World, tmp_path: Path) -> None:
+    found = list(patchcli.score(private.store, out=tmp_path / "s", submission="mvtec-ad-2"))
+    names = ["test_private/000_regular", "test_private/001_regular", "test_private_mixed/000_mixed"]
+    assert [record.image for record in found] == [f"{name}.png" for name in names]
+    assert [path for path in tree(tmp_path / "s") if path.endswith((".tiff", ".png"))] == [
+        *(f"anomaly_images/weave/{name}.tiff" for name in names),
+        *(f"anomaly_images_thresholded/weave/{name}.png" for name in names),
+    ]
+    threshold = Calibration.read(Store.open(private.store)).thresholds.pixel_threshold
+    paths = [private.data / record.image for record in found]
+    for record, whole in zip(found, patchcli.score(private.store, paths, out=tmp_path / "maps"), strict=True):
+        values, exact = tifffile.imread(str(record.map)), tifffile.imread(str(whole.map))
+        assert values.dtype == np.float16 and values.shape == exact.shape
+        np.testing.assert_allclose(values, exact / threshold, rtol=1e-3, atol=1e-4)
+        above = np.asarray(Image.open(str(record.map).replace("anomaly_images", "anomaly_images_thresholded")[:-4] + "png"))
+        np.testing.assert_array_equal(above, np.where(exact > threshold, 255, 0))
+    assert (above == 255).any() or any(record.regions for record in found)
+
+
+def test_submissions_that_are_refused(private: World, made: World, tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    for store, options, error, says in (
+        (private.store, {"submission": "mvtec"}, InputError, "--submission: expected mvtec-ad-2, found 'mvtec'"),
+        (private.store, {"out": None}, InputError, "--submission: expected --out DIR too"),
+        (private.store, {"paths": [private.data]}, InputError, "leave PATHS and --overlay out"),
+        (private.store, {"overlay": True}, InputError, "leave PATHS and --overlay out"),
+        (made.store, {}, InputError, "no private test images there; expected those of MVTec AD 2: test_private and"),
+    ):
+        with pytest.raises(error, match=says):
+            patchcli.score(store, **{"out": out, "submission": "mvtec-ad-2", **options})
+    uncalibrated = shutil.copytree(private.store, tmp_path / "u.zarr")
+    shutil.rmtree(uncalibrated / "calibration")
+    with pytest.raises(IncompleteError, match="patchcli calibrate"):
+        patchcli.score(uncalibrated, out=out, submission="mvtec-ad-2")
+    assert not out.exists()
