@@ -40,32 +40,38 @@ def find(
 
     Those of fewer than `min_area` pixels are left out.
     """
-    from scipy.ndimage import find_objects, label
+    from scipy.ndimage import label
 
-    labels, _ = label(anomaly_map > threshold, np.ones((3, 3)))
-    found = []
-    for number, box in enumerate(find_objects(labels), 1):
-        within = labels[box] == number
-        area = int(within.sum())
-        if area < min_area:
-            continue
-        values = anomaly_map[box]
-        peak_y, peak_x = np.unravel_index(int(np.where(within, values, -np.inf).argmax()), within.shape)
-        rows, columns = box
-        region = Region(
-            x=columns.start,
-            y=rows.start,
-            width=columns.stop - columns.start,
-            height=rows.stop - rows.start,
-            area=area,
-            area_mm2=None if mm_per_pixel is None else area * mm_per_pixel**2,
-            peak=float(values[peak_y, peak_x]),
-            peak_x=columns.start + int(peak_x),
-            peak_y=rows.start + int(peak_y),
-            mean=float(values[within].mean(dtype=np.float64)),
+    labels, count = label(anomaly_map > threshold, np.ones((3, 3)))
+    if not count:
+        return []
+    at = np.flatnonzero(labels)
+    of, values = labels.ravel()[at], anomaly_map.ravel()[at]
+    order = np.lexsort((at, -values, of))  # region after region, each from its peak downwards
+    at, of, values = at[order], of[order], values[order]
+    first = np.searchsorted(of, np.arange(1, count + 1))
+    y, x = np.divmod(at, anomaly_map.shape[1])
+    top, left, bottom, right = (
+        end.reduceat(side, first) for end, side in ((np.minimum, y), (np.minimum, x), (np.maximum, y), (np.maximum, x))
+    )
+    area = np.diff(first, append=len(at))
+    mean = np.add.reduceat(values.astype(np.float64), first) / area
+    ranked = np.argsort(-values[first], kind="stable")
+    return [
+        Region(
+            x=int(left[n]),
+            y=int(top[n]),
+            width=int(right[n] - left[n] + 1),
+            height=int(bottom[n] - top[n] + 1),
+            area=int(area[n]),
+            area_mm2=None if mm_per_pixel is None else int(area[n]) * mm_per_pixel**2,
+            peak=float(values[first[n]]),
+            peak_x=int(x[first[n]]),
+            peak_y=int(y[first[n]]),
+            mean=float(mean[n]),
         )
-        found.append(region)
-    return sorted(found, key=lambda region: -region.peak)
+        for n in ranked[area[ranked] >= min_area]
+    ]
 
 
 # An image's id, its (height, width) and its regions.
