@@ -1,8 +1,9 @@
 """The verbs, put together."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from patchcli.cli.bank import bank
 from patchcli.cli.calibrate import calibrate
@@ -20,8 +21,17 @@ from patchcli.cli.terminal import Terminal
 from patchcli.cli.train import train
 from patchcli.cli.watch import watch
 
+
+class _Group(TyperGroup):
+    """Notes whether help is asked for, which a mistake in a settings file is no reason to refuse."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        ctx.obj = "--help" in args
+        return super().parse_args(ctx, args)
+
+
 # Plain help texts: rich markup would double the time that --help takes.
-app = typer.Typer(name="patchcli", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(name="patchcli", cls=_Group, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def _version(asked: bool) -> None:
@@ -46,7 +56,7 @@ def root(
 
     Example: patchcli train ./mvtec/grid && patchcli embed && patchcli score --out maps/
     """
-    if not context.resilient_parsing:
+    if not context.resilient_parsing and not context.obj:
         with Terminal():
             context.default_map = defaults(context)
 

@@ -12,8 +12,8 @@ from patchcli.errors import InputError
 def defaults(ctx: Any) -> dict[str, Any]:
     """The nearest file's values, from the working directory upwards, as the context's default map.
 
-    A key at the top is for every command with an option of that name; a table is one command's. Raises InputError with
-    file and key where there is no such option or command, or it does not take the value.
+    A key at the top is for every command with an option of that name; a table is one command's. Paths are relative to the
+    file. Raises InputError with file and key where there is no such option or command, or it does not take the value.
     """
     path, table = _nearest(Path.cwd())
     return {} if path is None else _filled(ctx, path, ctx.command, table, {}, "")
@@ -78,7 +78,7 @@ def _unknown(path: Path, what: str, where: str, key: str, known: Iterable[str]) 
 
 def _checked(ctx: Any, path: Path, key: str, option: Any, value: Any) -> Any:
     try:
-        option.process_value(ctx, value)
+        found = option.process_value(ctx, value)
     except Exception as error:  # whatever the option's type says
         raise InputError(f"{path}: {key}: {getattr(error, 'message', error)}") from None
-    return value
+    return str(path.parent / found) if isinstance(found, Path) else value

@@ -8,7 +8,7 @@ import typer
 from patchcli.cli import options
 from patchcli.cli.terminal import Terminal
 
-# What fits on 100 characters; JSON Lines and CSV have every figure.
+# What fits on 100 characters, without AUPRO 0.05 where there is a recall; JSON Lines and CSV have every figure.
 COLUMNS = {
     "category": "class", "map": "map", "kind": "kind", "image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC",
     "aupro_30": "AUPRO 0.3", "aupro_05": "AUPRO 0.05", "image_recall": "recall", "image_false_alarms": "false alarms",
@@ -60,4 +60,6 @@ def evaluate(
         for key in ("kind", "image_recall", "image_false_alarms", "note"):
             if all(getattr(row, key) in (None, "") for row in rows):
                 del columns[key]
+        if "image_recall" in columns:
+            del columns["aupro_05"]
         terminal.write(rows, form, columns)

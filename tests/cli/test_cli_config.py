@@ -33,6 +33,28 @@ def test_the_nearest_file_upwards(made: World, tmp_path: Path, monkeypatch: pyte
     refused("info", says=("none.zarr",))
 
 
+def test_paths_are_relative_to_the_file(made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(made.store, tmp_path / "project" / "own.zarr")
+    below = tmp_path / "project" / "a" / "b"
+    below.mkdir(parents=True)
+    (tmp_path / "project" / "patchcli.toml").write_text('store = "own.zarr"\n[score]\nout = "maps"\n')
+    monkeypatch.chdir(below)
+    (found,) = records(done("info"))
+    assert Path(found["store"]) == tmp_path / "project" / "own.zarr"
+    done("score", made.data / "test" / "good")
+    assert len(list((tmp_path / "project" / "maps").rglob("*.tiff"))) == 2
+    shutil.move(tmp_path / "project" / "own.zarr", below / "flag.zarr")
+    (found,) = records(done("info", "--store", "flag.zarr"))  # a flag's is the shell's
+    assert found["store"] == "flag.zarr"
+
+
+def test_a_broken_file_refuses_no_help() -> None:
+    Path("patchcli.toml").write_text("steps = ")
+    assert "--overlay" in done("score", "--help").stdout
+    assert "Commands" in done("--help").stdout
+    refused("score", says=("expected TOML",))
+
+
 def test_a_table_within_a_table(made: World) -> None:
     Path("patchcli.toml").write_text(f'[bank.list]\nstore = "{made.store.as_posix()}"\nformat = "csv"')
     assert done("bank", "list").stdout.startswith("schema,image,width,height")
