@@ -14,10 +14,17 @@ def watch(
     store: options.Store = options.STORE,
     log: Annotated[
         Path | None,
-        typer.Option("--log", metavar="FILE.jsonl", help="Append the records here; what it holds is never scored again."),
+        typer.Option(
+            "--log", metavar="FILE.jsonl",
+            help="Append the records here; what it holds is never scored again. [default: a file of this folder and store "
+            "below ~/.local/state/patchcli]",
+        ),
     ] = None,
     every: Annotated[float, typer.Option("--every", metavar="SECONDS", help="Between two looks at the folder.")] = 1.0,
     out: Annotated[Path | None, typer.Option("--out", help="Write float32 TIFF anomaly maps below this folder.")] = None,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="With --out: heat maps as PNG too; needs patchcli calibrate before.")
+    ] = False,
     roi: options.Roi = None,
     min_area: options.MinArea = 1,
     mm_per_pixel: options.MmPerPixel = None,
@@ -31,8 +38,8 @@ def watch(
     """Score images as they arrive in a folder: a JSON record a line, as it happens.
 
     An image is taken when its file did not change between two looks and can be decoded; one that is overwritten is scored
-    again. Ctrl-C or SIGTERM end it after the running image, with exit status 0 unless something was left out. Without
-    --log a restart begins anew.
+    again. Ctrl-C or SIGTERM end it after the running image, with exit status 0 unless something was left out. After a
+    restart, or a kill, it goes on with what has no record in the log.
 
     Example: patchcli watch /mnt/camera --log line3.jsonl | jq -r 'select(.verdict == "reject") | .file'
     """
@@ -40,7 +47,8 @@ def watch(
         from patchcli.pipeline.watch import watch
 
         records = watch(
-            folder, store, log=log, every=every, out=out, roi=roi, min_area=min_area, mm_per_pixel=mm_per_pixel,
-            search=search, memory=options.memory(memory), device=device, threads=threads, observer=terminal,
+            folder, store, log=log, every=every, out=out, overlay=overlay, roi=roi, min_area=min_area,
+            mm_per_pixel=mm_per_pixel, search=search, memory=options.memory(memory), device=device, threads=threads,
+            observer=terminal,
         )  # fmt: skip
         terminal.write(records, "jsonl", {})

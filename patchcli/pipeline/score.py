@@ -57,7 +57,7 @@ class Record:
     patch_width: int
     patch_height: int
     map: str | None  # float32 TIFF at the image's original size
-    overlay: str | None  # PNG, written when all images are scored, on one scale: the calibration's, else the run's
+    overlay: str | None  # PNG, on the calibration's scale; else on the run's, written when all images are scored
     distance_error: float  # by how much a patch's distance may be off at most: 0 unless the bank is thinned or float16
     encoder: str  # sha256 of the weights, as in the store
 
@@ -133,6 +133,9 @@ def score(
     scorer = make_scorer(opened, target, search, memory, observer, interest)
     needed = calibrated or table is not None or min_area > 1 or mm_per_pixel is not None or submission is not None
     calibration = calibration_of(opened, interest, "no verdicts", observer, needed)
+    scale = None if calibration is None else colour_scale(calibration.thresholds, ())
+    if overlay and endless and scale is None:
+        raise InputError("--overlay: there is no scale for the colours yet; run: patchcli calibrate")
     sha256, category = opened.encoder_attributes["sha256"], opened.dataset["category"]
 
     error = max(scorer.bound.values())
@@ -154,6 +157,15 @@ def score(
         outputs += [str(table)] * (table is not None)
         disk = sum(4 * height * width for _, (height, width) in usable) if folder is not None else 0
         observer.plan(f"{len(usable)} images", " and ".join(outputs) or "no file", disk)
+
+    def write(sample: Sample, map_path: Path, values: NDArray[np.float32], picture: Path | None) -> None:
+        if submission and folder is not None and calibration is not None:
+            above = folder / "anomaly_images_thresholded" / category / PurePosixPath(sample.id).with_suffix(".png")
+            _submit(map_path, above, values, calibration.thresholds.pixel_threshold)
+            return
+        write_map(map_path, values, {"image": sample.id, **provenance})
+        if picture is not None and scale is not None:
+            _draw(sample, map_path, picture, scale, observer)
 
     def finished(sample: Sample, record: Record, written: Future[None] | None) -> Record:
         if written is not None:
@@ -179,17 +191,12 @@ def score(
                         found.append((sample.id, result.size, areas))
                 if folder is not None:
                     map_path = _place(folder / "anomaly_images" / category if submission else folder, sample, taken)
-                    if submission:
-                        assert calibration is not None
-                        above = folder / "anomaly_images_thresholded" / category / PurePosixPath(sample.id).with_suffix(".png")
-                        written = writer.submit(_submit, map_path, above, values, calibration.thresholds.pixel_threshold)
-                    else:
-                        written = writer.submit(write_map, map_path, values, {"image": sample.id, **provenance})
+                    picture = map_path.with_suffix(".png") if overlay else None
+                    written = writer.submit(write, sample, map_path, values, picture)
+                    if picture is not None and scale is None:
+                        drawn.append((sample, map_path, picture, float(np.median(result.inside()))))
                     if endless:
                         taken.clear()
-                    if overlay:
-                        picture = map_path.with_suffix(".png")
-                        drawn.append((sample, map_path, picture, float(np.median(result.inside()))))
                 record = _record(sample, result, areas, calibration, map_path, picture, error, sha256)
                 waiting.append((sample, record, written))
                 while len(waiting) >= batch:  # a record is out when its map is there
@@ -203,7 +210,10 @@ def score(
         if table is not None:
             regions.write(table, found)
         if drawn:
-            _draw(drawn, calibration, observer)
+            run_scale = colour_scale(None, ((typical, float(tifffile.imread(path).max())) for _, path, _, typical in drawn))
+            for count, (sample, path, picture, _) in enumerate(drawn, 1):
+                _draw(sample, path, picture, run_scale, observer)
+                observer.progress("overlay", count, len(drawn))
 
     return run()
 
@@ -398,12 +408,8 @@ def colour_scale(thresholds: Thresholds | None, extents: Iterable[tuple[float, f
     return report.ColourScale(float(np.median(typical)), max(highest))
 
 
-def _draw(drawn: list[tuple[Sample, Path, Path, float]], calibration: Calibration | None, observer: Observer) -> None:
-    """Overlays on one colour scale."""
-    extents = ((typical, float(tifffile.imread(map_path).max())) for _, map_path, _, typical in drawn)
-    scale = colour_scale(calibration.thresholds if calibration else None, extents)
-    for done, (sample, map_path, picture, _) in enumerate(drawn, 1):
-        pixels, values = images.decode(sample.path), tifffile.imread(map_path)
-        mask = read_mask(sample, values.shape, observer)
-        images.write_png(picture, report.overlay(pixels, values, mask, scale))
-        observer.progress("overlay", done, len(drawn))
+def _draw(sample: Sample, map_path: Path, picture: Path, scale: report.ColourScale, observer: Observer) -> None:
+    """The overlay of a map that is on disk."""
+    pixels, values = images.decode(sample.path), tifffile.imread(map_path)
+    mask = read_mask(sample, values.shape, observer)
+    images.write_png(picture, report.overlay(pixels, values, mask, scale))

@@ -1,6 +1,7 @@
 """Images that arrive in a folder → a record each, as it happens."""
 
 import contextlib
+import hashlib
 import json
 import os
 import time
@@ -34,21 +35,23 @@ def watch(
 
     Yields score's record with "file" (relative to the folder), "bytes" and "mtime_ns". An image is complete when it did
     not change between two looks and can be decoded. Records are appended to `log`, a JSON Lines file, before they are
-    yielded; what it tells of is not scored again, unless the file has changed.
+    yielded; what it tells of is not scored again, unless the file has changed. Without one, it is a file of this folder
+    and store below the user's state folder (XDG_STATE_HOME).
     """
     observer, folder = observer or Observer(), Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder to watch, found {'a file' if folder.exists() else 'none'}")
     if not every > 0:
         raise InputError(f"--every: expected seconds above 0, found {every:g}")
+    log = _usual_log(folder, Path(store)) if log is None else Path(log)
     for name, written in (("--log", log), ("--out", options.get("out"))):
         if written is not None and Path(written).resolve().is_relative_to(folder.resolve()):
             raise InputError(f"{name} {written}: lies in the folder that is watched; name another place")
-    if log is not None and Path(log).is_dir():
+    if log.is_dir():
         raise InputError(f"--log {log}: expected the name of a file, found a folder")
 
     def run() -> Iterator[dict[str, Any]]:
-        with _ledger(None if log is None else Path(log)) as (seen, write), runtime.stopping() as stop:
+        with _ledger(log) as (seen, write), runtime.stopping() as stop:
             now: tuple[str, State] | None = None
 
             def paths() -> Iterator[Path]:
@@ -58,7 +61,7 @@ def watch(
 
             records = score(store, paths(), batch=1, endless=True, observer=observer, **options)
             before = f"; {len(seen)} images were scored before" if seen else ""
-            observer.note(f"watching {folder} every {every:g} s{before}")
+            observer.note(f"watching {folder} every {every:g} s, records are in {log}{before}")
             for record in records:
                 assert now is not None
                 name, (size, changed) = now
@@ -75,8 +78,12 @@ def arrivals(
     """Complete images below the folder that are not in `seen`, which they are added to, until `stop()`."""
     before: dict[str, State] = {}
     failed: dict[str, int] = {}
+    closed: set[str] = set()
     while not stop():
-        now = _look(folder)
+        now, denied = _look(folder)
+        for name in denied - closed:
+            observer.problem(f"{folder / name}: may not be read; give this user permission to see what arrives there")
+        closed = denied
         for name, state in now.items():
             if stop():
                 return
@@ -101,17 +108,23 @@ def arrivals(
             time.sleep(min(left, 0.1))
 
 
-def _look(folder: Path) -> dict[str, State]:
-    """Image files below the folder and their states, the oldest first; hidden ones are passed over."""
+def _look(folder: Path) -> tuple[dict[str, State], set[str]]:
+    """Image files below the folder and their states, the oldest first, and folders that may not be read.
+
+    Hidden ones are passed over.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder}: the folder that was watched is gone; bring it back and run the same command again")
     found: list[tuple[int, str, State]] = []
-    unread = [""]
+    unread, denied = [""], set[str]()
     while unread:
         above = unread.pop()
         try:
             entries = os.scandir(folder / above)
         except FileNotFoundError:
+            continue
+        except PermissionError:
+            denied.add(above)
             continue
         with entries:
             for entry in entries:
@@ -125,19 +138,30 @@ def _look(folder: Path) -> dict[str, State]:
                     elif suffix.lower() in images.SUFFIXES and entry.is_file():
                         status = entry.stat()
                         found.append((status.st_mtime_ns, name, (status.st_size, status.st_mtime_ns)))
-    return {name: state for _, name, state in sorted(found)}
+    return {name: state for _, name, state in sorted(found)}, denied
+
+
+def _usual_log(folder: Path, store: Path) -> Path:
+    """Where records of this folder and store go when no place is named."""
+    try:
+        state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+    except RuntimeError as error:
+        raise InputError(f"no place for the log ({error}); name one with --log") from None
+    of = hashlib.sha256(f"{folder.resolve()}\0{store.resolve()}".encode(errors="surrogateescape")).hexdigest()
+    return state / "patchcli" / f"watch-{folder.resolve().name}-{of[:12]}.jsonl"
 
 
 @contextlib.contextmanager
-def _ledger(path: Path | None) -> Iterator[tuple[dict[str, State], Callable[[dict[str, Any]], None]]]:
+def _ledger(path: Path) -> Iterator[tuple[dict[str, State], Callable[[dict[str, Any]], None]]]:
     """What a log tells was scored, and a function that appends a record; the log is this process's alone meanwhile."""
-    if path is None:
-        yield {}, lambda _: None
-        return
     import fcntl
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b")
+    except OSError as error:
+        raise InputError(f"--log {path}: cannot be written ({error.strerror}); name another place") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

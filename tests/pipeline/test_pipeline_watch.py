@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from smallworld import Told, World, save, texture, tree, truncate
+from smallworld import Told, World, save, texture, tree, truncate, write_plain
 
 import patchcli
+from patchcli import images
 from patchcli.errors import InputError
 from patchcli.pipeline import watch as module
 from patchcli.pipeline.watch import PATIENCE, arrivals, watch
@@ -24,7 +25,7 @@ class Looks:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *steps: object) -> None:
         self.steps = list(steps)
 
-        def scripted(folder: Path) -> dict[str, tuple[int, int]]:
+        def scripted(folder: Path) -> object:
             step = self.steps.pop(0)
             if callable(step):
                 step()
@@ -101,7 +102,7 @@ def records(made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     shutil.copytree(made.data / "test" / "hole", tmp_path / "in")
     looks = [0]
 
-    def looked(folder: Path) -> dict[str, tuple[int, int]]:
+    def looked(folder: Path) -> object:
         looks[0] += 1
         return LOOK(folder)
 
@@ -130,6 +131,50 @@ def test_records_are_scores_and_none_is_made_twice(made: World, records: Path, t
     log.write_bytes(log.read_bytes()[:-20])  # killed while the last record was written
     assert [record["file"] for record in watch(records, made.store, log=log, every=1e-6)] == [told[-1]["file"]]
     assert [json.loads(line)["file"] for line in log.read_text().splitlines()] == [record["file"] for record in told]
+
+
+def test_without_a_log_it_is_remembered_too(
+    made: World, records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For this folder and this store: another folder is another line."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert len(list(watch(records, made.store, every=1e-6))) == 3
+    assert list(watch(records, made.store, every=1e-6)) == []
+    other = Path(shutil.copytree(records, tmp_path / "elsewhere" / "in"))
+    assert len(list(watch(other, made.store, every=1e-6))) == 3
+    logs = sorted((tmp_path / "state" / "patchcli").iterdir())
+    assert len(logs) == 2 and all(log.name.startswith("watch-in-") for log in logs)
+    monkeypatch.setenv("XDG_STATE_HOME", str(records / "000.png"))
+    with pytest.raises(InputError, match=r"--log .*: cannot be written .*; name another place"):
+        list(watch(other, made.store, every=1e-6))
+
+
+def test_overlays_come_with_their_records(world: World, records: Path, tmp_path: Path) -> None:
+    options = {"log": tmp_path / "l.jsonl", "every": 1e-6, "out": tmp_path / "maps", "overlay": True}
+    with pytest.raises(InputError, match="--overlay: there is no scale for the colours yet; run: patchcli calibrate"):
+        list(watch(records, world.store, **options))  # type: ignore[arg-type]
+    write_plain(tmp_path / "more", 12, seed=7)
+    patchcli.calibrate(world.store, [tmp_path / "more"], false_alarms=0.25)
+    for record in watch(records, world.store, **options):  # type: ignore[arg-type]
+        assert Path(record["map"]).is_file()
+        assert images.decode(Path(record["overlay"])).shape == images.decode(records / record["file"]).shape
+
+
+def test_a_folder_without_permission_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image(tmp_path / "a.png")
+    image(tmp_path / "closed" / "b.png")
+    scandir, shut = os.scandir, [True]
+
+    def guarded(path: Path) -> object:
+        if shut[0] and str(path).rstrip("/").endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(module.os, "scandir", guarded)
+    told = Told()
+    looks = Looks(monkeypatch, None, None, None, lambda: shut.clear() or shut.append(False), None, None)
+    assert came(tmp_path, looks, told) == ["a.png", "closed/b.png"]
+    assert len(told.problems) == 1 and "closed: may not be read" in told.problems[0]
 
 
 def test_names_that_are_not_utf8(made: World, records: Path, tmp_path: Path) -> None:
