@@ -1,4 +1,4 @@
-"""Dense embedding against the per-patch forward, both in one run: python examples/benchmarks/embedding.py [THREADS].
+"""Dense embedding against the per-patch forward, both in one run: python examples/benchmarks/embedding.py [THREADS [SIDE]].
 
 An untrained encoder and random images (the time does not depend on their values), float32. The per-patch forward gets
 the batch size and memory format that suit it best of those tried.
@@ -14,7 +14,7 @@ from patchcli.embedding import embed, grids
 from patchcli.encoder import HierarchicalEncoder
 from patchcli.images import standardise
 
-ROUNDS, IMAGES, SIDE = 3, 8, 256
+ROUNDS, IMAGES = 3, 8
 
 
 @torch.inference_mode()
@@ -30,14 +30,15 @@ def per_patch(encoder: HierarchicalEncoder, images: torch.Tensor, geometry: dict
 def main() -> None:
     if len(sys.argv) > 1:
         torch.set_num_threads(int(sys.argv[1]))
+    side = int(sys.argv[2]) if len(sys.argv) > 2 else 256
     rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (IMAGES, SIDE, SIDE, 3), dtype=np.uint8)
+    pixels = rng.integers(0, 256, (IMAGES, side, side, 3), dtype=np.uint8)
     mean = pixels.mean(axis=0, dtype=np.float32)
     torch.manual_seed(0)
     encoder = HierarchicalEncoder().eval()
     fast = HierarchicalEncoder().eval().to(memory_format=torch.channels_last)
     fast.load_state_dict(encoder.state_dict())
-    geometry, cpu = grids(encoder, SIDE, SIDE), torch.device("cpu")
+    geometry, cpu = grids(encoder, side, side), torch.device("cpu")
     one = torch.from_numpy(standardise(pixels[:1], mean))
 
     ways = {f"per patch, batch {b}, {n}": (e, b) for b in (64, 256, 1024) for n, e in (("NCHW", encoder), ("NHWC", fast))}
@@ -54,7 +55,7 @@ def main() -> None:
         begun = time.perf_counter()
         embed(fast, pixels, mean, geometry, cpu)
         dense.append(IMAGES / (time.perf_counter() - begun))
-    print(f"{torch.get_num_threads()} threads, {SIDE}x{SIDE}, float32, median of {ROUNDS}; images per second")
+    print(f"{torch.get_num_threads()} threads, {side}x{side}, float32, median of {ROUNDS}; images per second")
     for name, rates in slow.items():
         print(f"{name:32}{np.median(rates):8.2f}")
     best = max(np.median(rates) for rates in slow.values())

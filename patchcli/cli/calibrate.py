@@ -48,7 +48,7 @@ def calibrate(
 
     Example: patchcli calibrate --false-alarms 1% --review 5%
 
-    Example: patchcli calibrate --from more_good_parts/ --false-alarms 0.5%
+    Example: patchcli calibrate --from more_good/ --false-alarms 5%
     """
     with Terminal(quiet, verbose, dry_run) as terminal:
         terminal.check_format(form)

@@ -48,7 +48,7 @@ def train(
             raise InputError(f"--{name}: expected 0 or more, found {value}")
     if steps is not None and epochs is not None:
         raise InputError("--steps and --epochs: give one of the two")
-    for name, given in (("layout", layout), ("holdout", holdout), ("size", size)):
+    for name, given in (("layout", layout), ("holdout", holdout)):
         if given is not None and data is None:
             raise InputError(f"--{name}: expected DATA too")
     if report is not None:
