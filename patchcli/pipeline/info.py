@@ -18,6 +18,7 @@ def info(store: Path | str = "patchcli.zarr") -> dict[str, Any]:
     found |= {key: opened.dataset[key] for key in ("root", "layout", "category", "manifest")}
     found["held_out"] = len(opened.held_out)
     found["images"], found["height"], found["width"] = opened.images.shape[:3]
+    found["keeps_aspect"] = opened.canvas.keeps_aspect
     encoder = opened.attributes_of("encoder") or {}
     for key in ("architecture", "source", "D", "steps", "seconds", "sha256"):
         found[f"encoder_{key}"] = encoder.get(key)
