@@ -27,7 +27,8 @@ from patchcli.scoring import Embedded, Scored, Scorer
 from patchcli.store import Store
 
 SCHEMA = "patchcli.score/1"
-BATCH = 8  # images that are searched for together
+BATCH = 8  # images that are searched for together,
+PIXELS = 8_000_000  # if they have no more than so many at the working size: features take 16 times the memory of a picture
 MVTEC2 = "mvtec-ad-2"
 NOTHING = "no image could be scored; expected png, jpg, bmp, tif or webp files"
 
@@ -284,6 +285,7 @@ def scored(
 
     The next images are decoded and embedded while these are searched for; one at a time, each is answered at once.
     """
+    batch = max(1, min(batch, PIXELS // (scorer.canvas.height * scorer.canvas.width)))
 
     def embedded() -> Iterator[tuple[list[Sample], Embedded | InputError]]:
         group: list[tuple[Sample, NDArray[np.uint8]]] = []

@@ -17,7 +17,9 @@ from smallworld import HOLE, SIZE, Told, World, make_store, save, texture, touch
 import patchcli
 from patchcli.calibration import Calibration
 from patchcli.errors import IncompleteError, InputError, StoreError
+from patchcli.pipeline import score as module
 from patchcli.pipeline.score import Record
+from patchcli.scoring import Scorer
 from patchcli.store import Store
 
 
@@ -54,6 +56,18 @@ def test_the_batch_does_not_matter(made: World) -> None:
     for one, three in zip(patchcli.score(made.store, batch=1), patchcli.score(made.store, batch=3), strict=True):
         assert one.score == pytest.approx(three.score, rel=1e-4)
         assert (one.image, one.peak_x, one.peak_y) == (three.image, three.peak_x, three.peak_y)
+
+
+def test_large_images_are_few_at_a_time(made: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    together: list[int] = []
+    embed = Scorer.embed
+    monkeypatch.setattr(Scorer, "embed", lambda self, images: together.append(len(images)) or embed(self, images))
+    whole = [record.score for record in patchcli.score(made.store)]
+    monkeypatch.setattr(module, "PIXELS", 2 * 128 * 128 + 1)
+    assert [record.score for record in patchcli.score(made.store)] == pytest.approx(whole, rel=1e-4)
+    monkeypatch.setattr(module, "PIXELS", 1)
+    assert [record.score for record in patchcli.score(made.store)] == pytest.approx(whole, rel=1e-4)
+    assert together == [5, 2, 2, 1, 1, 1, 1, 1, 1]
 
 
 def test_a_training_image_is_normal(made: World) -> None:
