@@ -28,6 +28,7 @@ class Chart:
     title: str
     lines: Mapping[str, Line]
     marks: Mapping[str, float] = field(default_factory=dict)  # values of x that are pointed out, by name
+    logarithmic: bool = False  # the x axis; all x are above 0
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -37,6 +38,14 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= step * 0.999)
     first = math.ceil(low / step - 1e-9)
     return [round(step * number, 12) for number in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten within [low, high], or the powers alone where those are many; `ticks` where few."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if len(powers) < 5 else (1,)
+    found = [value for power in powers for factor in factors if low <= (value := float(f"{factor}e{power}")) <= high]
+    return found if len(found) > 1 else ticks(low, high)
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
@@ -51,11 +60,12 @@ def svg(chart: Chart) -> str:
     xs = [*chart.marks.values(), *(x for x, _ in points)]
     x_low, x_high = min(xs), max(xs)
     if x_low == x_high:
-        x_low, x_high = x_low - 0.5, x_high + 0.5
+        x_low, x_high = (x_low / 2, x_high * 2) if chart.logarithmic else (x_low - 0.5, x_high + 0.5)
     y_low, y_high = _span([y for _, y in points])
 
     def at(x: float, y: float) -> tuple[float, float]:
-        across = _LEFT + (x - x_low) / (x_high - x_low) * (_WIDTH - _LEFT - _RIGHT)
+        first, here, last = map(math.log, (x_low, x, x_high)) if chart.logarithmic else (x_low, x, x_high)
+        across = _LEFT + (here - first) / (last - first) * (_WIDTH - _LEFT - _RIGHT)
         return round(across, 1), round((y_high - y) / (y_high - y_low) * (_HEIGHT - _BOTTOM), 1)
 
     whole = _HEIGHT + 24 + 15 * (len(chart.marks) > 1)
@@ -64,7 +74,7 @@ def svg(chart: Chart) -> str:
         down = at(x_low, y)[1]
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{down}" y2="{down}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{down + 4}" text-anchor="end">{y:g}</text>')
-    for x in ticks(x_low, x_high, 8):
+    for x in log_ticks(x_low, x_high) if chart.logarithmic else ticks(x_low, x_high, 8):
         parts.append(f'<text x="{at(x, y_low)[0]}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{x:g}</text>')
     for number, (name, line) in enumerate(chart.lines.items()):
         colour = _COLOURS[number % len(_COLOURS)]

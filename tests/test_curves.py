@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchcli.curves import Chart, bars, page, svg, ticks
+from patchcli.curves import Chart, bars, log_ticks, page, svg, ticks
 
 NUMBERS = st.floats(-1e4, 1e4)
 
@@ -47,6 +47,17 @@ def test_labels_of_marks_lie_in_the_chart_and_apart(at: list[float], name: str) 
             boxes.append((x - half, x + half, y))
     (a_left, a_right, a_y), (b_left, b_right, b_y) = boxes
     assert a_y != b_y or a_right <= b_left or b_right <= a_left
+
+
+@given(st.floats(1e-9, 1e6), st.floats(1.5, 1e9))
+def test_a_logarithmic_axis(low: float, ratio: float) -> None:
+    middle, high = low * ratio**0.5, low * ratio
+    root = ElementTree.fromstring(svg(Chart("t", {"l": [(low, 0), (middle, 1), (high, 2)]}, {"m": middle}, True)))
+    (line,) = root.iter("polyline")
+    x0, x1, x2 = (float(point.split(",")[0]) for point in line.attrib["points"].split())
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.3)
+    assert 2 <= len(log_ticks(low, high)) <= 20
+    assert all(low * 0.999 <= value <= high * 1.001 for value in log_ticks(low, high))
 
 
 def test_bars_are_numpys_histogram() -> None:

@@ -161,11 +161,13 @@ def _charts(
         "unlabelled": [s for s, kind in zip(scores, labels, strict=True) if kind in ("", "unlabelled")],
     }
     low, high = min(scores), max(scores)
-    edges = np.linspace(low, high if high > low else low + 1, BINS + 1).tolist()
+    wide = 0 < 10 * low < high
+    edges = (np.geomspace if wide else np.linspace)(low, high if high > low else low + 1, BINS + 1).tolist()
+    edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)  # but for rounding
     marks = {} if thresholds is None else {"reject above": thresholds.threshold}
     if thresholds is not None and thresholds.review_threshold is not None:
         marks = {"review above": thresholds.review_threshold} | marks
-    charts = [Chart("Images by anomaly score", {n: bars(g, edges) for n, g in groups.items() if g}, marks)]
+    charts = [Chart("Images by anomaly score", {n: bars(g, edges) for n, g in groups.items() if g}, marks, wide)]
     judged = [(kind != "good", s) for s, kind in zip(scores, labels, strict=True) if kind not in ("", "unlabelled")]
     truth, values = [bad for bad, _ in judged], [s for _, s in judged]
     if len(set(truth)) == 2:
