@@ -133,14 +133,21 @@ class Pixels:
         self._runs: list[_Run] = []
         self._occupied = np.zeros(BLOCKS, bool)
 
-    def add(self, kind: str, values: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
-        """An image's map and mask, both (H, W); `kind` is what figures can be asked for. Values must be finite."""
+    def add(
+        self, kind: str, values: NDArray[np.float32], mask: NDArray[np.bool_], counted: NDArray[np.bool_] | None = None
+    ) -> None:
+        """An image's map and mask, both (H, W), and which pixels count (all); `kind` is what figures can be asked for.
+
+        Values must be finite.
+        """
         from scipy.ndimage import label
 
         keys = _ordered(values)
+        if counted is not None:
+            mask = mask & counted
         regions, count = label(mask, np.ones((3, 3)))
         order = np.argsort(keys[mask])
-        normal, defective = np.sort(keys[~mask]), keys[mask][order]
+        normal, defective = np.sort(keys[~mask if counted is None else counted & ~mask]), keys[mask][order]
         areas = np.bincount(regions[mask])[regions[mask]][order].astype(np.uint32)
         index = np.stack([_block_starts(normal), _block_starts(defective)], axis=1)  # (BLOCKS + 1, 2)
         self._occupied |= (np.diff(index, axis=0) > 0).any(axis=1)

@@ -136,9 +136,16 @@ class Roi:
         """The mask at another size."""
         return images.resize_mask(self.mask, height, width)
 
+    def inside(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The values (n,) of a map (h, w) that count."""
+        return values[self.at(*values.shape)]
+
     def check(self, image: object, height: int, width: int) -> None:
-        """Raise InputError where an image of this size has another aspect ratio."""
+        """Raise InputError where an image of this size has another aspect ratio, or is too small for any of the mask."""
         own_height, own_width = self.mask.shape
         if abs(own_width * height / (own_height * width) - 1) > ASPECT:
             found = f"found {width}x{height} pixels"
             raise InputError(f"{image}: expected the aspect ratio of --roi, {own_width}x{own_height}, {found}")
+        if not self.at(height, width).any():
+            found = f"nothing of it is left at {width}x{height} pixels"
+            raise InputError(f"{image}: expected a size at which --roi {self.path} has pixels, {found}")

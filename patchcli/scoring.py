@@ -36,7 +36,7 @@ class Scored:
     def inside(self, name: str = "multi") -> NDArray[np.float32]:
         """A map's values (n,) in the region of interest."""
         values = self.maps[name]
-        return values.ravel() if self.roi is None else values[self.roi.at(*values.shape)]
+        return values.ravel() if self.roi is None else self.roi.inside(values)
 
     def score(self, name: str = "multi") -> float:
         """The image's anomaly score: the maximum of a map in the region of interest."""

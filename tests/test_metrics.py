@@ -183,6 +183,17 @@ def test_pixel_figures_equal_those_of_all_pixels_at_once(pictures: list[Picture]
     check(pixels.figures({"good", "cut"}), kind)
 
 
+@given(worlds(), st.integers(0, 3), st.integers(0, 3))
+def test_pixels_that_do_not_count_are_as_if_cut_off(pictures: list[Picture], top: int, left: int) -> None:
+    some, cut = Pixels(io.BytesIO()), Pixels(io.BytesIO())
+    for kind, values, mask in pictures:
+        counted = np.zeros(mask.shape, bool)
+        counted[top:, left:] = True
+        some.add(kind, values, mask, counted)
+        cut.add(kind, values[top:, left:], mask[top:, left:])
+    assert some.figures() == cut.figures()
+
+
 def test_pixels_that_come_in_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "CHUNK", 50)
     rng = np.random.default_rng(0)

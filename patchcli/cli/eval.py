@@ -25,6 +25,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option("--metrics", help="Write all numbers as one nested object into this .json file, for dvc.")
     ] = None,
+    roi: options.Roi = None,
     form: options.Format = None,
     search: options.Search = "auto",
     memory: options.Memory = None,
@@ -53,7 +54,7 @@ def evaluate(
         from patchcli.pipeline.evaluate import evaluate
 
         rows = evaluate(
-            store, maps=maps, out=out, device=device, search=search, memory=options.memory(memory), threads=threads,
+            store, maps=maps, roi=roi, out=out, device=device, search=search, memory=options.memory(memory), threads=threads,
             observer=terminal,
         )  # fmt: skip
         columns = dict(COLUMNS)

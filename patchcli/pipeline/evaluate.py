@@ -19,6 +19,7 @@ from patchcli.layouts import Dataset, Sample
 from patchcli.observer import Observer
 from patchcli.pipeline.data import read_mask
 from patchcli.pipeline.score import BATCH, calibration_of, make_scorer, scored
+from patchcli.regions import Roi
 from patchcli.store import Store, stores_in
 
 SCHEMA = "patchcli.eval/1"
@@ -79,6 +80,7 @@ def evaluate(
     store: Path | str = "patchcli.zarr",
     *,
     maps: Path | str | None = None,
+    roi: Path | str | None = None,
     out: Path | str | None = None,
     device: str = "auto",
     search: str = "auto",
@@ -94,20 +96,23 @@ def evaluate(
     With `maps`, a folder as `score` writes it or another tool, nothing is scored and the store needs no encoder: maps
     are looked for at test/<kind>/<stem> with one of images.MAP_SUFFIXES (for a folder of stores, below the name of the
     class), brought to the image's size, and their maximum is the image's score. `out`, a .json file, gets all numbers.
+
+    `roi` is a mask as `score` takes it: what is outside counts neither in scores nor as pixels, normal or defective.
     """
     observer = observer or Observer()
     runtime.set_threads(threads)
     folder = Path(store)
     target = None if out is None else files.target("--metrics", out, ".json")
     source = None if maps is None else Path(maps)
+    interest = None if roi is None else Roi.read(roi)
     if not folder.is_dir() or (folder / "zarr.json").exists():
-        rows = _evaluate_one(Store.open(store), source, device, search, memory, observer)
+        rows = _evaluate_one(Store.open(store), source, interest, device, search, memory, observer)
     else:
         rows = []
         for path in stores_in(folder):
             opened = Store.open(path)
             below = None if source is None else source / opened.dataset["category"]
-            rows.append(totals(_evaluate_one(opened, below, device, search, memory, observer))[-1])
+            rows.append(totals(_evaluate_one(opened, below, interest, device, search, memory, observer))[-1])
         rows.append(_average(rows))
     if target is not None:
         files.write_text(target, json.dumps(numbers(rows), indent=2) + "\n")
@@ -160,7 +165,7 @@ def _average(rows: list[Row]) -> Row:
 
 
 def _evaluate_one(
-    store: Store, maps: Path | None, device: str, search: str, memory: int | None, observer: Observer
+    store: Store, maps: Path | None, roi: Roi | None, device: str, search: str, memory: int | None, observer: Observer
 ) -> list[Row]:
     """The rows of one class, maps read or made one image at a time, their pixels kept in temporary files (TMPDIR)."""
     dataset = layouts.read(Path(store.dataset["root"]), store.dataset["layout"])
@@ -179,22 +184,23 @@ def _evaluate_one(
         labels = {name: scale.label for name, scale in scales.items()}
         if len(scales) > 1:
             labels["multi"] = "product"
-        scorer = make_scorer(store, runtime.device(device), search, memory, observer)
-        calibration = calibration_of(store, None, "no recall at the threshold", observer)
+        scorer = make_scorer(store, runtime.device(device), search, memory, observer, roi)
+        calibration = calibration_of(store, roi, "no recall at the threshold", observer)
         threshold = None if calibration is None else calibration.thresholds.threshold
         stream = ((sample, result.size, result.maps) for sample, result in scored(scorer, samples, BATCH, observer))
     else:
         labels = {"maps": "maps"}
-        stream = _read(dataset, samples, maps, encoders, observer)
+        stream = _read(dataset, samples, maps, roi, encoders, observer)
     judged: list[_Judged] = []
     with ExitStack() as stack:
         pixels = {name: metrics.Pixels(stack.enter_context(tempfile.TemporaryFile())) for name in labels}
         for sample, size, found in stream:
             mask = read_mask(sample, size, observer) if sample.defective else np.zeros(size, bool)
             if mask is not None:
+                counted = None if roi is None else roi.at(*size)
                 for name in labels:
-                    pixels[name].add(sample.kind, images.resize_map(found[name], *size), mask)
-            scores = {name: float(found[name].max()) for name in labels}
+                    pixels[name].add(sample.kind, images.resize_map(found[name], *size), mask, counted)
+            scores = {name: float((found[name] if roi is None else roi.inside(found[name])).max()) for name in labels}
             judged.append(_Judged(sample.kind, sample.defective, mask is not None, scores))
             observer.progress("eval", len(judged), len(samples), dataset.category)
         if not judged:
@@ -211,7 +217,7 @@ def _evaluate_one(
 
 
 def _read(
-    dataset: Dataset, samples: list[Sample], folder: Path, encoders: set[str | None], observer: Observer
+    dataset: Dataset, samples: list[Sample], folder: Path, roi: Roi | None, encoders: set[str | None], observer: Observer
 ) -> Stream:
     """Maps on disk with the size of their images; what is missing or unusable is reported and left out."""
     if not folder.is_dir():
@@ -229,6 +235,9 @@ def _read(
             continue
         try:
             found = sample, images.size(sample.path), {"maps": images.read_map(path)}
+            if roi is not None:
+                roi.check(sample.path, *found[1])
+                roi.check(path, *found[2]["maps"].shape)
         except InputError as error:
             observer.problem(str(error))
             continue

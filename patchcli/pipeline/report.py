@@ -58,7 +58,7 @@ def write_report(
         opened, rows = Store.open(store), list[Row]()
         if paths is None:
             try:
-                rows = evaluate(store, maps=folder, observer=Observer())
+                rows = evaluate(store, maps=folder, roi=options.get("roi"), observer=Observer())
             except InputError as error:
                 observer.note(f"no figures: {error}")
         title = f"{opened.dataset['category']}: {len(found)} images"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from commands import done, records, refused
+from commands import done, records, refused, run
 from PIL import Image
 from smallworld import HOLE, SIZE, World, copy_of, write_plain
 
@@ -68,6 +68,30 @@ def test_a_calibration_of_a_region_of_interest_is_for_that_one(world: World, roi
     result = done("score", *store, world.data / "test" / "good")
     assert {record["verdict"] for record in records(result)} == {None}
     assert "no verdicts: the thresholds hold for another region of interest" in result.stderr
+
+
+def test_eval_of_a_region_of_interest_is_that_of_images_cut_to_it(world: World, roi: Path, tmp_path: Path) -> None:
+    for name in ("test/hole/002.png", "ground_truth/hole/002_mask.png"):
+        (world.data / name).unlink()  # of another aspect ratio
+    maps = [Path(record["map"]) for record in records(done("score", "--store", world.store, "--out", tmp_path / "maps"))]
+    write_plain(tmp_path / "more", 12, seed=7)
+    done("calibrate", "--store", world.store, "--from", tmp_path / "more", "--false-alarms", "25%", "--roi", roi)
+    scored = records(done("eval", "--store", world.store, "--roi", roi))
+    read = records(done("eval", "--store", world.store, "--maps", tmp_path / "maps", "--roi", roi))
+    assert scored[2]["image_recall"] is not None
+    for path in (*maps, *(world.data / "ground_truth").rglob("*.png"), *(world.data / "test").rglob("*.png")):
+        if path.suffix == ".png":
+            Image.open(path).crop((0, 0, 70, SIZE[0])).save(path)
+        else:
+            tifffile.imwrite(path, tifffile.imread(path)[:, :70])
+    cut = records(done("eval", "--store", world.store, "--maps", tmp_path / "maps"))
+    for row, own, other in zip(read, cut, scored[2:], strict=True):
+        for figure in ("image_auroc", "pixel_auroc", "pixel_ap", "aupro_30", "image_ap", "pixel_auroc_low"):
+            assert row[figure] == pytest.approx(own[figure], abs=1e-9)
+            assert row[figure] == pytest.approx(other[figure], abs=1e-3)
+    Image.new("L", (70, 70), 1).save(tmp_path / "square.png")
+    done_badly = run("eval", "--store", world.store, "--maps", tmp_path / "maps", "--roi", tmp_path / "square.png")
+    assert done_badly.exit_code == 2 and "expected the aspect ratio of --roi, 70x70" in done_badly.stderr
 
 
 def test_eval_tells_the_recall_at_the_threshold(calibrated: World, made: World) -> None:
