@@ -5,6 +5,7 @@ import os
 import queue
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from patchcli.errors import Ended, InputError
 
 T = TypeVar("T")
+TWICE = 0.3  # seconds within which two signals are one
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -100,13 +102,17 @@ def megabytes(size: int) -> str:
 
 @contextlib.contextmanager
 def stopping() -> Iterator[Callable[[], bool]]:
-    """Within, SIGINT and SIGTERM only make the yielded function true; a second one interrupts at once."""
-    seen: list[int] = []
+    """Within, SIGINT and SIGTERM only make the yielded function true; one that comes later interrupts at once.
 
-    def note(number: int, _frame: Any) -> None:
-        if seen:
+    Not one that comes with the first: timeout(1) and others signal a process and its group.
+    """
+    seen: list[float] = []
+
+    def note(_number: int, _frame: Any) -> None:
+        now = time.monotonic()
+        if seen and now - seen[0] > TWICE:
             raise KeyboardInterrupt
-        seen.append(number)
+        seen.append(now)
 
     try:
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}

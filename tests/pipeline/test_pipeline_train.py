@@ -11,7 +11,7 @@ import pytest
 from smallworld import WORKING, Told, World, tree, write_plain
 
 import patchcli
-from patchcli import training
+from patchcli import runtime, training
 from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.store import Store, digest_of
 from patchcli.training import Trainer
@@ -95,7 +95,16 @@ def test_resumed_beyond_its_steps_changes_nothing(store: Path) -> None:
     assert (again.steps, again.sha256) == (1, trained.sha256)
 
 
+def test_two_signals_at_once_are_one(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As timeout(1) sends them, to a process and to its group."""
+    monkeypatch.setattr(runtime, "TWICE", 60)
+    _signal_at_step(monkeypatch, 2, (signal.SIGTERM, signal.SIGTERM))
+    trained = patchcli.train(store=store, steps=4, **QUICK)
+    assert (trained.steps, trained.interrupted) == (2, True)
+
+
 def test_a_second_signal_stops_at_once(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "TWICE", 0)
     _signal_at_step(monkeypatch, 2, (signal.SIGINT, signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         patchcli.train(store=store, steps=4, **QUICK)
