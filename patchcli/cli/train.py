@@ -18,7 +18,7 @@ def train(
     layout: options.Layout = None,
     holdout: options.Holdout = None,
     size: options.Size = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Steps in all. [default: 250]")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Steps in all. [default: 1000]")] = None,
     epochs: Annotated[float | None, typer.Option("--epochs", help="The same in passes over the images.")] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", help="Stop after so long, whatever the steps.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the store's checkpoint.")] = False,

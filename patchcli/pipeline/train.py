@@ -11,7 +11,7 @@ from patchcli.pipeline.extract import extract
 from patchcli.store import Store
 from patchcli.training import Step, Trained
 
-STEPS = 250
+STEPS = 1000
 _PAPER = {"lam": 0.5, "warmup": 100}
 _PATCH = {"objective": "paper", "lam": 0.5, "batch": 64}  # as published: λ is constant
 
