@@ -129,8 +129,9 @@ def write_report(store: Store, path: Path) -> None:
         )
     else:
         sentences.append("There were too few images to hold some out and judge by them.")
-    best = f"the best by its criterion ({attributes['criterion']}); step 0 is no candidate, it is there to compare with"
-    how = "the last" if attributes["criterion"] is None else best
+    how, criterion = "the last", attributes["criterion"]
+    if criterion is not None:
+        how = f"the best by its criterion, {criterion:.3f}; step 0 is no candidate, it is there to compare with"
     sentences.append(f"The encoder is that of step {chosen}: {how}.")
     for kind, title in (("ssl", "Position loss (chance: ln 8 = 2.08)"), ("nce", "Contrast loss"), ("svdd", "SVDD' loss")):
         columns = [index for index, name in enumerate(names) if name.startswith(kind)]
