@@ -188,6 +188,6 @@ def read_map(path: Path) -> NDArray[np.float32]:
 
 
 def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Write (H, W, 3) uint8 as PNG, beside and renamed."""
+    """Write (H, W, 3), or grey (H, W), uint8 as PNG, beside and renamed."""
     with files.replacing(path) as beside:
         Image.fromarray(pixels).save(beside, format="PNG")

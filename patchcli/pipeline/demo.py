@@ -5,13 +5,11 @@ from pathlib import Path
 
 from patchcli import files, weave
 from patchcli.errors import InputError
-from patchcli.layouts import Sample
 from patchcli.observer import Observer
 from patchcli.pipeline import report
 from patchcli.pipeline.embed import embed
 from patchcli.pipeline.evaluate import Row, evaluate, totals
 from patchcli.pipeline.extract import extract
-from patchcli.pipeline.score import Record, score
 from patchcli.pipeline.train import train
 
 STEPS = 100
@@ -54,9 +52,7 @@ def demo(
     train(store=store, steps=steps, resume=True, observer=observer)
     embed(store, observer=observer)
     rows = [untrained, *totals(evaluate(store, observer=observer))]
-    found: list[tuple[Sample, Record]] = []
-    for _ in score(store, out=folder / "maps", overlay=True, each=lambda *one: found.append(one), observer=observer):
-        pass
+    found = report.score_all(store, out=folder / "maps", overlay=True, observer=observer)
     lines = [
         f"{good} pictures of good cloth were learned from, {rows[0].images} others were scored; "
         f"{rows[0].defective} of those have a defect. The images are drawn by code (seed {seed}).",

@@ -52,9 +52,7 @@ def write_report(
     if limit < 1:
         raise InputError(f"--limit: expected 1 image or more, found {limit}")
     with tempfile.TemporaryDirectory() as folder:
-        found: list[tuple[Sample, Record]] = []
-        for _ in score(store, paths, out=folder, each=lambda *one: found.append(one), observer=observer, **options):
-            pass
+        found = score_all(store, paths, out=folder, observer=observer, **options)
         opened, rows = Store.open(store), list[Row]()
         if paths is None:
             try:
@@ -64,6 +62,16 @@ def write_report(
         title = f"{opened.dataset['category']}: {len(found)} images"
         files.write_text(out, page(store, found, title, [], rows, limit, observer))
     return out
+
+
+def score_all(
+    store: Path | str, paths: Iterable[Path | str] | None = None, **options: Any
+) -> list[tuple[Sample, Record]]:
+    """Everything that `score` scores, each record with its sample."""
+    found: list[tuple[Sample, Record]] = []
+    for _ in score(store, paths, each=lambda *one: found.append(one), **options):
+        pass
+    return found
 
 
 def page(

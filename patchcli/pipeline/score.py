@@ -13,7 +13,6 @@ import numpy as np
 import tifffile
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from patchcli import files, images, layouts, neighbours, regions, report, runtime
 from patchcli.calibration import Calibration, Thresholds
@@ -166,7 +165,7 @@ def score(
             return
         write_map(map_path, values, {"image": sample.id, **provenance})
         if picture is not None and scale is not None:
-            _draw(sample, map_path, picture, scale, observer)
+            _draw(sample, values, picture, scale, observer)
 
     def finished(sample: Sample, record: Record, written: Future[None] | None) -> Record:
         if written is not None:
@@ -213,7 +212,7 @@ def score(
         if drawn:
             run_scale = colour_scale(None, ((typical, float(tifffile.imread(path).max())) for _, path, _, typical in drawn))
             for count, (sample, path, picture, _) in enumerate(drawn, 1):
-                _draw(sample, path, picture, run_scale, observer)
+                _draw(sample, tifffile.imread(path), picture, run_scale, observer)
                 observer.progress("overlay", count, len(drawn))
 
     return run()
@@ -323,8 +322,7 @@ def _submit(map_path: Path, above: Path, values: NDArray[np.float32], threshold:
     """Write a map and what of it is above the threshold as MVTec AD 2's server takes them (its public code, 2025)."""
     with files.replacing(map_path) as beside:
         tifffile.imwrite(beside, np.minimum(values / max(threshold, 1e-30), np.finfo(np.float16).max).astype(np.float16))
-    with files.replacing(above) as beside:
-        Image.fromarray(np.where(values > threshold, 255, 0).astype(np.uint8)).save(beside, format="PNG")
+    images.write_png(above, np.where(values > threshold, 255, 0).astype(np.uint8))
 
 
 def all_samples(store: Store) -> list[Sample]:
@@ -410,8 +408,9 @@ def colour_scale(thresholds: Thresholds | None, extents: Iterable[tuple[float, f
     return report.ColourScale(float(np.median(typical)), max(highest))
 
 
-def _draw(sample: Sample, map_path: Path, picture: Path, scale: report.ColourScale, observer: Observer) -> None:
-    """The overlay of a map that is on disk."""
-    pixels, values = images.decode(sample.path), tifffile.imread(map_path)
+def _draw(
+    sample: Sample, values: NDArray[np.float32], picture: Path, scale: report.ColourScale, observer: Observer
+) -> None:
+    """Write the overlay of a map at the image's original size."""
     mask = read_mask(sample, values.shape, observer)
-    images.write_png(picture, report.overlay(pixels, values, mask, scale))
+    images.write_png(picture, report.overlay(images.decode(sample.path), values, mask, scale))
