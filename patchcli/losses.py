@@ -1,9 +1,13 @@
-"""The two losses of Patch SVDD at every scale (Sect. 3.1, Eq. 3: SVDD'; Sect. 3.2: position, SSL), and a contrast.
+"""The two losses of Patch SVDD at every scale (Sect. 3.1, Eq. 3: SVDD'; Sect. 3.2: position, SSL), and two others.
 
 SVDD' alone draws features together, down to a point where the position of a neighbour cannot be told, as in a texture
 without a layout. The contrast (InfoNCE, van den Oord et al. 2018, over normalised features) draws the two patches of a
 near pair together and pushes them from the other places of the same image; a point does not solve it. It takes the
 place of SVDD'.
+
+On a surface where no two places are alike, the contrast makes every good patch as far from the memory bank as a damaged
+one. The separation learns what Algorithm 2 is to do instead: patches with a synthetic defect (after the outlier exposure
+of Hendrycks et al. 2019) are to be farther from the nearest normal patch of other images than good ones.
 """
 
 import torch
@@ -11,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchcli.encoder import Encoder, PositionClassifier
-from patchcli.sampling import Batch, Pairs
+from patchcli.sampling import Batch, Ints, Pairs
 
 CONTRAST_PAIRS, TEMPERATURE = 128, 0.1  # near pairs an entry that are told from each other
+GROUP = 4  # images of a batch that are compared with each other
+LEAST = 1e-4  # is added to squared distances, for their logarithm
 
 
 class PatchSVDDLoss(nn.Module):
@@ -26,20 +32,23 @@ class PatchSVDDLoss(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"svdd_<scale>": mean ‖f(p) - f(p')‖₂, "ssl_<scale>": cross-entropy of the neighbour's position}; with
-        contrast, "nce_<scale>", cross-entropy of which patch of the image is the one nearby, instead of the first."""
+        contrast, "nce_<scale>", cross-entropy of which patch of the image is the one nearby, instead of the first; for a
+        batch with damaged patches, "sep_<scale>" alone."""
         device = next(self.parameters()).device
         dense: dict[tuple[int, str], Tensor] = {}
         views = [torch.from_numpy(view).to(device, memory_format=torch.channels_last) for view in batch.views]
 
+        def read(v: int, scale: str, entry: Tensor, at: Ints) -> Tensor:
+            """Features (n, D) of patches of view v."""
+            if (v, scale) not in dense:
+                dense.update(((v, name), f) for name, f in self._encode(views[v], scale).items())
+            y, x = torch.from_numpy(at // self.encoder.stride).to(device).unbind(1)
+            return dense[v, scale][entry, :, y, x]
+
         def features(pairs: Pairs, scale: str) -> tuple[Tensor, Tensor]:
             entry = torch.from_numpy(pairs.entry).to(device)
-            pair = []
-            for v, at in zip(pairs.view, (pairs.first, pairs.second), strict=True):
-                if (v, scale) not in dense:
-                    dense.update(((v, name), f) for name, f in self._encode(views[v], scale).items())
-                y, x = torch.from_numpy(at // self.encoder.stride).to(device).unbind(1)
-                pair.append(dense[v, scale][entry, :, y, x])  # (n, D)
-            return pair[0], pair[1]
+            first, second = (read(v, scale, entry, at) for v, at in zip(pairs.view, (pairs.first, pairs.second), strict=True))
+            return first, second
 
         def mean(values: Tensor, pairs: Pairs) -> Tensor:
             """Each entry's mean, averaged over the entries: processes with equal batches then average to the whole."""
@@ -48,7 +57,13 @@ class PatchSVDDLoss(nn.Module):
             return (values * weights.to(device)).sum()
 
         losses = {}
-        for scale in self.encoder.scales:
+        for scale, asked in batch.asked.items():
+            normal = batch.normal[scale]
+            of, entry = (torch.from_numpy(places.entry).to(device) for places in (normal, asked))
+            bank, queries = read(0, scale, of, normal.at), read(1, scale, entry, asked.at)
+            damaged = torch.from_numpy(asked.damaged).to(device)
+            losses[f"sep_{scale}"] = separation(bank.float(), of, queries.float(), entry, damaged, len(views[0]))
+        for scale in batch.position:
             f1, f2 = features(batch.jitter[scale], scale)
             if self.contrast:
                 losses[f"nce_{scale}"] = nce(f1, f2, torch.from_numpy(batch.jitter[scale].entry).to(device))
@@ -76,6 +91,27 @@ def nce(f1: Tensor, f2: Tensor, entry: Tensor) -> Tensor:
     return torch.stack(losses).mean()
 
 
+def separation(bank: Tensor, of: Tensor, asked: Tensor, entry: Tensor, damaged: Tensor, count: int) -> Tensor:
+    """How far damaged patches are from lying farther from the bank than good ones, over all pairs of a group of images.
+
+    Mean of log(1 + d²(good) / d²(damaged)), a smooth 1 - AUROC that the scale of the features does not change; d is the
+    distance of asked[n], of image entry[n], to the nearest of bank, of image of[m], among the other images of the group.
+    Of `count` images, GROUP after each other are a group; one that is alone is compared with itself.
+    """
+    losses = [0 * (bank.sum() + asked.sum())]
+    for start in range(0, count, GROUP):
+        squares = []
+        for one in range(start, min(start + GROUP, count)):
+            others = (of // GROUP == start // GROUP) & (of != one)
+            normal, queries = bank[others if others.any() else of == one], asked[entry == one]
+            nearest = torch.cdist(queries.detach(), normal.detach()).argmin(1)
+            squares.append((queries - normal[nearest]).square().sum(1) + LEAST)
+        logs, bad = torch.cat(squares).log(), damaged[entry // GROUP == start // GROUP]
+        if bad.any() and not bad.all():
+            losses.append(F.softplus(logs[~bad, None] - logs[bad]).mean())
+    return torch.stack(losses).sum() / -(-count // GROUP)
+
+
 def total(losses: dict[str, Tensor], lam: float) -> Tensor:
-    """λ·SVDD' + SSL (Eq. 5), or contrast + SSL, summed over the scales."""
+    """λ·SVDD' + SSL (Eq. 5), contrast + SSL, or the separation, summed over the scales."""
     return torch.stack([lam * loss if name.startswith("svdd") else loss for name, loss in losses.items()]).sum()

@@ -7,19 +7,25 @@ have drawn, and processes that share a batch draw what one process would have dr
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from patchcli import defects
 from patchcli.encoder import Scale
 from patchcli.errors import InputError
+from patchcli.images import standardise
 
 NOISE = 0.02  # σ of the random RGB shift and of the pixel noise, in standardised units (Sect. 4.1)
 DIRECTIONS = np.array([(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)])  # label → (dy, dx)
 CROP = 128  # side of what a dense step looks at of an image: more steps in the same time
 POSITION_PAIRS = 256  # a dense image and scale
 JITTER_PAIRS = 1024
+DEFECTS = 2  # synthetic ones an image, to be told from good patches
+NORMAL_PLACES = 1024  # an image and scale, that patches of other images are compared with
+ASKED_PLACES = 128  # an image and scale, good ones and as many damaged ones
+LEAST_SHARE = 0.02  # of a patch's pixels that a defect has changed in a damaged patch; in a good one, none
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -37,12 +43,23 @@ class Pairs:
 
 
 @dataclass(frozen=True)
+class Places:
+    """n patches of one view."""
+
+    entry: Ints  # (n,) index into the batch dimension of the view
+    at: Ints  # (n, 2) top left (y, x) within the view, on the encoder's dense grid
+    damaged: NDArray[np.bool_]  # (n,)
+
+
+@dataclass(frozen=True)
 class Batch:
-    """One step's input."""
+    """One step's input: pairs for the position task and for SVDD' or the contrast, or places for the separation."""
 
     views: list[Floats]  # each (B, 3, h, w)
     position: dict[str, Pairs]  # scale → pairs with labels
     jitter: dict[str, Pairs]  # scale → pairs a few pixels apart
+    normal: dict[str, Places] = field(default_factory=dict)  # scale → of view 0, where nothing is damaged
+    asked: dict[str, Places] = field(default_factory=dict)  # scale → of view 1, the same part of the image with defects
 
 
 def generator(seed: int, step: int, entry: int = -1) -> np.random.Generator:
@@ -87,17 +104,25 @@ def _places(rng: np.random.Generator, offset: Ints, K: int, size: tuple[int, int
 def merge(batches: Sequence[Batch]) -> Batch:
     """One batch of all entries, each part having one entry."""
 
+    def entries(parts: Sequence[Pairs] | Sequence[Places]) -> Ints:
+        return np.repeat(np.arange(len(parts)), [len(part.entry) for part in parts])
+
     def joined(parts: Sequence[Pairs]) -> Pairs:
-        entry = np.repeat(np.arange(len(parts)), [len(part.entry) for part in parts])
         first, second, label = (
             np.concatenate([getattr(part, name) for part in parts]) for name in ("first", "second", "label")
         )
-        return Pairs(parts[0].view, entry, first, second, label)
+        return Pairs(parts[0].view, entries(parts), first, second, label)
+
+    def together(parts: Sequence[Places]) -> Places:
+        at, damaged = (np.concatenate([getattr(part, name) for part in parts]) for name in ("at", "damaged"))
+        return Places(entries(parts), at, damaged)
 
     return Batch(
         [np.stack(views) for views in zip(*(batch.views for batch in batches), strict=True)],
         {name: joined([batch.position[name] for batch in batches]) for name in batches[0].position},
         {name: joined([batch.jitter[name] for batch in batches]) for name in batches[0].jitter},
+        {name: together([batch.normal[name] for batch in batches]) for name in batches[0].normal},
+        {name: together([batch.asked[name] for batch in batches]) for name in batches[0].asked},
     )
 
 
@@ -186,3 +211,51 @@ def _look(
         batch.position[name] = read(name, _offsets(rng, label, scale.K, (int(size[0]), int(size[1]))), label)
         batch.jitter[name] = read(name, rng.choice(_jitters(jitter(scale)), JITTER_PAIRS), np.empty(0, np.int64))
     return batch
+
+
+def damaged_batch(
+    rngs: Sequence[np.random.Generator],
+    pixels: NDArray[np.uint8],
+    mean: Floats,
+    scales: Mapping[str, Scale],
+    stride: int,
+) -> Batch:
+    """A random part of each image (B, H, W, 3), CROP pixels a side, as it is and with synthetic defects.
+
+    Both views have their own colour and noise. Pieces that are pasted come from the next image of the batch.
+    """
+    others = np.roll(pixels, -1, axis=0)
+    return merge([_damage(*each, mean, scales, stride) for each in zip(rngs, pixels, others, strict=True)])
+
+
+def _damage(
+    rng: np.random.Generator,
+    pixels: NDArray[np.uint8],
+    other: NDArray[np.uint8],
+    mean: Floats,
+    scales: Mapping[str, Scale],
+    stride: int,
+) -> Batch:
+    size = np.minimum(pixels.shape[:2], CROP)
+    y, x = rng.integers(0, np.array(pixels.shape[:2]) - size + 1)
+    part = slice(y, y + size[0]), slice(x, x + size[1])
+    damaged, mask = defects.damage(rng, pixels[part], other[part], DEFECTS)
+    looks = standardise(np.stack([pixels[part], damaged]), mean[part])
+    batch = Batch([_augment(rng, look) for look in looks], {}, {})
+    for name, scale in scales.items():
+        changed = _changed(mask, scale.K, stride)
+        cells = np.indices(changed.shape).reshape(2, -1).T * stride
+        good, bad = cells[changed.ravel() == 0], cells[changed.ravel() >= LEAST_SHARE * scale.K**2]
+        asked = [rng.choice(kind, ASKED_PLACES) for kind in (good, bad) if len(kind)]
+        of_kind = np.repeat([False, True], [ASKED_PLACES * bool(len(kind)) for kind in (good, bad)])
+        batch.asked[name] = Places(np.zeros(len(of_kind), np.int64), np.concatenate([cells[:0], *asked]), of_kind)
+        normal = rng.permutation(cells)[:NORMAL_PLACES]
+        batch.normal[name] = Places(np.zeros(len(normal), np.int64), normal, np.zeros(len(normal), np.bool_))
+    return batch
+
+
+def _changed(mask: NDArray[np.bool_], K: int, stride: int) -> Ints:
+    """How many pixels of `mask` are in each patch of side K, on the grid of `stride` pixels."""
+    sums = np.pad(mask.astype(np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    changed: Ints = (sums[K:, K:] - sums[:-K, K:] - sums[K:, :-K] + sums[:-K, :-K])[::stride, ::stride]
+    return changed

@@ -27,6 +27,7 @@ AVERAGE = 0.95  # decay of the running average of the weights; the average is wh
 JUDGED_EVERY = 50  # steps
 ALARM_AFTER = 150  # steps without a position told, and judgements from this step on, that mean a collapse
 CHANCE = math.log(8) - 0.01  # a position loss above this has told nothing
+TRIED, TOLD = 100, 0.7  # steps after which the contrast has to have reached that criterion, or the separation takes over
 LEAST_RANK, LEAST_SPREAD = 1.5, 1e-3  # features below these are a line or a point
 SAMPLERS = ("dense", "patch")
 OBJECTIVES = ("paper", "contrast")
@@ -42,8 +43,9 @@ def _option(field: str) -> str:
 class Recipe:
     """What determines the weights after a given number of steps; it is stored with them and kept by --resume.
 
-    The objective "contrast" has a loss (losses.py) in place of SVDD' (λ 0), beside the position task. "paper" has the
-    losses of Patch SVDD alone. λ can rise from 0 over the first `warmup` steps: with its full weight from the start,
+    The objective "contrast" has a loss (losses.py) in place of SVDD' (λ 0), beside the position task; where good images
+    show after TRIED steps that it does not tell defects, training begins anew with the separation. "paper" has the losses
+    of Patch SVDD alone. λ can rise from 0 over the first `warmup` steps: with its full weight from the start,
     SVDD' shrinks the features of a texture to a point before the position task has found anything in them.
     """
 
@@ -130,17 +132,24 @@ class Trainer:
         self.held, self.trained_on = split(store.images.shape[0])
         encoder_type = ARCHITECTURES[recipe.encoder]
         sampling.check_size(encoder_type.scales, *self.mean.shape[:2])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            self.loss = PatchSVDDLoss(build(recipe.encoder, recipe.D), recipe.D, recipe.objective == "contrast")
-        self.loss.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.model = self.loss if self.process.size == 1 else DistributedDataParallel(self.loss)
-        self.optimiser = torch.optim.Adam(self.loss.parameters(), lr=recipe.lr)
-        self.average = copy.deepcopy(self.loss.encoder)
-        self.history: list[list[float]] = []  # a row a step, a column a loss
+        self.separated_at: int | None = None  # the step after which the separation took over
+        self._begin()
+        self.history: list[list[float]] = []  # a row a step, a column a loss; nan where that was not computed
         self.judged: list[list[float]] = []  # step, criterion, rank, spread
         self.best: Candidate | None = None
         self.seconds = 0.0
+
+    def _begin(self) -> None:
+        """Fresh weights from the recipe's seed, and what belongs to them."""
+        recipe = self.recipe
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.loss = PatchSVDDLoss(build(recipe.encoder, recipe.D), recipe.D, recipe.objective == "contrast")
+        self.loss.classifiers.requires_grad_(self.separated_at is None)
+        self.loss.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = self.loss if self.process.size == 1 else DistributedDataParallel(self.loss)
+        self.optimiser = torch.optim.Adam(self.loss.parameters(), lr=recipe.lr)
+        self.average = copy.deepcopy(self.loss.encoder)
 
     @property
     def bytes(self) -> int:
@@ -151,8 +160,9 @@ class Trainer:
     @property
     def loss_names(self) -> list[str]:
         """The columns of the history."""
-        kinds = ("nce" if self.loss.contrast else "svdd", "ssl")
-        return [f"{kind}_{scale}" for scale in self.loss.encoder.scales for kind in kinds]
+        kinds, scales = ("nce" if self.loss.contrast else "svdd", "ssl"), self.loss.encoder.scales
+        names = [f"{kind}_{scale}" for scale in scales for kind in kinds]
+        return names if self.separated_at is None else [*names, *(f"sep_{scale}" for scale in scales)]
 
     def _read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Images (B, H, W, 3) uint8 of the store."""
@@ -165,8 +175,11 @@ class Trainer:
         drawn = sampling.generator(self.recipe.seed, step).choice(count, size, replace=size > count)
         entries = range(self.process.rank * n, (self.process.rank + 1) * n)
         rngs = [sampling.generator(self.recipe.seed, step, entry) for entry in entries]
-        images = standardise(self._read(self.trained_on[drawn[entries.start : entries.stop]]), self.mean)
+        pixels = self._read(self.trained_on[drawn[entries.start : entries.stop]])
         scales = self.loss.encoder.scales
+        if self.separated_at is not None:
+            return sampling.damaged_batch(rngs, pixels, self.mean, scales, self.loss.encoder.stride)
+        images = standardise(pixels, self.mean)
         if self.recipe.sampler == "patch":
             return sampling.patch_batch(rngs, images, scales)
         jitter = sampling.contrast_jitter if self.loss.contrast else sampling.paper_jitter
@@ -190,7 +203,7 @@ class Trainer:
             decay = min(AVERAGE, (1 + len(self.history)) / (10 + len(self.history)))
             for average, weights in zip(self.average.parameters(), self.loss.encoder.parameters(), strict=True):
                 average.lerp_(weights, 1 - decay)
-        self.history.append([values[name] for name in self.loss_names])
+        self.history.append([values.get(name, math.nan) for name in self.loss_names])
         return values
 
     @cached_property
@@ -217,6 +230,17 @@ class Trainer:
             if step and (self.best is None or candidate.criterion > self.best.criterion):  # step 0: to compare with
                 self.best = candidate
         return candidate
+
+    def reconsider(self) -> None:
+        """After TRIED steps of the contrast: begin anew with the separation where held-out images say that it fails."""
+        if self.recipe.objective != "contrast" or len(self.history) != TRIED or self.separated_at is not None:
+            return
+        fails = self.process.rank == 0 and 0 < max((row[1] for row in self.judged if row[0]), default=0) < TOLD
+        if self.process.total(torch.tensor([fails], dtype=torch.int32, device=self.device)).any():
+            self.separated_at = TRIED
+            self._begin()
+            added = len(self.loss_names) - len(self.history[0])
+            self.history = [[*row, *[math.nan] * added] for row in self.history]
 
     def position_at_chance(self) -> bool:
         """Whether the position losses of the last ALARM_AFTER steps are those of a guess, at every scale."""
@@ -259,6 +283,7 @@ class Trainer:
             "steps": len(self.history),
             "chosen": chosen.step,
             "criterion": None if math.isnan(chosen.criterion) else chosen.criterion,
+            "separated_at": self.separated_at,
             "checkpoint_sha256": digest_of(_arrays(self.loss.state_dict())),
             "seconds": self.seconds,
             "losses": self.loss_names,
@@ -272,11 +297,14 @@ class Trainer:
             raise IncompleteError(f"{self.store.path}: the encoder was imported, there is nothing to resume")
 
         self.store.read_encoder()  # raises where what is trained is damaged already
+        attributes = self.store.encoder_attributes
+        self.separated_at = attributes.get("separated_at")
+        self._begin()
 
         def part(prefix: str) -> dict[str, NDArray[Any]]:
             return {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}
 
-        if digest_of(part("loss.")) != self.store.encoder_attributes["checkpoint_sha256"]:
+        if digest_of(part("loss.")) != attributes["checkpoint_sha256"]:
             raise StoreError(f"{self.store.path}: the checkpoint's weights differ from their sha256; train with --overwrite")
         for module, prefix in ((self.loss, "loss."), (self.average, "average.")):
             module.load_state_dict({name: torch.from_numpy(values) for name, values in part(prefix).items()})
@@ -292,7 +320,7 @@ class Trainer:
         if candidates:
             step, criterion, *_ = max(candidates, key=lambda row: row[1])
             self.best = Candidate(int(step), criterion, part("best."))
-        self.seconds = self.store.encoder_attributes["seconds"]
+        self.seconds = attributes["seconds"]
 
 
 def _arrays(state: Mapping[str, torch.Tensor]) -> dict[str, NDArray[Any]]:
@@ -344,6 +372,7 @@ def run(
             saved = now
         if done % JUDGED_EVERY == 0 and trainer.process.rank == 0 and done not in (row[0] for row in trainer.judged):
             trainer.judge()
+        trainer.reconsider()
         if trainer.process.rank == 0:
             trainer.check_position()
         losses = trainer.step(trainer.batch(done))
@@ -357,6 +386,7 @@ def run(
     digest, chosen = trainer.save(candidate)
     last = np.array(trainer.history[-20:], np.float64)
     means = dict(zip(trainer.loss_names, last.mean(axis=0).tolist(), strict=True)) if len(last) else {}
+    means = {name: mean for name, mean in means.items() if not math.isnan(mean)}
     return Trained(len(trainer.history), chosen, trainer.seconds, means, interrupted, digest)
 
 

@@ -4,6 +4,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from patchcli import curves, files, runtime, training
 from patchcli.errors import InputError, StoreError
 from patchcli.observer import Observer
@@ -100,7 +102,10 @@ def train(
 
         with runtime.stopping() as stop:
             trained = training.run(trainer, steps, seconds, show, stop)
-        if chosen.objective == "contrast" and trainer.position_at_chance():
+        if trainer.separated_at is not None:
+            found = f"after {trainer.separated_at} steps the contrast told synthetic defects too poorly"
+            observer.note(f"{found}; the encoder learned from such defects instead")
+        elif chosen.objective == "contrast" and trainer.position_at_chance():
             observer.note("a neighbour's position cannot be told in these images; only the contrast was learned from")
         if report is not None and process.rank == 0:
             write_report(opened, report)
@@ -110,7 +115,8 @@ def train(
 def write_report(store: Store, path: Path) -> None:
     """Draw the run that the store's encoder is of, as one page: losses, the criterion, and the step that was chosen."""
     attributes, state = store.encoder_attributes, store.read_training_state()
-    names, losses, chosen = attributes["losses"], state.get("history"), attributes["chosen"]
+    names, chosen = attributes["losses"], attributes["chosen"]
+    losses = state.get("history", np.empty((0, len(names))))
     sentences = [
         f"{attributes['steps']} steps in {attributes['seconds']:.0f} s on {store.images.shape[0]} good images of "
         f"{store.dataset['root']}; encoder {attributes['sha256'][:12]}.",
@@ -133,12 +139,28 @@ def write_report(store: Store, path: Path) -> None:
     if criterion is not None:
         how = f"the best by its criterion, {criterion:.3f}; step 0 is no candidate, it is there to compare with"
     sentences.append(f"The encoder is that of step {chosen}: {how}.")
-    for kind, title in (("ssl", "Position loss (chance: ln 8 = 2.08)"), ("nce", "Contrast loss"), ("svdd", "SVDD' loss")):
-        columns = [index for index, name in enumerate(names) if name.startswith(kind)]
-        if losses is not None and columns:
-            lines = {names[c]: list(enumerate(_smooth(losses[:, c].tolist()), 1)) for c in columns}
+    if attributes.get("separated_at") is not None:
+        sentences.append(
+            f"After {attributes['separated_at']} steps the contrast told synthetic defects too poorly; training began anew, "
+            "and learned to tell patches with such defects from good ones."
+        )
+    for kind, title in _TITLES.items():
+        lines = {}
+        for name, values in zip(names, losses.T, strict=True):
+            steps = np.flatnonzero(np.isfinite(values))
+            if name.startswith(kind) and len(steps):
+                lines[name] = list(zip((steps + 1).tolist(), _smooth(values[steps].tolist()), strict=True))
+        if lines:
             charts.append(curves.Chart(f"{title}, running mean over 10 steps", lines, {"encoder": chosen}))
     files.write_text(path, curves.page(f"Training on {store.dataset['category']}", sentences, charts))
+
+
+_TITLES = {
+    "ssl": "Position loss (chance: ln 8 = 2.08)",
+    "nce": "Contrast loss",
+    "sep": "Separation loss (chance: ln 2 = 0.69)",
+    "svdd": "SVDD' loss",
+}
 
 
 def _smooth(values: list[float]) -> list[float]:
