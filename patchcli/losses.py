@@ -14,26 +14,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchcli.encoder import Encoder, PositionClassifier
+from patchcli.encoder import SLOPE, Encoder, PositionClassifier
 from patchcli.sampling import Batch, Ints, Pairs
 
 CONTRAST_PAIRS, TEMPERATURE = 128, 0.1  # near pairs an entry that are told from each other
 GROUP = 4  # images of a batch that are compared with each other
+BESIDE = 0.05  # weight of contrast and position beside the separation: they keep the features from collapsing
 LEAST = 1e-4  # is added to squared distances, for their logarithm
 
 
 class PatchSVDDLoss(nn.Module):
-    """Encoder and one position classifier a scale; forward(batch) gives every loss, so that DDP can wrap it."""
+    """Encoder and one position classifier a scale, with the separation a head too; forward(batch) gives every loss, so
+    that DDP can wrap it."""
 
-    def __init__(self, encoder: Encoder, D: int, contrast: bool) -> None:
+    def __init__(self, encoder: Encoder, D: int, contrast: bool, separation: bool = False) -> None:
         super().__init__()
         self.encoder, self.contrast = encoder, contrast
         self.classifiers = nn.ModuleDict({scale: PositionClassifier(D) for scale in encoder.scales})
+        self.heads = nn.ModuleDict({scale: ContrastHead(D) for scale in encoder.scales}) if separation else None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"svdd_<scale>": mean ‖f(p) - f(p')‖₂, "ssl_<scale>": cross-entropy of the neighbour's position}; with
-        contrast, "nce_<scale>", cross-entropy of which patch of the image is the one nearby, instead of the first; for a
-        batch with damaged patches, "sep_<scale>" alone."""
+        contrast, "nce_<scale>", cross-entropy of which patch of the image is the one nearby, instead of the first; with
+        the separation, "sep_<scale>" too, and the contrast is taken of the head's features."""
         device = next(self.parameters()).device
         dense: dict[tuple[int, str], Tensor] = {}
         views = [torch.from_numpy(view).to(device, memory_format=torch.channels_last) for view in batch.views]
@@ -57,21 +60,23 @@ class PatchSVDDLoss(nn.Module):
             return (values * weights.to(device)).sum()
 
         losses = {}
-        for scale, asked in batch.asked.items():
-            normal = batch.normal[scale]
-            of, entry = (torch.from_numpy(places.entry).to(device) for places in (normal, asked))
-            bank, queries = read(0, scale, of, normal.at), read(1, scale, entry, asked.at)
-            damaged = torch.from_numpy(asked.damaged).to(device)
-            losses[f"sep_{scale}"] = separation(bank.float(), of, queries.float(), entry, damaged, len(views[0]))
-        for scale in batch.position:
+        for scale in self.encoder.scales:
             f1, f2 = features(batch.jitter[scale], scale)
             if self.contrast:
-                losses[f"nce_{scale}"] = nce(f1, f2, torch.from_numpy(batch.jitter[scale].entry).to(device))
+                if self.heads is not None:
+                    f1, f2 = self.heads[scale](f1), self.heads[scale](f2)
+                losses[f"nce_{scale}"] = nce(f1, f2, torch.from_numpy(batch.jitter[scale].entry).to(device), len(views[0]))
             else:
                 losses[f"svdd_{scale}"] = mean(torch.linalg.vector_norm(f1 - f2, dim=1), batch.jitter[scale])
             h1, h2 = features(batch.position[scale], scale)
             label = torch.from_numpy(batch.position[scale].label).to(device)
             logits = self.classifiers[scale](h1, h2)
+            if self.heads is not None:
+                normal, asked = batch.normal[scale], batch.asked[scale]
+                of, entry = (torch.from_numpy(places.entry).to(device) for places in (normal, asked))
+                bank, queries = read(0, scale, of, normal.at), read(1, scale, entry, asked.at)
+                damaged = torch.from_numpy(asked.damaged).to(device)
+                losses[f"sep_{scale}"] = separation(bank.float(), of, queries.float(), entry, damaged, len(views[0]))
             losses[f"ssl_{scale}"] = mean(F.cross_entropy(logits, label, reduction="none"), batch.position[scale])
         return losses
 
@@ -82,13 +87,21 @@ class PatchSVDDLoss(nn.Module):
         return self.encoder.dense(view)
 
 
-def nce(f1: Tensor, f2: Tensor, entry: Tensor) -> Tensor:
-    """Mean over entries of the cross-entropy of f2[n] being the partner of f1[n], among the entry's first pairs."""
-    losses = []
+class ContrastHead(nn.Sequential):
+    """(n, D) → (n, D): what the contrast is taken of, so that what tells places apart need not make up the distance
+    of the features (the projection of Chen et al., ICML 2020)."""
+
+    def __init__(self, D: int) -> None:
+        super().__init__(nn.Linear(D, 128), nn.LeakyReLU(SLOPE), nn.Linear(128, D))
+
+
+def nce(f1: Tensor, f2: Tensor, entry: Tensor, count: int) -> Tensor:
+    """Cross-entropy of f2[n] being the partner of f1[n] among the entry's first pairs, averaged over `count` entries."""
+    losses = [0 * (f1.sum() + f2.sum())]
     for one in torch.unique(entry):
         z1, z2 = (F.normalize(f[entry == one][:CONTRAST_PAIRS], dim=1) for f in (f1, f2))
         losses.append(F.cross_entropy(z1 @ z2.T / TEMPERATURE, torch.arange(len(z1), device=z1.device)))
-    return torch.stack(losses).mean()
+    return torch.stack(losses).sum() / count
 
 
 def separation(bank: Tensor, of: Tensor, asked: Tensor, entry: Tensor, damaged: Tensor, count: int) -> Tensor:
@@ -96,7 +109,8 @@ def separation(bank: Tensor, of: Tensor, asked: Tensor, entry: Tensor, damaged: 
 
     Mean of log(1 + d²(good) / d²(damaged)), a smooth 1 - AUROC that the scale of the features does not change; d is the
     distance of asked[n], of image entry[n], to the nearest of bank, of image of[m], among the other images of the group.
-    Of `count` images, GROUP after each other are a group; one that is alone is compared with itself.
+    Of `count` images, GROUP after each other are a group: processes that have whole groups average to what one process
+    would compute. An image that is alone is compared with itself.
     """
     losses = [0 * (bank.sum() + asked.sum())]
     for start in range(0, count, GROUP):
@@ -113,5 +127,7 @@ def separation(bank: Tensor, of: Tensor, asked: Tensor, entry: Tensor, damaged: 
 
 
 def total(losses: dict[str, Tensor], lam: float) -> Tensor:
-    """λ·SVDD' + SSL (Eq. 5), contrast + SSL, or the separation, summed over the scales."""
-    return torch.stack([lam * loss if name.startswith("svdd") else loss for name, loss in losses.items()]).sum()
+    """λ·SVDD' + SSL (Eq. 5), or contrast + SSL, summed over the scales; beside a separation, the latter with BESIDE."""
+    others = BESIDE if any(name.startswith("sep") for name in losses) else 1.0
+    weights = {"svdd": lam, "sep": 1.0}
+    return torch.stack([weights.get(name.split("_")[0], others) * loss for name, loss in losses.items()]).sum()

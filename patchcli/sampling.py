@@ -53,13 +53,13 @@ class Places:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's input: pairs for the position task and for SVDD' or the contrast, or places for the separation."""
+    """One step's input."""
 
     views: list[Floats]  # each (B, 3, h, w)
     position: dict[str, Pairs]  # scale → pairs with labels
     jitter: dict[str, Pairs]  # scale → pairs a few pixels apart
-    normal: dict[str, Places] = field(default_factory=dict)  # scale → of view 0, where nothing is damaged
-    asked: dict[str, Places] = field(default_factory=dict)  # scale → of view 1, the same part of the image with defects
+    normal: dict[str, Places] = field(default_factory=dict)  # scale → of view 0; for the separation alone
+    asked: dict[str, Places] = field(default_factory=dict)  # scale → of view 1, which defects are drawn into
 
 
 def generator(seed: int, step: int, entry: int = -1) -> np.random.Generator:
@@ -94,7 +94,7 @@ def _jitters(J: int) -> Ints:
     return np.array([(y, x) for y in range(-J, J + 1) for x in range(-J, J + 1) if (y, x) != (0, 0)])
 
 
-def _places(rng: np.random.Generator, offset: Ints, K: int, size: tuple[int, int]) -> Ints:
+def _first(rng: np.random.Generator, offset: Ints, K: int, size: tuple[int, int]) -> Ints:
     """First places (n, 2), uniform over those for which both patches of side K, `offset` apart, lie in the image."""
     low = np.maximum(0, -offset)
     high = np.array(size) - K - np.maximum(0, offset)
@@ -144,12 +144,12 @@ def _cut(rng: np.random.Generator, image: Floats, scales: Mapping[str, Scale]) -
 
         label = rng.integers(0, 8, 1)
         offset = _offsets(rng, label, K, size)
-        first = _places(rng, offset, K, size)
+        first = _first(rng, offset, K, size)
         batch.views.extend(_augment(rng, cut(at)) for at in (first, first + offset))
         batch.position[name] = Pairs((len(batch.views) - 2, len(batch.views) - 1), *here, label)
 
         jitter = rng.choice(_jitters(paper_jitter(scale)), 1)
-        first = _places(rng, jitter, K, size)
+        first = _first(rng, jitter, K, size)
         batch.views.extend(cut(at) for at in (first, first + jitter))
         batch.jitter[name] = Pairs((len(batch.views) - 2, len(batch.views) - 1), *here, np.empty(0, np.int64))
     return batch
@@ -171,18 +171,26 @@ def dense_batch(
     scales: Mapping[str, Scale],
     stride: int,
     jitter: Callable[[Scale], int] = paper_jitter,
+    mean: Floats | None = None,
 ) -> Batch:
     """Every patch of a random part of each image, CROP pixels a side: two views with independent colour and noise.
 
     Within a view only places on the grid of `stride` pixels can be read. The second view of an image is moved against
     the first by a jitter that is not zero, so odd offsets occur too; what a pair was to be apart is moved to the
     nearest offset that the two grids have (less than `stride` away, and never farther apart than the largest jitter).
+    For the separation, with the `mean` (H, W, 3) that the images lack: synthetic defects are drawn into the second view,
+    pieces that are pasted coming from elsewhere in it, and no second patch of a jitter pair has any of them.
     """
-    return merge([_look(rng, image, scales, stride, jitter) for rng, image in zip(rngs, images, strict=True)])
+    return merge([_look(rng, image, scales, stride, jitter, mean) for rng, image in zip(rngs, images, strict=True)])
 
 
 def _look(
-    rng: np.random.Generator, image: Floats, scales: Mapping[str, Scale], stride: int, jitter: Callable[[Scale], int]
+    rng: np.random.Generator,
+    image: Floats,
+    scales: Mapping[str, Scale],
+    stride: int,
+    jitter: Callable[[Scale], int],
+    mean: Floats | None,
 ) -> Batch:
     _, H, W = image.shape
     J = min(map(paper_jitter, scales.values()))
@@ -190,7 +198,11 @@ def _look(
     size = np.minimum((H - margin, W - margin), CROP)
     phase = rng.choice(_jitters(J))  # origin of view 1 against view 0
     origin = np.maximum(0, -phase) + rng.integers(0, (H, W) - size - np.abs(phase) + 1)
-    views = [_augment(rng, image[:, y : y + size[0], x : x + size[1]]) for y, x in (origin, origin + phase)]
+    parts = [(slice(y, y + size[0]), slice(x, x + size[1])) for y, x in (origin, origin + phase)]
+    looks = [image[:, rows, columns] for rows, columns in parts]
+    if mean is not None:
+        looks[1], mask = _damage(rng, looks[1], mean[parts[1]])
+    views = [_augment(rng, look) for look in looks]
 
     def read(name: str, offset: Ints, label: Ints) -> Pairs:
         """Pairs about `offset` apart, the offset moved to the nearest one on the two views' grids."""
@@ -210,48 +222,36 @@ def _look(
         label = rng.integers(0, 8, POSITION_PAIRS)
         batch.position[name] = read(name, _offsets(rng, label, scale.K, (int(size[0]), int(size[1]))), label)
         batch.jitter[name] = read(name, rng.choice(_jitters(jitter(scale)), JITTER_PAIRS), np.empty(0, np.int64))
+        if mean is not None:
+            changed = _changed(mask, scale.K, stride)
+            batch.jitter[name] = _undamaged(batch.jitter[name], changed, stride)
+            batch.normal[name], batch.asked[name] = _places(rng, changed, stride, LEAST_SHARE * scale.K**2)
     return batch
 
 
-def damaged_batch(
-    rngs: Sequence[np.random.Generator],
-    pixels: NDArray[np.uint8],
-    mean: Floats,
-    scales: Mapping[str, Scale],
-    stride: int,
-) -> Batch:
-    """A random part of each image (B, H, W, 3), CROP pixels a side, as it is and with synthetic defects.
-
-    Both views have their own colour and noise. Pieces that are pasted come from the next image of the batch.
-    """
-    others = np.roll(pixels, -1, axis=0)
-    return merge([_damage(*each, mean, scales, stride) for each in zip(rngs, pixels, others, strict=True)])
+def _damage(rng: np.random.Generator, image: Floats, mean: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """A standardised image (3, H, W) with synthetic defects, and the mask (H, W) of what they changed."""
+    pixels = (image.transpose(1, 2, 0) * 255 + mean).round().clip(0, 255).astype(np.uint8)
+    damaged, mask = defects.damage(rng, pixels, pixels, DEFECTS)
+    return standardise(damaged[None], mean)[0], mask
 
 
-def _damage(
-    rng: np.random.Generator,
-    pixels: NDArray[np.uint8],
-    other: NDArray[np.uint8],
-    mean: Floats,
-    scales: Mapping[str, Scale],
-    stride: int,
-) -> Batch:
-    size = np.minimum(pixels.shape[:2], CROP)
-    y, x = rng.integers(0, np.array(pixels.shape[:2]) - size + 1)
-    part = slice(y, y + size[0]), slice(x, x + size[1])
-    damaged, mask = defects.damage(rng, pixels[part], other[part], DEFECTS)
-    looks = standardise(np.stack([pixels[part], damaged]), mean[part])
-    batch = Batch([_augment(rng, look) for look in looks], {}, {})
-    for name, scale in scales.items():
-        changed = _changed(mask, scale.K, stride)
-        cells = np.indices(changed.shape).reshape(2, -1).T * stride
-        good, bad = cells[changed.ravel() == 0], cells[changed.ravel() >= LEAST_SHARE * scale.K**2]
-        asked = [rng.choice(kind, ASKED_PLACES) for kind in (good, bad) if len(kind)]
-        of_kind = np.repeat([False, True], [ASKED_PLACES * bool(len(kind)) for kind in (good, bad)])
-        batch.asked[name] = Places(np.zeros(len(of_kind), np.int64), np.concatenate([cells[:0], *asked]), of_kind)
-        normal = rng.permutation(cells)[:NORMAL_PLACES]
-        batch.normal[name] = Places(np.zeros(len(normal), np.int64), normal, np.zeros(len(normal), np.bool_))
-    return batch
+def _undamaged(pairs: Pairs, changed: Ints, stride: int) -> Pairs:
+    """The pairs without a label whose second patch has no changed pixel."""
+    kept = changed[tuple(pairs.second.T // stride)] == 0
+    return Pairs(pairs.view, pairs.entry[kept], pairs.first[kept], pairs.second[kept], pairs.label)
+
+
+def _places(rng: np.random.Generator, changed: Ints, stride: int, least: float) -> tuple[Places, Places]:
+    """Of the patches with so many changed pixels: any, and of the good and of the damaged ones some with repetition."""
+    cells = np.indices(changed.shape).reshape(2, -1).T * stride
+    normal = rng.permutation(cells)[:NORMAL_PLACES]
+    kinds = [cells[changed.ravel() == 0], cells[changed.ravel() >= least]]
+    drawn = [rng.choice(kind, ASKED_PLACES) if len(kind) else kind for kind in kinds]
+    damaged = np.repeat([False, True], [len(kind) for kind in drawn])
+    zeros = [np.zeros(len(which), np.int64) for which in (normal, damaged)]
+    return Places(zeros[0], normal, np.zeros(len(normal), np.bool_)), Places(zeros[1], np.concatenate(drawn), damaged)
+
 
 
 def _changed(mask: NDArray[np.bool_], K: int, stride: int) -> Ints:

@@ -144,8 +144,8 @@ class Trainer:
         recipe = self.recipe
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.loss = PatchSVDDLoss(build(recipe.encoder, recipe.D), recipe.D, recipe.objective == "contrast")
-        self.loss.classifiers.requires_grad_(self.separated_at is None)
+            encoder, contrast = build(recipe.encoder, recipe.D), recipe.objective == "contrast"
+            self.loss = PatchSVDDLoss(encoder, recipe.D, contrast, separation=self.separated_at is not None)
         self.loss.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = self.loss if self.process.size == 1 else DistributedDataParallel(self.loss)
         self.optimiser = torch.optim.Adam(self.loss.parameters(), lr=recipe.lr)
@@ -175,15 +175,13 @@ class Trainer:
         drawn = sampling.generator(self.recipe.seed, step).choice(count, size, replace=size > count)
         entries = range(self.process.rank * n, (self.process.rank + 1) * n)
         rngs = [sampling.generator(self.recipe.seed, step, entry) for entry in entries]
-        pixels = self._read(self.trained_on[drawn[entries.start : entries.stop]])
+        images = standardise(self._read(self.trained_on[drawn[entries.start : entries.stop]]), self.mean)
         scales = self.loss.encoder.scales
-        if self.separated_at is not None:
-            return sampling.damaged_batch(rngs, pixels, self.mean, scales, self.loss.encoder.stride)
-        images = standardise(pixels, self.mean)
         if self.recipe.sampler == "patch":
             return sampling.patch_batch(rngs, images, scales)
         jitter = sampling.contrast_jitter if self.loss.contrast else sampling.paper_jitter
-        return sampling.dense_batch(rngs, images, scales, self.loss.encoder.stride, jitter)
+        mean = None if self.separated_at is None else self.mean
+        return sampling.dense_batch(rngs, images, scales, self.loss.encoder.stride, jitter, mean)
 
     def step(self, batch: sampling.Batch) -> dict[str, float]:
         """One update of encoder and classifiers; the losses before it, averaged over the processes."""
@@ -384,9 +382,8 @@ def run(
         progress(Step(done, steps, spent, min(left, default=None), recent))
     candidate = trainer.judge() if trainer.history and trainer.process.rank == 0 and not interrupted else None
     digest, chosen = trainer.save(candidate)
-    last = np.array(trainer.history[-20:], np.float64)
-    means = dict(zip(trainer.loss_names, last.mean(axis=0).tolist(), strict=True)) if len(last) else {}
-    means = {name: mean for name, mean in means.items() if not math.isnan(mean)}
+    columns = zip(trainer.loss_names, np.array(trainer.history[-20:]).T, strict=True) if trainer.history else ()
+    means = {name: float(np.nanmean(column)) for name, column in columns if not math.isnan(column[-1])}
     return Trained(len(trainer.history), chosen, trainer.seconds, means, interrupted, digest)
 
 

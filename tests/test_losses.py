@@ -9,8 +9,9 @@ import torch
 
 from patchcli import sampling
 from patchcli.encoder import ARCHITECTURES, Encoder, PositionClassifier
-from patchcli.losses import PatchSVDDLoss, nce, total
-from patchcli.sampling import Batch, Pairs
+from patchcli.images import standardise
+from patchcli.losses import PatchSVDDLoss, nce, separation, total
+from patchcli.sampling import Batch, Pairs, Places
 
 
 def leaky(x: np.ndarray) -> np.ndarray:
@@ -48,25 +49,58 @@ def naive_losses(loss: PatchSVDDLoss, batch: Batch) -> dict[str, float]:
                     odds = np.exp(naive_logits(loss.classifiers[scale], difference))
                     values.append(-np.log(odds[pairs.label[n]] / odds.sum()))
         losses[f"ssl_{scale}"] = np.mean(ssl)
+        if loss.heads is not None:
+            losses[f"sep_{scale}"] = naive_separation(loss, batch, scale)
         if not loss.contrast:
             losses[f"svdd_{scale}"] = np.mean(svdd)
         else:
             pairs, entries = batch.jitter[scale], []
+            head = naive_head(loss, scale)
             for e in np.unique(pairs.entry):
-                unit = [
-                    [f / np.linalg.norm(f) for f in (feature(pairs, n, which, scale) for n in np.flatnonzero(pairs.entry == e))]
-                    for which in (0, 1)
-                ]
+                mine = np.flatnonzero(pairs.entry == e)
+                seen = [[head(feature(pairs, n, which, scale)) for n in mine] for which in (0, 1)]
+                unit = [[f / np.linalg.norm(f) for f in features] for features in seen]
                 odds = np.exp(np.array([[one @ two / 0.1 for two in unit[1]] for one in unit[0]]))
                 entries.append(np.mean(-np.log(np.diag(odds) / odds.sum(axis=1))))
-            losses[f"nce_{scale}"] = np.mean(entries)
+            losses[f"nce_{scale}"] = np.sum(entries) / len(batch.views[0])
     return losses
 
 
-def make_loss(encoder: Encoder, contrast: bool = False) -> PatchSVDDLoss:
+def naive_head(loss: PatchSVDDLoss, scale: str) -> Callable[[np.ndarray], np.ndarray]:
+    """One hidden layer, where there is a head."""
+    if loss.heads is None:
+        return lambda feature: feature
+    (w1, b1), (w2, b2) = (
+        (loss.heads[scale][layer].weight.detach().numpy(), loss.heads[scale][layer].bias.detach().numpy()) for layer in (0, 2)
+    )
+    return lambda feature: w2 @ leaky(w1 @ feature + b1) + b2
+
+
+@torch.inference_mode()
+def naive_separation(loss: PatchSVDDLoss, batch: Batch, scale: str) -> float:
+    """In groups of four: each patch cut out, its nearest normal patch of another image by brute force, and all pairs."""
+    K, count, groups = loss.encoder.scales[scale].K, len(batch.views[0]), []
+
+    def features(view: int, places: Places) -> np.ndarray:
+        cut = [batch.views[view][e, :, y : y + K, x : x + K] for e, (y, x) in zip(places.entry, places.at, strict=True)]
+        return loss.encoder(torch.from_numpy(np.stack(cut).astype(np.float64)), scale).numpy()
+
+    normal, asked = batch.normal[scale], batch.asked[scale]
+    bank, queries = features(0, normal), features(1, asked)
+    for start in range(0, count, 4):
+        squares: dict[bool, list[float]] = {False: [], True: []}
+        for query, entry, bad in zip(queries, asked.entry, asked.damaged, strict=True):
+            if start <= entry < start + 4:
+                others = [e for e in range(start, min(start + 4, count)) if e != entry] or [entry]
+                squares[bool(bad)].append(((bank[np.isin(normal.entry, others)] - query) ** 2).sum(axis=1).min() + 1e-4)
+        groups.append(np.mean([np.log(1 + good / bad) for good in squares[False] for bad in squares[True]] or [0]))
+    return float(np.mean(groups))
+
+
+def make_loss(encoder: Encoder, contrast: bool = False, separation: bool = False) -> PatchSVDDLoss:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return PatchSVDDLoss(encoder, 8, contrast)
+        return PatchSVDDLoss(encoder, 8, contrast, separation)
 
 
 @pytest.fixture
@@ -78,6 +112,12 @@ def images() -> np.ndarray:
 def few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "POSITION_PAIRS", 6)
     monkeypatch.setattr(sampling, "JITTER_PAIRS", 5)
+
+
+@pytest.fixture
+def few_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "NORMAL_PLACES", 9)
+    monkeypatch.setattr(sampling, "ASKED_PLACES", 4)
 
 
 def generators(seed: int, n: int) -> list[np.random.Generator]:
@@ -136,18 +176,59 @@ def test_the_total_weighs_svdd_by_lambda() -> None:
     losses = {name: torch.tensor(value) for name, value in values.items()}
     assert total(losses, 0.5).item() == 0.5 * 101 + 11010
     assert total(losses, 0).item() == 11010
+    assert total(losses | {"sep_big": torch.tensor(2.0)}, 0.5).item() == pytest.approx(0.5 * 101 + 0.05 * 11010 + 2)
 
 
 def test_the_contrast_is_solved_by_partners_that_are_unlike_the_rest() -> None:
     apart, entry = torch.eye(4).repeat(2, 1), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
-    assert nce(apart, apart, entry).item() == pytest.approx(np.log(1 + 3 * np.exp(-10)), rel=0.01)
+    assert nce(apart, apart, entry, 2).item() == pytest.approx(np.log(1 + 3 * np.exp(-10)), rel=0.01)
     point = torch.ones(8, 4)
-    assert nce(point, point, entry).item() == pytest.approx(np.log(4))  # a collapse does not solve it
+    assert nce(point, point, entry, 2).item() == pytest.approx(np.log(4))  # a collapse does not solve it
 
 
-def test_every_parameter_learns(random_encoder: Callable[..., Encoder], images: np.ndarray, few_pairs: None) -> None:
-    loss = make_loss(random_encoder("hierarchical"))
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 7])
+def test_the_losses_of_a_separation_are_the_naive_ones(
+    random_encoder: Callable[..., Encoder], few_pairs: None, few_places: None, count: int
+) -> None:
+    loss = make_loss(random_encoder("hierarchical"), contrast=True, separation=True)
+    expected = naive_losses(loss, batch := separating(loss, 3, count))
+    assert found(loss(batch)) == pytest.approx(expected, rel=1e-3)
+    assert expected["sep_small"] > 0.1
+
+
+def separating(loss: PatchSVDDLoss, seed: int, count: int) -> Batch:
+    """A batch of noise with damaged patches."""
+    pixels, mean = np.random.default_rng(1).integers(0, 256, (count, 150, 140, 3), dtype=np.uint8), np.full((150, 140, 3), 120)
+    images, scales = standardise(pixels, mean.astype(np.float32)), loss.encoder.scales
+    rngs = generators(seed, count)
+    return sampling.dense_batch(rngs, images, scales, loss.encoder.stride, sampling.contrast_jitter, mean.astype(np.float32))
+
+
+def test_the_separation_asks_for_an_order_and_for_no_scale() -> None:
+    bank, of = torch.zeros(2, 3), torch.tensor([0, 1])
+    entry, damaged = torch.tensor([0, 0, 1, 1]), torch.tensor([False, True, False, True])
+    for scale in (1.0, 10.0):
+        apart = torch.tensor([[0.1], [10], [0.1], [10]]) * scale * torch.tensor([1.0, 0, 0])
+        assert separation(bank, of, apart, entry, damaged, 2).item() == pytest.approx(np.log(1 + 1e-4), rel=0.05)
+        assert separation(bank, of, apart, entry, ~damaged, 2).item() == pytest.approx(np.log(1 + 1e4), rel=0.05)
+    point = torch.zeros(4, 3, requires_grad=True)
+    assert separation(bank, of, point, entry, damaged, 2).item() == pytest.approx(np.log(2))  # a collapse does not solve it
+    for of_one_kind in (torch.zeros(4, dtype=torch.bool), torch.ones(4, dtype=torch.bool)):
+        nothing = separation(bank, of, point, entry, of_one_kind, 2)
+        nothing.backward()
+        assert nothing.item() == 0
+        assert point.grad is not None
+        assert not point.grad.any()
+
+
+@pytest.mark.parametrize("separation", [False, True])
+def test_every_parameter_learns(
+    random_encoder: Callable[..., Encoder], images: np.ndarray, few_pairs: None, separation: bool
+) -> None:
+    loss = make_loss(random_encoder("hierarchical"), separation, separation)
     batch = sampling.dense_batch(generators(0, len(images)), images, loss.encoder.scales, loss.encoder.stride)
+    if separation:
+        batch = separating(loss, 0, 4)
     total(loss(batch), 1.0).backward()
     for name, parameter in loss.named_parameters():
         assert parameter.grad is not None, name

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchcli import sampling
+from patchcli import defects, sampling
 from patchcli.encoder import ARCHITECTURES, HierarchicalEncoder
 from patchcli.errors import InputError
+from patchcli.images import standardise
 from patchcli.sampling import DIRECTIONS, Batch, Pairs
 
 SCALES = HierarchicalEncoder.scales
@@ -173,6 +174,70 @@ def test_patches_of_a_jitter_pair_are_as_they_are() -> None:
     for pairs in batch.jitter.values():
         for view in pairs.view:
             assert np.isin(batch.views[view], images).all()
+
+
+# ---- damaged patches ------------------------------------------------------------------------------------------------
+
+
+def damaged(seed: int, images: np.ndarray, architecture: str, part: slice = slice(None)) -> Batch:
+    encoder, mean = ARCHITECTURES[architecture], np.full(images.shape[1:], 100, np.float32)
+    rngs, standard = generators(seed, 0, len(images))[part], standardise(images[part], mean)
+    return sampling.dense_batch(rngs, standard, encoder.scales, encoder.stride, sampling.contrast_jitter, mean)
+
+
+def undamaged(_: np.random.Generator, pixels: np.ndarray, *__: object) -> tuple[np.ndarray, np.ndarray]:
+    return pixels, np.zeros(pixels.shape[:2], bool)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@given(seed=st.integers(0, 2**32), height=st.integers(128, 150), width=st.integers(128, 150))
+@settings(max_examples=15, deadline=None)
+def test_damaged_patches_are_those_that_a_defect_shows_in(architecture: str, seed: int, height: int, width: int) -> None:
+    images = np.random.default_rng(seed).integers(60, 200, (2, height, width, 3), dtype=np.uint8)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sampling, "NOISE", 0.0)
+        batch, encoder = damaged(seed, images, architecture), ARCHITECTURES[architecture]
+        patched.setattr(defects, "damage", undamaged)
+        good = np.rint(damaged(seed, images, architecture).views[1] * 255 + 100).astype(int)
+    bad = np.rint(batch.views[1] * 255 + 100).astype(int)
+    for name, scale in encoder.scales.items():
+        K, normal, asked = scale.K, batch.normal[name], batch.asked[name]
+        assert not normal.damaged.any()
+        assert len({(e, *at) for e, at in zip(normal.entry.tolist(), normal.at.tolist(), strict=True)}) == len(normal.entry)
+        for places in (normal, asked):
+            assert (places.at % encoder.stride == 0).all()
+            assert (places.at >= 0).all()
+            assert (places.at + K <= good.shape[2:]).all()
+        for entry, (y, x), of_kind in zip(asked.entry, asked.at, asked.damaged, strict=True):
+            one, two = (view[entry, :, y : y + K, x : x + K] for view in (good, bad))
+            changed = (np.abs(one - two).max(axis=0) > 8).sum()  # VISIBLE of patchcli/defects.py
+            assert changed >= 0.02 * K**2 if of_kind else changed == 0
+        for entry, (y, x) in zip(batch.jitter[name].entry, batch.jitter[name].second, strict=True):
+            one, two = (view[entry, :, y : y + K, x : x + K] for view in (good, bad))
+            assert np.abs(one - two).max() <= 8
+        for entry in range(2):
+            counts = np.bincount(asked.damaged[asked.entry == entry], minlength=2)
+            assert set(counts.tolist()) <= {0, sampling.ASKED_PLACES}
+
+
+def test_the_views_of_a_damaged_batch_have_their_own_colour_and_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(defects, "damage", undamaged)
+    batch = damaged(0, np.full((40, 128, 128, 3), 100, np.uint8), "hierarchical")
+    assert_independently_augmented(*batch.views)
+    assert not any(asked.damaged.any() for asked in batch.asked.values())
+
+
+def test_an_image_is_damaged_alike_in_whatever_batch() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 130, 140, 3), dtype=np.uint8)
+    whole, half = (damaged(3, images, "hierarchical", part) for part in (slice(None), slice(2, 4)))
+    for one, two in zip(whole.views, half.views, strict=True):
+        np.testing.assert_array_equal(one[2:], two)
+    for of in ("normal", "asked"):
+        for name, places in getattr(whole, of).items():
+            there, mine = places.entry >= 2, getattr(half, of)[name]
+            np.testing.assert_array_equal(places.entry[there] - 2, mine.entry)
+            np.testing.assert_array_equal(places.at[there], mine.at)
+            np.testing.assert_array_equal(places.damaged[there], mine.damaged)
 
 
 # ---- chance ---------------------------------------------------------------------------------------------------------

@@ -180,6 +180,79 @@ def test_of_the_papers_losses_the_last_weights_are_the_encoder(
     assert [row[0] for row in trainer.judged] == [0, 2]
 
 
+@pytest.fixture
+def told_poorly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The criterion is low until the separation takes over, at step 2, and rises from then on."""
+    judge = HeldOut.judge
+    monkeypatch.setattr(training, "TRIED", 2)
+    monkeypatch.setattr(
+        HeldOut, "judge", lambda *args: dataclasses.replace(judge(*args), criterion=0.5 + judge(*args).criterion / 1000)
+    )
+
+
+CONTRAST = Recipe("flat", objective="contrast", D=4, batch=2)
+
+
+def test_where_the_contrast_fails_training_begins_anew_with_the_separation(judged_store: Store, told_poorly: None) -> None:
+    trainer = Trainer(judged_store, CONTRAST, CPU)
+    begun = state(trainer)
+    run(trainer, 2)
+    assert trainer.separated_at is None
+    trainer.reconsider()
+    assert trainer.separated_at == 2
+    assert_equal({name: values for name, values in state(trainer).items() if "heads" not in name}, begun)  # without moments
+    assert trainer.batch(2).asked
+    done = run(trainer, 4)
+    assert trainer.loss_names == ["nce_big", "ssl_big", "sep_big"]
+    np.testing.assert_array_equal(np.isnan(trainer.history), [[False, False, True]] * 2 + [[False] * 3] * 2)
+    assert not torch.equal(trainer.loss.encoder.conv1.weight, begun["encoder.conv1.weight"])
+    assert done.losses == pytest.approx(dict(zip(trainer.loss_names, np.nanmean(trainer.history, axis=0), strict=True)))
+    assert judged_store.encoder_attributes["separated_at"] == 2
+    assert judged_store.encoder_attributes["losses"] == trainer.loss_names
+
+
+@pytest.mark.parametrize("first", [1, 2, 3, 4])
+def test_a_separation_resumed_is_as_if_never_interrupted(judged_store: Store, told_poorly: None, first: int) -> None:
+    straight = Trainer(judged_store, CONTRAST, CPU)
+    whole = run(straight, 5)
+    run(Trainer(judged_store, CONTRAST, CPU), first)
+    resumed = Trainer(judged_store, CONTRAST, CPU)
+    resumed.restore()
+    again = run(resumed, 5)
+    assert resumed.separated_at == straight.separated_at == 2
+    assert (again.chosen, again.sha256) == (whole.chosen, whole.sha256)
+    assert_equal(state(resumed), state(straight))
+    np.testing.assert_array_equal(np.float32(resumed.history), np.float32(straight.history))
+
+
+@pytest.mark.parametrize(
+    ("criteria", "recipe", "begins"),
+    [
+        ((0.2, 0.69, 0.69), CONTRAST, True),
+        ((0.9, 0.69, 0.69), CONTRAST, True),  # the untrained encoder does not speak for the contrast
+        ((0.2, 0.70, 0.69), CONTRAST, False),
+        ((0.2, 0.60, 0.71), CONTRAST, False),
+        ((0.2, 0.60, 0.60), dataclasses.replace(CONTRAST, objective="paper"), False),
+    ],
+)
+def test_when_the_separation_takes_over(
+    judged_store: Store, monkeypatch: pytest.MonkeyPatch, criteria: tuple[float, ...], recipe: Recipe, begins: bool
+) -> None:
+    values = iter([*criteria, *[0.5] * 3])
+    monkeypatch.setattr(training, "TRIED", 4)
+    monkeypatch.setattr(HeldOut, "judge", lambda *_: Judgement(next(values), 3.0, 1.0))
+    trainer = Trainer(judged_store, recipe, CPU)
+    run(trainer, 6)
+    assert (trainer.separated_at is not None) == begins
+
+
+def test_without_held_out_images_the_contrast_goes_on(small_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "TRIED", 1)
+    trainer = Trainer(small_store, dataclasses.replace(CONTRAST, batch=1), CPU)
+    run(trainer, 3)
+    assert trainer.separated_at is None
+
+
 def test_held_out_images_are_not_trained_on(judged_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, read = Trainer(judged_store, Recipe("flat", D=4, batch=3), CPU), []
     images = Store.read_images
@@ -332,12 +405,16 @@ def test_bfloat16_trains(small_store: Store, monkeypatch: pytest.MonkeyPatch) ->
 # ---- processes that share a step ------------------------------------------------------------------------------------
 
 
-def in_process(rank: int, meeting: str, store: str, recipe: Recipe, results: Path) -> None:
+def in_process(rank: int, meeting: str, store: str, recipe: Recipe, results: Path, separates: bool) -> None:
     """One of two processes: three steps, then what it has."""
     torch.set_num_threads(1)
+    if separates:
+        training.JUDGED_EVERY = training.TRIED = 1
+        training.TOLD = 1.1
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     trainer = Trainer(Store.open(store, "r" if rank else "r+"), recipe, CPU, Process(rank, 2))
     done = run(trainer, 3)
+    assert (trainer.separated_at == 1) == separates
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
     np.savez(results / f"{rank}.npz", history=np.array(trainer.history), sha256=done.sha256)
@@ -348,7 +425,7 @@ def test_two_processes_are_as_one_with_twice_the_batch(
     small_store: Store, tmp_path: Path, sampler: str, batch: int
 ) -> None:
     recipe = Recipe("flat", sampler, "paper" if sampler == "patch" else "contrast", D=4, batch=batch)
-    arguments = (str(tmp_path / "meeting"), str(small_store.path), recipe, tmp_path)
+    arguments = (str(tmp_path / "meeting"), str(small_store.path), recipe, tmp_path, False)
     torch.multiprocessing.spawn(in_process, arguments, nprocs=2)
     one, two = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
     np.testing.assert_array_equal(one["history"], two["history"])
@@ -359,6 +436,24 @@ def test_two_processes_are_as_one_with_twice_the_batch(
     run(alone, 3)
     np.testing.assert_allclose(one["history"], alone.history, rtol=1e-3)  # Adam enlarges rounding
     assert np.abs(np.diff(alone.history, axis=0)).min() > 1e-4  # the steps are unlike each other
+
+
+def test_two_processes_separate_as_one_with_twice_the_batch(
+    judged_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With whole groups of four; the first process judges for both."""
+    recipe = dataclasses.replace(CONTRAST, batch=4)
+    arguments = (str(tmp_path / "meeting"), str(judged_store.path), recipe, tmp_path, True)
+    torch.multiprocessing.spawn(in_process, arguments, nprocs=2)
+    one, two = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
+    np.testing.assert_array_equal(one["history"], two["history"])
+    assert str(one["sha256"]) == judged_store.encoder_attributes["sha256"]
+
+    for name, value in (("JUDGED_EVERY", 1), ("TRIED", 1), ("TOLD", 1.1)):
+        monkeypatch.setattr(training, name, value)
+    alone = Trainer(judged_store, dataclasses.replace(recipe, batch=8), CPU)
+    run(alone, 3)
+    np.testing.assert_allclose(one["history"], alone.history, rtol=1e-3)
 
 
 def test_a_resumed_run_has_as_many_processes(small_store: Store) -> None:

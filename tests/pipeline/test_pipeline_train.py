@@ -203,6 +203,21 @@ def test_a_report_shows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert [path.name for path in tmp_path.iterdir() if path.suffix in (".html", ".part")] == ["run.html"]
 
 
+def test_a_run_that_went_over_to_the_separation_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("JUDGED_EVERY", 2), ("TRIED", 2), ("TOLD", 1.1)):
+        monkeypatch.setattr(training, name, value)
+    data, page, told = write_plain(tmp_path / "good", 5, WORKING), tmp_path / "run.html", Told()
+    trained = patchcli.train(data, tmp_path / "s.zarr", size=WORKING, steps=5, report=page, observer=told, **QUICK)
+    found = "after 2 steps the contrast told synthetic defects too poorly"
+    assert f"{found}; the encoder learned from such defects instead" in told.notes
+    text = page.read_text(encoding="utf-8")
+    assert "After 2 steps the contrast told synthetic defects too poorly; training began anew" in text
+    assert list(trained.losses) == ["nce_big", "ssl_big", "sep_big"]
+    assert text.count("<svg") == 4
+    assert "NaN" not in text
+    assert "nan" not in text
+
+
 def test_a_report_without_steps_or_held_out_images(store: Path, tmp_path: Path) -> None:
     patchcli.train(store=store, steps=0, report=tmp_path / "run.html", **QUICK)
     assert "too few images to hold some out and judge by them" in (tmp_path / "run.html").read_text(encoding="utf-8")
