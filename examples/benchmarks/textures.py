@@ -2,7 +2,9 @@
 
 Tiles of the brick, grass and gravel photographs that scikit-image ships: good ones for training from the left two thirds of
 a photograph, test tiles from the right third, and five kinds of defects drawn into some of those by code. They are drawn
-otherwise than the synthetic defects that training knows (patchcli/defects.py).
+otherwise than the synthetic defects that training knows (patchcli/defects.py), though a smooth or dark spot is one of each.
+Tiles of one photograph overlap; those of grain do not: each is a surface of its own, with the spectrum of gravel and random
+phases (Galerne et al., IEEE TIP 2011).
 """
 
 import sys
@@ -13,7 +15,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage import data
 
-TEXTURES, SIDE, CUT = ("brick", "grass", "gravel"), 144, 336
+TEXTURES, SIDE, CUT = ("brick", "grass", "gravel", "grain"), 144, 336
 TRAIN, GOOD, EACH = 80, 20, 5
 
 
@@ -62,6 +64,13 @@ def blob(rng: np.random.Generator, dy: np.ndarray, dx: np.ndarray, radius: float
     return 1 / (1 + np.exp(((np.hypot(dy, dx) / (radius * rim)) - 1) * 8))
 
 
+def grain(rng: np.random.Generator, photograph: np.ndarray) -> np.ndarray:
+    """An image with the photograph's spectrum and phases drawn anew."""
+    mean = photograph.mean()
+    phases = np.angle(np.fft.fft2(rng.standard_normal(photograph.shape)))
+    return mean + np.real(np.fft.ifft2(np.abs(np.fft.fft2(photograph - mean)) * np.exp(1j * phases)))
+
+
 def cut(rng: np.random.Generator, photograph: np.ndarray) -> np.ndarray:
     """A tile at random, under a little other light."""
     y, x = (int(rng.integers(0, side - SIDE + 1)) for side in photograph.shape)
@@ -77,18 +86,22 @@ def save(path: Path, values: np.ndarray) -> None:
 
 def write(folder: Path, texture: str, seed: int = 0) -> None:
     """One data set below `folder`."""
-    rng, photograph = np.random.default_rng(seed), getattr(data, texture)()
-    left, right = photograph[:, :CUT], photograph[:, CUT:]
+    rng, photograph = np.random.default_rng(seed), getattr(data, "gravel" if texture == "grain" else texture)()
+
+    def tile(side: slice) -> np.ndarray:
+        return cut(rng, grain(rng, photograph) if texture == "grain" else photograph[:, side])
+
+    left, right = slice(None, CUT), slice(CUT, None)
     for number in range(TRAIN):
-        save(folder / "train" / "good" / f"{number:03}.png", cut(rng, left))
+        save(folder / "train" / "good" / f"{number:03}.png", tile(left))
     for number in range(GOOD):
-        save(folder / "test" / "good" / f"{number:03}.png", cut(rng, right))
+        save(folder / "test" / "good" / f"{number:03}.png", tile(right))
     for kind, draw in KINDS.items():
         for number in range(EACH):
             y, x = np.mgrid[:SIDE, :SIDE]
             cy, cx = rng.uniform(0.2 * SIDE, 0.8 * SIDE, 2)
-            tile, mask = draw(rng, cut(rng, right), y - cy, x - cx)
-            save(folder / "test" / kind / f"{number:03}.png", tile)
+            damaged, mask = draw(rng, tile(right), y - cy, x - cx)
+            save(folder / "test" / kind / f"{number:03}.png", damaged)
             save(folder / "ground_truth" / kind / f"{number:03}_mask.png", mask * 255.0)
 
 
