@@ -104,7 +104,9 @@ def train(
             trained = training.run(trainer, steps, seconds, show, stop)
         if trainer.separated_at is not None:
             found = f"after {trainer.separated_at} steps the contrast told synthetic defects too poorly"
-            observer.note(f"{found}; the encoder learned from such defects instead")
+            observer.note(f"{found}; training began anew and learned from such defects")
+            if trained.chosen <= trainer.separated_at:
+                observer.note("it has given no better encoder yet; go on with --resume and more --steps")
         elif chosen.objective == "contrast" and trainer.position_at_chance():
             observer.note("a neighbour's position cannot be told in these images; only the contrast was learned from")
         if report is not None and process.rank == 0:
