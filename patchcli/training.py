@@ -98,6 +98,7 @@ class Trained:
     losses: dict[str, float]  # mean over the last 20 steps
     interrupted: bool
     sha256: str
+    collapsed: bool = False  # the separation's features, after the encoder that was kept
 
 
 def build(architecture: str, D: int) -> Encoder:
@@ -355,6 +356,17 @@ def run(
     begun = saved = time.monotonic()
     before, first = trainer.seconds, len(trainer.history)
     recent: dict[str, float] = {}
+    collapsed = False
+
+    def judged() -> tuple[Candidate | None, bool]:
+        """The judgement, and whether the features of a separation have collapsed: what was best before is kept then."""
+        try:
+            return trainer.judge(), False
+        except TrainingError:
+            if trainer.separated_at is None:
+                raise
+            return None, True
+
     while True:
         now = time.monotonic()
         done, spent = len(trainer.history), now - begun
@@ -369,7 +381,10 @@ def run(
             trainer.save()
             saved = now
         if done % JUDGED_EVERY == 0 and trainer.process.rank == 0 and done not in (row[0] for row in trainer.judged):
-            trainer.judge()
+            _, collapsed = judged()
+        if trainer.process.total(torch.tensor([collapsed], dtype=torch.int32, device=trainer.device)).any():
+            collapsed = True
+            break
         trainer.reconsider()
         if trainer.process.rank == 0:
             trainer.check_position()
@@ -380,11 +395,13 @@ def run(
         if steps is not None:
             left.append((steps - done) * spent / (done - first))
         progress(Step(done, steps, spent, min(left, default=None), recent))
-    candidate = trainer.judge() if trainer.history and trainer.process.rank == 0 and not interrupted else None
+    candidate = None
+    if trainer.history and trainer.process.rank == 0 and not (interrupted or collapsed):
+        candidate, collapsed = judged()
     digest, chosen = trainer.save(candidate)
     columns = zip(trainer.loss_names, np.array(trainer.history[-20:]).T, strict=True) if trainer.history else ()
     means = {name: float(np.nanmean(column)) for name, column in columns if not math.isnan(column[-1])}
-    return Trained(len(trainer.history), chosen, trainer.seconds, means, interrupted, digest)
+    return Trained(len(trainer.history), chosen, trainer.seconds, means, interrupted, digest, collapsed)
 
 
 def cpu_has_bfloat16() -> bool:

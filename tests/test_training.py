@@ -246,6 +246,19 @@ def test_when_the_separation_takes_over(
     assert (trainer.separated_at is not None) == begins
 
 
+@pytest.mark.parametrize("steps", [5, 20])
+def test_a_separation_that_collapses_keeps_the_best_encoder(
+    judged_store: Store, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    found = iter([Judgement(0.4, 9.0, 1.0), Judgement(0.5, 9.0, 1.0), Judgement(0.9, 9.0, 1.0), Judgement(0.5, 1.0, 0.0)])
+    for name, value in (("TRIED", 2), ("ALARM_AFTER", 3)):
+        monkeypatch.setattr(training, name, value)
+    monkeypatch.setattr(HeldOut, "judge", lambda *_: next(found))
+    done = run(Trainer(judged_store, CONTRAST, CPU), steps)
+    assert (done.collapsed, done.interrupted, done.steps, done.chosen) == (True, False, min(steps, 6), 4)
+    assert done.sha256 == judged_store.encoder_attributes["sha256"]
+
+
 def test_without_held_out_images_the_contrast_goes_on(small_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "TRIED", 1)
     trainer = Trainer(small_store, dataclasses.replace(CONTRAST, batch=1), CPU)

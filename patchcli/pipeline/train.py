@@ -105,7 +105,10 @@ def train(
         if trainer.separated_at is not None:
             found = f"after {trainer.separated_at} steps the contrast told synthetic defects too poorly"
             observer.note(f"{found}; training began anew and learned from such defects")
-            if trained.chosen <= trainer.separated_at:
+            if trained.collapsed:
+                kept = f"the encoder of step {trained.chosen} is kept"
+                observer.note(f"its features had collapsed by step {trained.steps}, {kept}; lower --lr to go further")
+            elif trained.chosen <= trainer.separated_at:
                 observer.note("it has given no better encoder yet; go on with --resume and more --steps")
         elif chosen.objective == "contrast" and trainer.position_at_chance():
             observer.note("a neighbour's position cannot be told in these images; only the contrast was learned from")
