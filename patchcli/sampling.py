@@ -253,7 +253,6 @@ def _places(rng: np.random.Generator, changed: Ints, stride: int, least: float) 
     return Places(zeros[0], normal, np.zeros(len(normal), np.bool_)), Places(zeros[1], np.concatenate(drawn), damaged)
 
 
-
 def _changed(mask: NDArray[np.bool_], K: int, stride: int) -> Ints:
     """How many pixels of `mask` are in each patch of side K, on the grid of `stride` pixels."""
     sums = np.pad(mask.astype(np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)

@@ -298,7 +298,8 @@ class Trainer:
         self.store.read_encoder()  # raises where what is trained is damaged already
         attributes = self.store.encoder_attributes
         self.separated_at = attributes.get("separated_at")
-        self._begin()
+        if self.separated_at is not None:
+            self._begin()
 
         def part(prefix: str) -> dict[str, NDArray[Any]]:
             return {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}
@@ -380,11 +381,12 @@ def run(
         if due:
             trainer.save()
             saved = now
-        if done % JUDGED_EVERY == 0 and trainer.process.rank == 0 and done not in (row[0] for row in trainer.judged):
-            _, collapsed = judged()
-        if trainer.process.total(torch.tensor([collapsed], dtype=torch.int32, device=trainer.device)).any():
-            collapsed = True
-            break
+        if done % JUDGED_EVERY == 0:
+            if trainer.process.rank == 0 and done not in (row[0] for row in trainer.judged):
+                _, collapsed = judged()
+            if trainer.process.total(torch.tensor([collapsed], dtype=torch.int32, device=trainer.device)).any():
+                collapsed = True
+                break
         trainer.reconsider()
         if trainer.process.rank == 0:
             trainer.check_position()

@@ -139,19 +139,27 @@ def judged_store(tmp_path: Path, make_images: Callable[..., Any], monkeypatch: p
     return Store.open(tmp_path / "six.zarr", "r+")
 
 
-@pytest.mark.parametrize("first", [1, 2, 3])
-def test_the_choice_is_as_if_never_interrupted(judged_store: Store, first: int) -> None:
-    recipe = Recipe("flat", objective="contrast", D=4, batch=2)
-    straight = Trainer(judged_store, recipe, CPU)
+CONTRAST = Recipe("flat", objective="contrast", D=4, batch=2)
+
+
+def five_steps_whole_and_resumed(store: Store, first: int) -> tuple[Trainer, Trainer]:
+    """Five steps at once, and interrupted after the first ones: the same state and the same encoder."""
+    straight = Trainer(store, CONTRAST, CPU)
     whole = run(straight, 5)
-    run(Trainer(judged_store, recipe, CPU), first)
-    resumed = Trainer(judged_store, recipe, CPU)
+    run(Trainer(store, CONTRAST, CPU), first)
+    resumed = Trainer(store, CONTRAST, CPU)
     resumed.restore()
     again = run(resumed, 5)
-    assert [row[0] for row in straight.judged] == [0, 2, 4]
-    assert resumed.judged == straight.judged
     assert (again.chosen, again.sha256) == (whole.chosen, whole.sha256)
     assert_equal(state(resumed), state(straight))
+    return straight, resumed
+
+
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_the_choice_is_as_if_never_interrupted(judged_store: Store, first: int) -> None:
+    straight, resumed = five_steps_whole_and_resumed(judged_store, first)
+    assert [row[0] for row in straight.judged] == [0, 2, 4]
+    assert resumed.judged == straight.judged
 
 
 def test_the_best_judged_weights_are_the_encoder(judged_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,9 +198,6 @@ def told_poorly(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-CONTRAST = Recipe("flat", objective="contrast", D=4, batch=2)
-
-
 def test_where_the_contrast_fails_training_begins_anew_with_the_separation(judged_store: Store, told_poorly: None) -> None:
     trainer = Trainer(judged_store, CONTRAST, CPU)
     begun = state(trainer)
@@ -213,15 +218,8 @@ def test_where_the_contrast_fails_training_begins_anew_with_the_separation(judge
 
 @pytest.mark.parametrize("first", [1, 2, 3, 4])
 def test_a_separation_resumed_is_as_if_never_interrupted(judged_store: Store, told_poorly: None, first: int) -> None:
-    straight = Trainer(judged_store, CONTRAST, CPU)
-    whole = run(straight, 5)
-    run(Trainer(judged_store, CONTRAST, CPU), first)
-    resumed = Trainer(judged_store, CONTRAST, CPU)
-    resumed.restore()
-    again = run(resumed, 5)
+    straight, resumed = five_steps_whole_and_resumed(judged_store, first)
     assert resumed.separated_at == straight.separated_at == 2
-    assert (again.chosen, again.sha256) == (whole.chosen, whole.sha256)
-    assert_equal(state(resumed), state(straight))
     np.testing.assert_array_equal(np.float32(resumed.history), np.float32(straight.history))
 
 
