@@ -23,7 +23,7 @@ from patchcli.runtime import Process
 from patchcli.store import Store, digest_of
 
 CHECKPOINT_SECONDS = 60.0
-AVERAGE = 0.95  # decay of the running average of the weights; the average is what is judged and stored
+AVERAGE = 0.95  # decay, at most, of the running average of the weights; the average is what is judged and stored
 JUDGED_EVERY = 50  # steps
 ALARM_AFTER = 150  # steps without a position told, and judgements from this step on, that mean a collapse
 CHANCE = math.log(8) - 0.01  # a position loss above this has told nothing
@@ -199,7 +199,10 @@ class Trainer:
             raise TrainingError(f"step {len(self.history) + 1}: a loss is not finite ({values}); lower --lr")
         self.optimiser.step()
         with torch.no_grad():
-            decay = min(AVERAGE, (1 + len(self.history)) / (10 + len(self.history)))
+            done = len(self.history) - (self.separated_at or 0)  # with these weights
+            decay = (1 + done) / (10 + done)  # reaches back over a ninth of the steps (Shamir & Zhang, ICML 2013)
+            if self.separated_at is None:
+                decay = min(AVERAGE, decay)
             for average, weights in zip(self.average.parameters(), self.loss.encoder.parameters(), strict=True):
                 average.lerp_(weights, 1 - decay)
         self.history.append([values.get(name, math.nan) for name in self.loss_names])

@@ -274,12 +274,22 @@ def test_held_out_images_are_not_trained_on(judged_store: Store, monkeypatch: py
     assert trainer.held.tolist() == [0]
 
 
-def test_the_average_follows_the_weights(small_store: Store) -> None:
-    trainer = Trainer(small_store, Recipe("flat", D=4, batch=1), CPU)
+@pytest.mark.parametrize("separates", [False, True])
+def test_the_average_follows_the_weights(
+    judged_store: Store, told_poorly: None, monkeypatch: pytest.MonkeyPatch, separates: bool
+) -> None:
+    """A separation's average begins with it, and reaches back the farther the longer it has run."""
+    monkeypatch.setattr(training, "AVERAGE", 0.2)
+    trainer = Trainer(judged_store, CONTRAST, CPU)
+    if separates:
+        run(trainer, 2)
+        trainer.reconsider()
+    begun = len(trainer.history)
     expected = trainer.average.conv1.weight.detach().clone()
-    for step in range(3):
-        trainer.step(trainer.batch(step))
-        decay = (1 + step) / (10 + step)
+    for step in range(4):
+        trainer.step(trainer.batch(begun + step))
+        decay = (1 + step) / (10 + step)  # 0.1, 0.18, 0.25, 0.31
+        decay = decay if separates else min(decay, 0.2)
         expected = decay * expected + (1 - decay) * trainer.loss.encoder.conv1.weight.detach()
     torch.testing.assert_close(trainer.average.conv1.weight.detach(), expected)
 
