@@ -38,7 +38,7 @@ def train(
         int | None, typer.Option("--warmup", help="Steps in which lambda rises. [default: 0, paper: 100, patch: 0]")
     ] = None,
     dim: Annotated[int | None, typer.Option("--dim", help="Length D of a feature. [default: 64]")] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate of Adam. [default: 1e-3]")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate of Adam. [default: 1e-3; 3e-4 for flat]")] = None,
     batch: Annotated[
         int | None, typer.Option("--batch", help="Images a step (dense), or pairs (patch). [default: 4, 64]")
     ] = None,

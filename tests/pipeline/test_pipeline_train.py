@@ -158,10 +158,10 @@ def test_an_encoder_is_not_replaced_unasked(kept: World) -> None:
 def test_resume_keeps_the_recipe(store: Path) -> None:
     patchcli.train(store=store, steps=0, **QUICK)
     before = tree(store)
-    with pytest.raises(InputError, match=r"the checkpoint has --lr 0\.001, found 0\.1; leave it out"):
+    with pytest.raises(InputError, match=r"the checkpoint has --lr 0\.0003, found 0\.1; leave it out"):
         patchcli.train(store=store, steps=2, resume=True, lr=0.1)
     assert tree(store) == before
-    assert patchcli.train(store=store, steps=1, resume=True, lr=0.001).steps == 1  # the same is no change
+    assert patchcli.train(store=store, steps=1, resume=True, lr=0.0003).steps == 1  # the same is no change
 
 
 def test_resume_without_an_encoder(store: Path) -> None:
