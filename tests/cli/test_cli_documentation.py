@@ -169,6 +169,10 @@ RUNS = {
     "python_api.py": (("mvtec/grid", "photo.png"), "photo.png: 0."),
     "mvtec_tables.py": (("mvtec", "--steps", 2), "Table S2"),
     "benchmarks/training.py": (("mvtec/grid", "--steps", 1, 2, "--seeds", 0, "--size", 128), "worst"),
+    "benchmarks/criterion.py": (
+        ("mvtec/grid", "--steps", 50, "--seeds", 0, "--size", 128, "--encoder", "flat"),
+        "mean miss",
+    ),
     "benchmarks/embedding.py": ((1, 64), "times the best per-patch way"),
     "benchmarks/metrics.py": ((4,), "MB resident"),
     "benchmarks/search.py": (("patchcli.zarr",), "faiss"),

@@ -1,0 +1,74 @@
+"""By how much the choice of a checkpoint misses: python examples/benchmarks/criterion.py DATA... [--steps N] [--seeds S...]
+
+Training chooses by synthetic defects in good images. Here each checkpoint that it judges is scored on the test images too,
+with their labels, which training never sees. Of each run: the chosen checkpoint, the best by each figure, and Spearman's
+correlation of criterion and figure over the run. The best of so many is a bound that no choice without labels can reach.
+"""
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import spearmanr
+
+import patchcli
+from patchcli.pipeline.evaluate import totals
+from patchcli.store import Store
+from patchcli.training import JUDGED_EVERY
+
+FIGURES = ("image_auroc", "pixel_auroc", "aupro_30")
+
+
+def judged(store: Path, copy: Path) -> tuple[float, list[float]]:
+    """The criterion of the averaged weights that training stands at, and their figures (the last map: the product)."""
+    opened = Store.open(store)
+    state = opened.read_training_state()
+    shutil.copytree(store, copy)
+    weights = {name.removeprefix("average."): values for name, values in state.items() if name.startswith("average.")}
+    Store.open(copy, "r+").write_encoder(weights, dict(opened.encoder_attributes), {})
+    patchcli.embed(copy)
+    row = totals(patchcli.evaluate(copy))[-1]
+    shutil.rmtree(copy)
+    return float(state["judged"][-1][1]), [float("nan") if (value := getattr(row, name)) is None else value for name in FIGURES]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="+", type=Path)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--size", type=int, help="working size of the images")
+    parser.add_argument("--encoder", default="hierarchical", help="as of patchcli train")
+    options = parser.parse_args()
+    print(f"{'data':18}{'seed':6}{'step':>6}{'criterion':>11}" + "".join(f"{name:>13}" for name in FIGURES))
+    misses = []
+    for data in options.data:
+        for seed in options.seeds:
+            with tempfile.TemporaryDirectory() as folder:
+                store, copy = Path(folder) / "bench.zarr", Path(folder) / "copy.zarr"
+                size = (options.size, options.size) if options.size else None
+                patchcli.train(data, store, size=size, steps=0, seed=seed, encoder=options.encoder)
+                steps, criteria, rows = range(JUDGED_EVERY, options.steps + 1, JUDGED_EVERY), [], []
+                for step in steps:
+                    patchcli.train(store=store, resume=True, steps=step)
+                    criterion, row = judged(store, copy)
+                    criteria.append(criterion)
+                    rows.append(row)
+                    print(f"{data.name:18}{seed:<6}{step:6}{criterion:11.4f}" + "".join(f"{x:13.4f}" for x in row), flush=True)
+                of_steps, chosen = np.array(rows), int(np.argmax(criteria))
+                best = of_steps.max(axis=0)
+                misses.append(best - of_steps[chosen])
+                for what, values in (
+                    (f"chosen: {steps[chosen]}", of_steps[chosen]),
+                    ("best", best),
+                    ("correlation", [spearmanr(criteria, column).statistic for column in of_steps.T]),
+                ):
+                    print(f"{data.name:18}{seed:<6}{what:17}" + "".join(f"{value:13.4f}" for value in values), flush=True)
+    for what, over in (("mean miss", np.mean), ("worst miss", np.max)):
+        print(f"{what:41}" + "".join(f"{value:13.4f}" for value in over(misses, axis=0)))
+
+
+if __name__ == "__main__":
+    main()
