@@ -21,7 +21,7 @@ from patchcli.training import JUDGED_EVERY
 FIGURES = ("image_auroc", "pixel_auroc", "aupro_30")
 
 
-def judged(store: Path, copy: Path) -> tuple[float, list[float]]:
+def judged(store: Path, copy: Path) -> tuple[float, np.ndarray]:
     """The criterion of the averaged weights that training stands at, and their figures (the last map: the product)."""
     opened = Store.open(store)
     state = opened.read_training_state()
@@ -31,7 +31,7 @@ def judged(store: Path, copy: Path) -> tuple[float, list[float]]:
     patchcli.embed(copy)
     row = totals(patchcli.evaluate(copy))[-1]
     shutil.rmtree(copy)
-    return float(state["judged"][-1][1]), [float("nan") if (value := getattr(row, name)) is None else value for name in FIGURES]
+    return float(state["judged"][-1][1]), np.array([getattr(row, name) for name in FIGURES], float)  # None: nan
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ def say(data: Path, seed: object, what: str, map_name: str, figures: list[float]
 
 def figures(row: Row) -> list[float]:
     """Those of one map; nan where there are none."""
-    return [float("nan") if (value := getattr(row, name)) is None else value for name in FIGURES]
+    return np.array([getattr(row, name) for name in FIGURES], float).tolist()
 
 
 def main() -> None:
