@@ -383,45 +383,57 @@ def test_choose_by_device() -> None:
     assert neighbours.choose("pruned", CUDA, D) == ("pruned", "")
 
 
-def test_choose_takes_keops_where_it_can_compile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "find_spec", lambda name: object())
-    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/g++" if name == "g++" else None)
-    monkeypatch.setattr(neighbours.keops, "search", lambda queries, blocks: None)
-    monkeypatch.setattr(torch, "zeros", lambda *size, device: torch.ones(size))
-    monkeypatch.setattr(torch, "arange", lambda end, device: torch.ones(end))
+def test_choose_takes_keops_where_it_works(compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert neighbours.choose("keops", CPU, D) == ("keops", "")
+    monkeypatch.setattr(neighbours.keops, "problem", lambda device, D: "" if device == CUDA else "no")
     assert neighbours.choose("auto", CUDA, D) == ("keops", "")
 
 
-@pytest.mark.parametrize(("name", "device"), [("keops", CPU), ("auto", CUDA)])
-def test_without_a_compiler_keops_becomes_pruned_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, name: str, device: torch.device
+INSTEAD = [("keops", CPU, "pruned"), ("auto", CUDA, "brute"), ("keops", CUDA, "brute")]
+
+
+@pytest.mark.parametrize(("name", "device", "instead"), INSTEAD)
+def test_without_a_compiler_keops_becomes_another_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, name: str, device: torch.device, instead: str
 ) -> None:
     monkeypatch.setattr(neighbours, "find_spec", lambda name: object())
     monkeypatch.setattr(shutil, "which", lambda name: None)
     method, why = neighbours.choose(name, device, D)
-    assert method == "pruned"
+    assert method == instead
     assert "needs a C++ compiler and found none" in why
 
 
-@pytest.mark.parametrize(("name", "device"), [("keops", CPU), ("auto", CUDA)])
-def test_without_keops_it_is_pruned_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, name: str, device: torch.device
+@pytest.mark.parametrize(("name", "device", "instead"), INSTEAD)
+def test_without_keops_it_is_another_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, name: str, device: torch.device, instead: str
 ) -> None:
     monkeypatch.setattr(neighbours, "find_spec", lambda name: None)
     method, why = neighbours.choose(name, device, D)
-    assert method == "pruned"
+    assert method == instead
     assert "KeOps is not installed" in why
 
 
-def test_where_keops_fails_it_is_pruned_and_says_so(compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*arguments: object) -> None:
-        raise RuntimeError("nvrtc: not found\nand a long trace")
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        ("raise RuntimeError('nvrtc: not found')", "RuntimeError: nvrtc: not found"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "it ends the process with SIGSEGV"),
+        ("raise SystemExit(3)", "exit status 3"),
+    ],
+)
+def test_where_keops_fails_it_is_another_and_says_so(
+    compiler: None, monkeypatch: pytest.MonkeyPatch, trouble: str, said: str
+) -> None:
+    monkeypatch.setattr(neighbours.keops, "_TRIAL", trouble)
+    why = f"KeOps does not work here ({said}); searching with"
+    assert neighbours.choose("keops", CPU, D) == ("pruned", f"{why} pruned, which is exact too")
+    assert neighbours.choose("auto", CUDA, D) == ("brute", f"{why} brute, which is exact too")
 
-    monkeypatch.setattr(neighbours.keops, "search", broken)
-    method, why = neighbours.choose("keops", CPU, D)
-    assert method == "pruned"
-    assert why == "KeOps does not work here (nvrtc: not found); searching with pruned, which is exact too"
+
+def test_the_trial_tells_wrong_neighbours(compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = "from patchcli.neighbours import keops\nkeops.search = lambda queries, blocks: (None, blocks[0][0] * 0)\n"
+    monkeypatch.setattr(neighbours.keops, "_TRIAL", wrong + neighbours.keops._TRIAL)
+    assert neighbours.keops.problem(CPU, D) == "it finds other neighbours"
 
 
 def test_an_unknown_search_is_refused() -> None:

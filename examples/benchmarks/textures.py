@@ -1,10 +1,11 @@
-"""Data sets of real textures in MVTec AD layout: python examples/benchmarks/textures.py FOLDER (needs scikit-image).
+"""Data sets of real textures in MVTec AD layout: python examples/benchmarks/textures.py FOLDER [PHOTOGRAPH ...]
 
-Tiles of the brick, grass and gravel photographs that scikit-image ships: good ones for training from the left two thirds of
-a photograph, test tiles from the right third, and five kinds of defects drawn into some of those by code. They are drawn
-otherwise than the synthetic defects that training knows (patchcli/defects.py), though a smooth or dark spot is one of each.
-Tiles of one photograph overlap; those of grain do not: each is a surface of its own, with the spectrum of gravel and random
-phases (Galerne et al., IEEE TIP 2011).
+Tiles of photographs, the brick, grass and gravel that scikit-image ships unless others are named (of scikit-image, or an
+image file of 400 pixels a side or more): good ones for training from the left two thirds of a photograph, test tiles from
+the right third, and five kinds of defects drawn into some of those by code. They are drawn otherwise than the synthetic
+defects that training knows (patchcli/defects.py), though a smooth or dark spot is one of each. Tiles of one photograph
+overlap; those of grain do not: each is a surface of its own, with the spectrum of gravel and random phases (Galerne et al.,
+IEEE TIP 2011).
 """
 
 import sys
@@ -15,7 +16,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage import data
 
-TEXTURES, SIDE, CUT = ("brick", "grass", "gravel", "grain"), 144, 336
+TEXTURES, SIDE = ("brick", "grass", "gravel", "grain"), 144
 TRAIN, GOOD, EACH = 80, 20, 5
 
 
@@ -24,19 +25,20 @@ def scratch(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.n
     angle, bend = rng.uniform(0, np.pi), rng.uniform(-0.01, 0.01)
     along, across = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
     mask = (np.abs(across - bend * along**2) < 1.6) & (np.abs(along) < rng.uniform(14, 28))
-    return tile + rng.choice([-1, 1]) * rng.uniform(35, 60) * ndimage.gaussian_filter(mask.astype(float), 0.6), mask
+    line = ndimage.gaussian_filter(mask.astype(float), 0.6)[..., None]
+    return tile + rng.choice([-1, 1]) * rng.uniform(35, 60) * line, mask
 
 
 def stain(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Darkened, with a soft and wavy rim."""
     alpha = blob(rng, dy, dx, rng.uniform(8, 14))
-    return tile * (1 - rng.uniform(0.3, 0.5) * alpha), alpha > 0.3
+    return tile * (1 - rng.uniform(0.3, 0.5) * alpha[..., None]), alpha > 0.3
 
 
 def worn(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Worn smooth."""
     alpha = blob(rng, dy, dx, rng.uniform(9, 14))
-    return tile + (ndimage.gaussian_filter(tile, 3) - tile) * alpha, alpha > 0.5
+    return tile + (ndimage.gaussian_filter(tile, 3, axes=(0, 1)) - tile) * alpha[..., None], alpha > 0.5
 
 
 def swirl(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -45,13 +47,14 @@ def swirl(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.nda
     turn = rng.choice([-1, 1]) * rng.uniform(1.5, 2.5) * np.exp(-((distance / radius * 1.6) ** 2))
     y, x = np.mgrid[:SIDE, :SIDE]
     moved = y - dy + dy * np.cos(turn) - dx * np.sin(turn), x - dx + dy * np.sin(turn) + dx * np.cos(turn)
-    return ndimage.map_coordinates(tile, moved, order=1, mode="reflect"), distance < 0.8 * radius
+    turned = [ndimage.map_coordinates(channel, moved, order=1, mode="reflect") for channel in np.moveaxis(tile, 2, 0)]
+    return np.stack(turned, 2), distance < 0.8 * radius
 
 
 def chip(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A small piece, nearly black or nearly white."""
     mask = blob(rng, dy, dx, rng.uniform(4, 7)) > 0.5
-    return np.where(mask, rng.choice([25, 225]) + rng.normal(0, 8, tile.shape), tile), mask
+    return np.where(mask[..., None], rng.choice([25, 225]) + rng.normal(0, 8, tile.shape), tile), mask
 
 
 KINDS = {function.__name__: function for function in (scratch, stain, worn, swirl, chip)}
@@ -65,33 +68,41 @@ def blob(rng: np.random.Generator, dy: np.ndarray, dx: np.ndarray, radius: float
 
 
 def grain(rng: np.random.Generator, photograph: np.ndarray) -> np.ndarray:
-    """An image with the photograph's spectrum and phases drawn anew."""
-    mean = photograph.mean()
-    phases = np.angle(np.fft.fft2(rng.standard_normal(photograph.shape)))
-    return mean + np.real(np.fft.ifft2(np.abs(np.fft.fft2(photograph - mean)) * np.exp(1j * phases)))
+    """An image with the grey photograph's spectrum and phases drawn anew."""
+    grey, mean = photograph[..., 0], photograph.mean()
+    phases = np.angle(np.fft.fft2(rng.standard_normal(grey.shape)))
+    return mean + np.real(np.fft.ifft2(np.abs(np.fft.fft2(grey - mean)) * np.exp(1j * phases)))[..., None]
 
 
 def cut(rng: np.random.Generator, photograph: np.ndarray) -> np.ndarray:
     """A tile at random, under a little other light."""
-    y, x = (int(rng.integers(0, side - SIDE + 1)) for side in photograph.shape)
+    y, x = (int(rng.integers(0, side - SIDE + 1)) for side in photograph.shape[:2])
     tile = photograph[y : y + SIDE, x : x + SIDE].astype(float)
     return tile * rng.uniform(0.93, 1.07) + rng.normal(0, 2, tile.shape)
 
 
 def save(path: Path, values: np.ndarray) -> None:
-    """Write a grey image."""
+    """Write an image (H, W, 1) or (H, W, 3)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).save(path)
+    Image.fromarray(values.clip(0, 255).round().astype(np.uint8).squeeze()).save(path)
+
+
+def read(texture: str) -> np.ndarray:
+    """A photograph (H, W, 1) or (H, W, 3) uint8."""
+    path = Path(texture)
+    grey_or_colour = np.asarray(Image.open(path).convert("RGB")) if path.is_file() else getattr(data, texture)()
+    return np.atleast_3d(grey_or_colour)
 
 
 def write(folder: Path, texture: str, seed: int = 0) -> None:
     """One data set below `folder`."""
-    rng, photograph = np.random.default_rng(seed), getattr(data, "gravel" if texture == "grain" else texture)()
+    rng, photograph = np.random.default_rng(seed), read("gravel" if texture == "grain" else texture)
+    third = photograph.shape[1] * 336 // 512
 
     def tile(side: slice) -> np.ndarray:
         return cut(rng, grain(rng, photograph) if texture == "grain" else photograph[:, side])
 
-    left, right = slice(None, CUT), slice(CUT, None)
+    left, right = slice(None, third), slice(third, None)
     for number in range(TRAIN):
         save(folder / "train" / "good" / f"{number:03}.png", tile(left))
     for number in range(GOOD):
@@ -102,9 +113,9 @@ def write(folder: Path, texture: str, seed: int = 0) -> None:
             cy, cx = rng.uniform(0.2 * SIDE, 0.8 * SIDE, 2)
             damaged, mask = draw(rng, tile(right), y - cy, x - cx)
             save(folder / "test" / kind / f"{number:03}.png", damaged)
-            save(folder / "ground_truth" / kind / f"{number:03}_mask.png", mask * 255.0)
+            save(folder / "ground_truth" / kind / f"{number:03}_mask.png", mask[..., None] * 255.0)
 
 
 if __name__ == "__main__":
-    for name in TEXTURES:
-        write(Path(sys.argv[1]) / name, name)
+    for name in sys.argv[2:] or TEXTURES:
+        write(Path(sys.argv[1]) / Path(name).stem, name)

@@ -66,22 +66,17 @@ def _blocks(
 
 
 def choose(name: str, device: torch.device, D: int) -> tuple[str, str]:
-    """(method, why it is not the one asked for or ""): auto is keops on a GPU and pruned on a CPU.
-
-    KeOps is tried on a few vectors of length D, which also compiles what is needed, once for all runs.
-    """
+    """(method, why it is not the one asked for or ""): auto is keops on a GPU and pruned on a CPU."""
     if name not in ("auto", *METHODS):
         raise InputError(f"--search: expected auto, {', '.join(METHODS[:-1])} or {METHODS[-1]}, found {name!r}")
     if name != "keops" and not (name == "auto" and device.type == "cuda"):
         return ("pruned" if name == "auto" else name), ""
-    instead = "searching with pruned, which is exact too"
+    other = "brute" if device.type == "cuda" else "pruned"
+    instead = f"searching with {other}, which is exact too"
     if find_spec("pykeops") is None:
-        return "pruned", f"KeOps is not installed (pip install pykeops); {instead}"
+        return other, f"KeOps is not installed (pip install pykeops); {instead}"
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
-        return "pruned", f"KeOps needs a C++ compiler and found none (install g++); {instead}"
-    try:
-        few = torch.zeros(keops.CANDIDATES + 1, D, device=device)
-        keops.search(few, [(torch.arange(len(few), device=device), few)])
-    except Exception as error:  # whatever a compiler, a driver or a toolkit that does not fit says
-        return "pruned", f"KeOps does not work here ({(str(error) or repr(error)).splitlines()[0]}); {instead}"
+        return other, f"KeOps needs a C++ compiler and found none (install g++); {instead}"
+    if found := keops.problem(device, D):
+        return other, f"KeOps does not work here ({found}); {instead}"
     return "keops", ""

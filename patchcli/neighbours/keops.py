@@ -1,6 +1,9 @@
 """KeOps lazy tensors: the nearest by direct differences without a distance matrix. The only import of pykeops."""
 
 import contextlib
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -11,6 +14,29 @@ from torch import Tensor
 from patchcli.neighbours import brute
 
 CANDIDATES = 4  # of each block, among which float64 decides
+_TRIAL = """
+import sys, torch
+from patchcli.neighbours import keops
+few = torch.arange((keops.CANDIDATES + 1) * int(sys.argv[2]), device=sys.argv[1]).view(keops.CANDIDATES + 1, -1).float()
+ids = torch.arange(len(few), device=few.device)
+if not torch.equal(keops.search(few, [(ids, few)])[1], ids):
+    sys.exit("it finds other neighbours")
+"""
+
+
+def problem(device: torch.device, D: int) -> str:
+    """What keeps KeOps from searching vectors of length D here; "" where it does, and has compiled what it needs.
+
+    Tried in a process of its own, since a driver or toolkit that does not fit can end the process that compiles: with
+    KeOps 2.3 and CUDA 13.0 by a segmentation fault.
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", _TRIAL, str(device), str(D)]
+    trial = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if trial.returncode < 0:
+        return f"it ends the process with {signal.Signals(-trial.returncode).name}"
+    said = trial.stderr.strip().splitlines()
+    return (said[-1] if said else f"exit status {trial.returncode}") if trial.returncode else ""
 
 
 def _lazy_tensor() -> Any:
@@ -32,6 +58,7 @@ def search(queries: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> tuple[Te
     """
     lazy = _lazy_tensor()
     queries = queries.contiguous()
+    backend = "CPU" if queries.device.type == "cpu" else "GPU"  # "auto" sends what is on the CPU to a GPU
     margin = (1 - 2 * (queries.shape[1] + 2) * 2.0**-24) ** 2
     best = queries.new_full((len(queries),), torch.inf, dtype=torch.float64)
     index = torch.full((len(queries),), torch.iinfo(torch.int64).max, device=queries.device)
@@ -39,7 +66,7 @@ def search(queries: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> tuple[Te
         vectors = vectors.contiguous()
         with contextlib.redirect_stdout(sys.stderr):
             squared = ((lazy(queries[:, None, :]) - lazy(vectors[None, :, :])) ** 2).sum(-1)
-            named = squared.argKmin(K=min(CANDIDATES, len(vectors)), dim=1)  # (Q, K)
+            named = squared.argKmin(K=min(CANDIDATES, len(vectors)), dim=1, backend=backend)  # (Q, K)
         direct = (queries[:, None].double() - vectors[named].double()).square().sum(2)
         nearest = direct.min(1).values
         at = torch.where(direct == nearest[:, None], ids[named], torch.iinfo(torch.int64).max).min(1).values
@@ -49,4 +76,3 @@ def search(queries: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> tuple[Te
         nearer = (nearest < best) | ((nearest == best) & (at < index))
         best[nearer], index[nearer] = nearest[nearer], at[nearer]
     return best.sqrt().float(), index
-
