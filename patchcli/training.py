@@ -27,7 +27,7 @@ AVERAGE = 0.95  # decay, at most, of the running average of the weights; the ave
 JUDGED_EVERY = 50  # steps
 ALARM_AFTER = 150  # steps without a position told, and judgements from this step on, that mean a collapse
 CHANCE = math.log(8) - 0.01  # a position loss above this has told nothing
-TRIED, TOLD = 100, 0.7  # steps after which the contrast has to have reached that criterion, or the separation takes over
+TOLD = 0.8  # the criterion of an untrained encoder below which the separation is learned beside the contrast
 LEAST_RANK, LEAST_SPREAD = 1.5, 1e-3  # features below these are a line or a point
 SAMPLERS = ("dense", "patch")
 OBJECTIVES = ("paper", "contrast")
@@ -43,9 +43,9 @@ def _option(field: str) -> str:
 class Recipe:
     """What determines the weights after a given number of steps; it is stored with them and kept by --resume.
 
-    The objective "contrast" has a loss (losses.py) in place of SVDD' (λ 0), beside the position task; where good images
-    show after TRIED steps that it does not tell defects, training begins anew with the separation. "paper" has the losses
-    of Patch SVDD alone. λ can rise from 0 over the first `warmup` steps: with its full weight from the start,
+    The objective "contrast" has a loss (losses.py) in place of SVDD' (λ 0), beside the position task, and the separation
+    too where good images show that an untrained encoder does not tell defects in them. "paper" has the losses of Patch
+    SVDD alone. λ can rise from 0 over the first `warmup` steps: with its full weight from the start,
     SVDD' shrinks the features of a texture to a point before the position task has found anything in them.
     """
 
@@ -133,9 +133,9 @@ class Trainer:
         self.held, self.trained_on = split(store.images.shape[0])
         encoder_type = ARCHITECTURES[recipe.encoder]
         sampling.check_size(encoder_type.scales, *self.mean.shape[:2])
-        self.separated_at: int | None = None  # the step after which the separation took over
+        self.separates = False  # whether the separation is learned
         self._begin()
-        self.history: list[list[float]] = []  # a row a step, a column a loss; nan where that was not computed
+        self.history: list[list[float]] = []  # a row a step, a column a loss
         self.judged: list[list[float]] = []  # step, criterion, rank, spread
         self.best: Candidate | None = None
         self.seconds = 0.0
@@ -146,7 +146,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             encoder, contrast = build(recipe.encoder, recipe.D), recipe.objective == "contrast"
-            self.loss = PatchSVDDLoss(encoder, recipe.D, contrast, separation=self.separated_at is not None)
+            self.loss = PatchSVDDLoss(encoder, recipe.D, contrast, self.separates)
         self.loss.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = self.loss if self.process.size == 1 else DistributedDataParallel(self.loss)
         self.optimiser = torch.optim.Adam(self.loss.parameters(), lr=recipe.lr)
@@ -163,7 +163,7 @@ class Trainer:
         """The columns of the history."""
         kinds, scales = ("nce" if self.loss.contrast else "svdd", "ssl"), self.loss.encoder.scales
         names = [f"{kind}_{scale}" for scale in scales for kind in kinds]
-        return names if self.separated_at is None else [*names, *(f"sep_{scale}" for scale in scales)]
+        return [*names, *(f"sep_{scale}" for scale in scales)] if self.separates else names
 
     def _read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Images (B, H, W, 3) uint8 of the store."""
@@ -181,8 +181,9 @@ class Trainer:
         if self.recipe.sampler == "patch":
             return sampling.patch_batch(rngs, images, scales)
         jitter = sampling.contrast_jitter if self.loss.contrast else sampling.paper_jitter
-        mean = None if self.separated_at is None else self.mean
-        return sampling.dense_batch(rngs, images, scales, self.loss.encoder.stride, jitter, mean)
+        return sampling.dense_batch(
+            rngs, images, scales, self.loss.encoder.stride, jitter, self.mean if self.separates else None
+        )
 
     def step(self, batch: sampling.Batch) -> dict[str, float]:
         """One update of encoder and classifiers; the losses before it, averaged over the processes."""
@@ -199,13 +200,13 @@ class Trainer:
             raise TrainingError(f"step {len(self.history) + 1}: a loss is not finite ({values}); lower --lr")
         self.optimiser.step()
         with torch.no_grad():
-            done = len(self.history) - (self.separated_at or 0)  # with these weights
+            done = len(self.history)
             decay = (1 + done) / (10 + done)  # reaches back over a ninth of the steps (Shamir & Zhang, ICML 2013)
-            if self.separated_at is None:
+            if not self.separates:
                 decay = min(AVERAGE, decay)
             for average, weights in zip(self.average.parameters(), self.loss.encoder.parameters(), strict=True):
                 average.lerp_(weights, 1 - decay)
-        self.history.append([values.get(name, math.nan) for name in self.loss_names])
+        self.history.append([values[name] for name in self.loss_names])
         return values
 
     @cached_property
@@ -233,16 +234,18 @@ class Trainer:
                 self.best = candidate
         return candidate
 
-    def reconsider(self) -> None:
-        """After TRIED steps of the contrast: begin anew with the separation where held-out images say that it fails."""
-        if self.recipe.objective != "contrast" or len(self.history) != TRIED or self.separated_at is not None:
+    def decide(self) -> None:
+        """Before the first step: the separation too, where held-out images say that an untrained encoder tells little.
+
+        Where it tells much, good patches have near ones in other images already, and the separation only learns to see
+        synthetic defects at the cost of others.
+        """
+        if self.recipe.objective != "contrast" or self.history or self.separates:
             return
-        fails = self.process.rank == 0 and 0 < max((row[1] for row in self.judged if row[0]), default=0) < TOLD
+        fails = self.process.rank == 0 and bool(self.judged) and self.judged[0][1] < TOLD
         if self.process.total(torch.tensor([fails], dtype=torch.int32, device=self.device)).any():
-            self.separated_at = TRIED
+            self.separates = True
             self._begin()
-            added = len(self.loss_names) - len(self.history[0])
-            self.history = [[*row, *[math.nan] * added] for row in self.history]
 
     def position_at_chance(self) -> bool:
         """Whether the position losses of the last ALARM_AFTER steps are those of a guess, at every scale."""
@@ -285,7 +288,7 @@ class Trainer:
             "steps": len(self.history),
             "chosen": chosen.step,
             "criterion": None if math.isnan(chosen.criterion) else chosen.criterion,
-            "separated_at": self.separated_at,
+            "separation": self.separates,
             "checkpoint_sha256": digest_of(_arrays(self.loss.state_dict())),
             "seconds": self.seconds,
             "losses": self.loss_names,
@@ -300,8 +303,8 @@ class Trainer:
 
         self.store.read_encoder()  # raises where what is trained is damaged already
         attributes = self.store.encoder_attributes
-        self.separated_at = attributes.get("separated_at")
-        if self.separated_at is not None:
+        self.separates = attributes["separation"]
+        if self.separates:
             self._begin()
 
         def part(prefix: str) -> dict[str, NDArray[Any]]:
@@ -363,11 +366,12 @@ def run(
     collapsed = False
 
     def judged() -> tuple[Candidate | None, bool]:
-        """The judgement, and whether the features of a separation have collapsed: what was best before is kept then."""
+        """The judgement, and whether a separation has collapsed after it had gained something: the best is kept then."""
         try:
             return trainer.judge(), False
         except TrainingError:
-            if trainer.separated_at is None:
+            gained = trainer.best is not None and trainer.best.criterion > trainer.judged[0][1]
+            if not (trainer.separates and gained):
                 raise
             return None, True
 
@@ -390,7 +394,7 @@ def run(
             if trainer.process.total(torch.tensor([collapsed], dtype=torch.int32, device=trainer.device)).any():
                 collapsed = True
                 break
-        trainer.reconsider()
+        trainer.decide()
         if trainer.process.rank == 0:
             trainer.check_position()
         losses = trainer.step(trainer.batch(done))
@@ -404,8 +408,8 @@ def run(
     if trainer.history and trainer.process.rank == 0 and not (interrupted or collapsed):
         candidate, collapsed = judged()
     digest, chosen = trainer.save(candidate)
-    columns = zip(trainer.loss_names, np.array(trainer.history[-20:]).T, strict=True) if trainer.history else ()
-    means = {name: float(np.nanmean(column)) for name, column in columns if not math.isnan(column[-1])}
+    last = np.mean(trainer.history[-20:], axis=0).tolist() if trainer.history else []
+    means = dict(zip(trainer.loss_names[: len(last)], last, strict=True))
     return Trained(len(trainer.history), chosen, trainer.seconds, means, interrupted, digest, collapsed)
 
 

@@ -29,7 +29,7 @@ def train(
     ] = None,
     objective: Annotated[
         str | None,
-        typer.Option("--objective", help="contrast (separation where it fails), or paper. [default: contrast, patch: paper]"),
+        typer.Option("--objective", help="contrast (and separation where needed), or paper. [default: contrast, patch: paper]"),
     ] = None,
     lam: Annotated[
         float | None, typer.Option("--lambda", help="Weight of the SVDD' losses. [default: 0, paper: 0.5]")

@@ -16,6 +16,7 @@ from patchcli.training import Step, Trained
 STEPS = 1000
 _PAPER = {"lam": 0.5, "warmup": 100}
 _PATCH = {"objective": "paper", "lam": 0.5, "batch": 64}  # as published: λ is constant
+_SEPARATES = "an untrained encoder tells synthetic defects in these images poorly (criterion {:.2f})"
 _FLAT = {"lr": 3e-4}  # its last layer sums 3,200 values: with 1e-3, tanh saturates
 
 
@@ -105,14 +106,11 @@ def train(
 
         with runtime.stopping() as stop:
             trained = training.run(trainer, steps, seconds, show, stop)
-        if trainer.separated_at is not None:
-            found = f"after {trainer.separated_at} steps the contrast told synthetic defects too poorly"
-            observer.note(f"{found}; training began anew and learned from such defects")
+        if trainer.separates and process.rank == 0:
+            observer.note(f"{_SEPARATES.format(trainer.judged[0][1])}; it learned from such defects")
             if trained.collapsed:
                 kept = f"the encoder of step {trained.chosen} is kept"
                 observer.note(f"its features had collapsed by step {trained.steps}, {kept}; lower --lr to go further")
-            elif trained.chosen <= trainer.separated_at:
-                observer.note("it has given no better encoder yet; go on with --resume and more --steps")
         elif chosen.objective == "contrast" and trainer.position_at_chance():
             observer.note("a neighbour's position cannot be told in these images; only the contrast was learned from")
         if report is not None and process.rank == 0:
@@ -147,17 +145,14 @@ def write_report(store: Store, path: Path) -> None:
     if criterion is not None:
         how = f"the best by its criterion, {criterion:.3f}; step 0 is no candidate, it is there to compare with"
     sentences.append(f"The encoder is that of step {chosen}: {how}.")
-    if attributes.get("separated_at") is not None:
-        sentences.append(
-            f"After {attributes['separated_at']} steps the contrast told synthetic defects too poorly; training began anew, "
-            "and learned to tell patches with such defects from good ones."
-        )
+    if attributes["separation"]:
+        sentences.append(f"{_SEPARATES.format(state['judged'][0, 1])}, so it learned to tell patches with them from good ones.")
     for kind, title in _TITLES.items():
-        lines = {}
-        for name, values in zip(names, losses.T, strict=True):
-            steps = np.flatnonzero(np.isfinite(values))
-            if name.startswith(kind) and len(steps):
-                lines[name] = list(zip((steps + 1).tolist(), _smooth(values[steps].tolist()), strict=True))
+        lines = {
+            name: list(enumerate(_smooth(values.tolist()), 1))
+            for name, values in zip(names, losses.T, strict=True)
+            if name.startswith(kind) and len(values)
+        }
         if lines:
             charts.append(curves.Chart(f"{title}, running mean over 10 steps", lines, {"encoder": chosen}))
     files.write_text(path, curves.page(f"Training on {store.dataset['category']}", sentences, charts))
