@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.nn.parallel import DistributedDataParallel
 
 from patchcli import heldout, sampling
-from patchcli.encoder import ARCHITECTURES, Encoder
+from patchcli.encoder import ARCHITECTURES, Encoder, HierarchicalEncoder
 from patchcli.errors import IncompleteError, InputError, StoreError, TrainingError
 from patchcli.heldout import HeldOut, split
 from patchcli.images import standardise
@@ -27,7 +27,7 @@ AVERAGE = 0.95  # decay, at most, of the running average of the weights; the ave
 JUDGED_EVERY = 50  # steps
 ALARM_AFTER = 150  # steps without a position told, and judgements from this step on, that mean a collapse
 CHANCE = math.log(8) - 0.01  # a position loss above this has told nothing
-TOLD = 0.8  # the criterion of an untrained encoder below which the separation is learned beside the contrast
+UNTRAINED, TOLD = 3, 0.82  # encoders whose mean criterion, if it is below that, calls for the separation
 LEAST_RANK, LEAST_SPREAD = 1.5, 1e-3  # features below these are a line or a point
 SAMPLERS = ("dense", "patch")
 OBJECTIVES = ("paper", "contrast")
@@ -133,7 +133,7 @@ class Trainer:
         self.held, self.trained_on = split(store.images.shape[0])
         encoder_type = ARCHITECTURES[recipe.encoder]
         sampling.check_size(encoder_type.scales, *self.mean.shape[:2])
-        self.separates = False  # whether the separation is learned
+        self.untrained = math.inf  # mean criterion of untrained encoders; infinite where it is not asked for
         self._begin()
         self.history: list[list[float]] = []  # a row a step, a column a loss
         self.judged: list[list[float]] = []  # step, criterion, rank, spread
@@ -235,17 +235,28 @@ class Trainer:
         return candidate
 
     def decide(self) -> None:
-        """Before the first step: the separation too, where held-out images say that an untrained encoder tells little.
+        """Before the first step: the separation too, where held-out images say that untrained encoders tell little.
 
-        Where it tells much, good patches have near ones in other images already, and the separation only learns to see
-        synthetic defects at the cost of others.
+        Where they tell much, good patches have near ones in other images already, and the separation only learns to see
+        synthetic defects at the cost of others. The same encoders are asked whatever the recipe.
         """
-        if self.recipe.objective != "contrast" or self.history or self.separates:
+        if self.recipe.objective != "contrast" or self.history or math.isfinite(self.untrained) or not len(self.held):
             return
-        fails = self.process.rank == 0 and bool(self.judged) and self.judged[0][1] < TOLD
-        if self.process.total(torch.tensor([fails], dtype=torch.int32, device=self.device)).any():
-            self.separates = True
+        criteria = []
+        for seed in range(UNTRAINED if self.process.rank == 0 else 0):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                encoder = HierarchicalEncoder().to(self.device)
+            criteria.append(self._held_out.judge(encoder, self.device).criterion)
+        share = torch.tensor([sum(criteria) / UNTRAINED], dtype=torch.float64, device=self.device)
+        self.untrained = self.process.total(share).item()
+        if self.separates:
             self._begin()
+
+    @property
+    def separates(self) -> bool:
+        """Whether the separation is learned."""
+        return self.untrained < TOLD
 
     def position_at_chance(self) -> bool:
         """Whether the position losses of the last ALARM_AFTER steps are those of a guess, at every scale."""
@@ -288,6 +299,7 @@ class Trainer:
             "steps": len(self.history),
             "chosen": chosen.step,
             "criterion": None if math.isnan(chosen.criterion) else chosen.criterion,
+            "untrained": self.untrained if math.isfinite(self.untrained) else None,
             "separation": self.separates,
             "checkpoint_sha256": digest_of(_arrays(self.loss.state_dict())),
             "seconds": self.seconds,
@@ -303,7 +315,7 @@ class Trainer:
 
         self.store.read_encoder()  # raises where what is trained is damaged already
         attributes = self.store.encoder_attributes
-        self.separates = attributes["separation"]
+        self.untrained = math.inf if attributes["untrained"] is None else attributes["untrained"]
         if self.separates:
             self._begin()
 

@@ -56,8 +56,8 @@ def demo(
     lines = [
         f"{good} pictures of good cloth were learned from, {rows[0].images} others were scored; "
         f"{rows[0].defective} of those have a defect. The images are drawn by code (seed {seed}).",
-        f"Training took {steps} steps; no test image and no label was seen in it. The row “untrained” is the product map of the "
-        "encoder before its first step.",
+        f"Training took {steps} steps; no test image and no label was seen in it. The row “untrained” is the product map "
+        "of the encoder before its first step.",
     ]
     page = folder / "overview.html"
     files.write_text(page, report.page(store, found, "patchcli demo: woven cloth", lines, rows, len(found), observer))

@@ -16,7 +16,7 @@ from patchcli.training import Step, Trained
 STEPS = 1000
 _PAPER = {"lam": 0.5, "warmup": 100}
 _PATCH = {"objective": "paper", "lam": 0.5, "batch": 64}  # as published: λ is constant
-_SEPARATES = "an untrained encoder tells synthetic defects in these images poorly (criterion {:.2f})"
+_SEPARATES = "untrained encoders tell synthetic defects in these images poorly (criterion {:.2f})"
 _FLAT = {"lr": 3e-4}  # its last layer sums 3,200 values: with 1e-3, tanh saturates
 
 
@@ -106,8 +106,8 @@ def train(
 
         with runtime.stopping() as stop:
             trained = training.run(trainer, steps, seconds, show, stop)
-        if trainer.separates and process.rank == 0:
-            observer.note(f"{_SEPARATES.format(trainer.judged[0][1])}; it learned from such defects")
+        if trainer.separates:
+            observer.note(f"{_SEPARATES.format(trainer.untrained)}; it learned from such defects")
             if trained.collapsed:
                 kept = f"the encoder of step {trained.chosen} is kept"
                 observer.note(f"its features had collapsed by step {trained.steps}, {kept}; lower --lr to go further")
@@ -146,7 +146,8 @@ def write_report(store: Store, path: Path) -> None:
         how = f"the best by its criterion, {criterion:.3f}; step 0 is no candidate, it is there to compare with"
     sentences.append(f"The encoder is that of step {chosen}: {how}.")
     if attributes["separation"]:
-        sentences.append(f"{_SEPARATES.format(state['judged'][0, 1])}, so it learned to tell patches with them from good ones.")
+        found = _SEPARATES.format(attributes["untrained"]).capitalize()
+        sentences.append(f"{found}, so it learned to tell patches with them from good ones.")
     for kind, title in _TITLES.items():
         lines = {
             name: list(enumerate(_smooth(values.tolist()), 1))
