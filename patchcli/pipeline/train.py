@@ -107,7 +107,7 @@ def train(
         with runtime.stopping() as stop:
             trained = training.run(trainer, steps, seconds, show, stop)
         if trainer.separates:
-            observer.note(f"{_SEPARATES.format(trainer.untrained)}; it learned from such defects")
+            observer.note(f"{_SEPARATES.format(trainer.untrained)}; this one learned from such defects")
             if trained.collapsed:
                 kept = f"the encoder of step {trained.chosen} is kept"
                 observer.note(f"its features had collapsed by step {trained.steps}, {kept}; lower --lr to go further")
@@ -147,7 +147,7 @@ def write_report(store: Store, path: Path) -> None:
     sentences.append(f"The encoder is that of step {chosen}: {how}.")
     if attributes["separation"]:
         found = _SEPARATES.format(attributes["untrained"]).capitalize()
-        sentences.append(f"{found}, so it learned to tell patches with them from good ones.")
+        sentences.append(f"{found}, so this one learned to tell patches with them from good ones.")
     for kind, title in _TITLES.items():
         lines = {
             name: list(enumerate(_smooth(values.tolist()), 1))

@@ -209,9 +209,9 @@ def test_a_run_with_the_separation_says_so(tmp_path: Path, monkeypatch: pytest.M
     trained = patchcli.train(data, tmp_path / "s.zarr", size=WORKING, steps=3, report=page, observer=told, **QUICK)
     criterion = Store.open(tmp_path / "s.zarr").encoder_attributes["untrained"]
     found = f"untrained encoders tell synthetic defects in these images poorly (criterion {criterion:.2f})"
-    assert f"{found}; it learned from such defects" in told.notes
+    assert f"{found}; this one learned from such defects" in told.notes
     text = page.read_text(encoding="utf-8")
-    assert f"{found.capitalize()}, so it learned to tell patches with them from good ones" in text
+    assert f"{found.capitalize()}, so this one learned to tell patches with them from good ones" in text
     assert list(trained.losses) == ["nce_big", "ssl_big", "sep_big"]
     assert text.count("<svg") == 4
     assert "NaN" not in text
