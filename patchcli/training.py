@@ -315,6 +315,8 @@ class Trainer:
 
         self.store.read_encoder()  # raises where what is trained is damaged already
         attributes = self.store.encoder_attributes
+        if "untrained" not in attributes:
+            raise StoreError(f"{self.store.path}: the checkpoint is of an earlier patchcli; train anew with --overwrite")
         self.untrained = math.inf if attributes["untrained"] is None else attributes["untrained"]
         if self.separates:
             self._begin()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from patchcli import training
-from patchcli.errors import IncompleteError, InputError, TrainingError
+from patchcli.errors import IncompleteError, InputError, StoreError, TrainingError
 from patchcli.heldout import HeldOut, Judgement
 from patchcli.pipeline.extract import extract
 from patchcli.runtime import Process
@@ -471,6 +471,14 @@ def test_two_processes_separate_as_one_with_twice_the_batch(
     alone = Trainer(judged_store, dataclasses.replace(recipe, batch=8), CPU)
     run(alone, 3)
     np.testing.assert_allclose(one["history"], alone.history, rtol=1e-3)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused(small_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(Trainer(small_store, Recipe("flat", D=4, batch=1), CPU), 1)
+    attributes = {name: value for name, value in small_store.encoder_attributes.items() if name != "untrained"}
+    monkeypatch.setattr(Store, "encoder_attributes", attributes)
+    with pytest.raises(StoreError, match="the checkpoint is of an earlier patchcli; train anew with --overwrite"):
+        Trainer(small_store, Recipe("flat", D=4, batch=1), CPU).restore()
 
 
 def test_a_resumed_run_has_as_many_processes(small_store: Store) -> None:
