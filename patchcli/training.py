@@ -181,9 +181,8 @@ class Trainer:
         if self.recipe.sampler == "patch":
             return sampling.patch_batch(rngs, images, scales)
         jitter = sampling.contrast_jitter if self.loss.contrast else sampling.paper_jitter
-        return sampling.dense_batch(
-            rngs, images, scales, self.loss.encoder.stride, jitter, self.mean if self.separates else None
-        )
+        mean = self.mean if self.separates else None
+        return sampling.dense_batch(rngs, images, scales, self.loss.encoder.stride, jitter, mean)
 
     def step(self, batch: sampling.Batch) -> dict[str, float]:
         """One update of encoder and classifiers; the losses before it, averaged over the processes."""
@@ -242,14 +241,14 @@ class Trainer:
         """
         if self.recipe.objective != "contrast" or self.history or math.isfinite(self.untrained) or not len(self.held):
             return
-        criteria = []
-        for seed in range(UNTRAINED if self.process.rank == 0 else 0):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                encoder = HierarchicalEncoder().to(self.device)
-            criteria.append(self._held_out.judge(encoder, self.device).criterion)
-        share = torch.tensor([sum(criteria) / UNTRAINED], dtype=torch.float64, device=self.device)
-        self.untrained = self.process.total(share).item()
+        criterion = torch.zeros(1, dtype=torch.float64, device=self.device)
+        if self.process.rank == 0:
+            for seed in range(UNTRAINED):
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(seed)
+                    encoder = HierarchicalEncoder().to(self.device)
+                criterion += self._held_out.judge(encoder, self.device).criterion / UNTRAINED
+        self.untrained = self.process.total(criterion).item()
         if self.separates:
             self._begin()
 
@@ -422,8 +421,8 @@ def run(
     if trainer.history and trainer.process.rank == 0 and not (interrupted or collapsed):
         candidate, collapsed = judged()
     digest, chosen = trainer.save(candidate)
-    last = np.mean(trainer.history[-20:], axis=0).tolist() if trainer.history else []
-    means = dict(zip(trainer.loss_names[: len(last)], last, strict=True))
+    columns = zip(trainer.loss_names, np.array(trainer.history[-20:]).T, strict=True) if trainer.history else ()
+    means = {name: float(column.mean()) for name, column in columns}
     return Trained(len(trainer.history), chosen, trainer.seconds, means, interrupted, digest, collapsed)
 
 

@@ -199,7 +199,6 @@ def test_where_untrained_encoders_tell_little_the_separation_is_learned(judged_s
     trainer = Trainer(judged_store, CONTRAST, CPU)
     begun = state(trainer)
     assert not trainer.batch(0).asked
-    trainer.judge()
     trainer.decide()
     assert trainer.separates
     assert_equal({name: values for name, values in state(trainer).items() if "heads" not in name}, begun)  # without moments
@@ -282,7 +281,6 @@ def test_the_average_follows_the_weights(
     monkeypatch.setattr(training, "AVERAGE", 0.2)
     trainer = Trainer(judged_store, CONTRAST, CPU)
     if separates:
-        trainer.judge()
         trainer.decide()
     expected = trainer.average.conv1.weight.detach().clone()
     for step in range(4):

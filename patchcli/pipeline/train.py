@@ -16,8 +16,8 @@ from patchcli.training import Step, Trained
 STEPS = 1000
 _PAPER = {"lam": 0.5, "warmup": 100}
 _PATCH = {"objective": "paper", "lam": 0.5, "batch": 64}  # as published: λ is constant
-_SEPARATES = "untrained encoders tell synthetic defects in these images poorly (criterion {:.2f})"
 _FLAT = {"lr": 3e-4}  # its last layer sums 3,200 values: with 1e-3, tanh saturates
+_SEPARATES = "untrained encoders tell synthetic defects in these images poorly (criterion {:.2f})"
 
 
 def train(
