@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.nn.parallel import DistributedDataParallel
 
 from patchcli import heldout, sampling
-from patchcli.encoder import ARCHITECTURES, Encoder, HierarchicalEncoder
+from patchcli.encoder import ARCHITECTURES, Encoder
 from patchcli.errors import IncompleteError, InputError, StoreError, TrainingError
 from patchcli.heldout import HeldOut, split
 from patchcli.images import standardise
@@ -27,7 +27,8 @@ AVERAGE = 0.95  # decay, at most, of the running average of the weights; the ave
 JUDGED_EVERY = 50  # steps
 ALARM_AFTER = 150  # steps without a position told, and judgements from this step on, that mean a collapse
 CHANCE = math.log(8) - 0.01  # a position loss above this has told nothing
-UNTRAINED, TOLD = 3, 0.82  # encoders whose mean criterion, if it is below that, calls for the separation
+CELL, LAYOUT = 12, 0.08  # pixels; images whose layout is less than that call for the separation
+LAYOUT_IMAGES = 100  # at most, that are asked
 LEAST_RANK, LEAST_SPREAD = 1.5, 1e-3  # features below these are a line or a point
 SAMPLERS = ("dense", "patch")
 OBJECTIVES = ("paper", "contrast")
@@ -44,9 +45,9 @@ class Recipe:
     """What determines the weights after a given number of steps; it is stored with them and kept by --resume.
 
     The objective "contrast" has a loss (losses.py) in place of SVDD' (λ 0), beside the position task, and the separation
-    too where good images show that an untrained encoder does not tell defects in them. "paper" has the losses of Patch
-    SVDD alone. λ can rise from 0 over the first `warmup` steps: with its full weight from the start,
-    SVDD' shrinks the features of a texture to a point before the position task has found anything in them.
+    too where the good images have no layout in common. "paper" has the losses of Patch SVDD alone. λ can rise from 0 over
+    the first `warmup` steps: with its full weight from the start, SVDD' shrinks the features of a texture to a point
+    before the position task has found anything in them.
     """
 
     encoder: str = "hierarchical"
@@ -114,6 +115,23 @@ def load(store: Store, device: torch.device) -> Encoder:
     return encoder.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
 
+def layout(images: Iterable[NDArray[np.uint8]]) -> float:
+    """How much of the detail of two or more images (H, W, 3) is at the same place in all: an R² without bias, at least 0.
+
+    It is what the mean image explains of each image's detail: the mean colour of cells of CELL pixels, less that of the
+    four cells around, so that an uneven light counts for nothing. Near 0 of a surface, 1 of copies of one image.
+    """
+    count, squares, sums = 0, 0.0, np.zeros(())
+    for image in images:
+        h, w = (side // CELL for side in image.shape[:2])
+        cells = image[: h * CELL, : w * CELL].reshape(h, CELL, w, CELL, -1).mean((1, 3))
+        around = cells[:-2, 1:-1] + cells[2:, 1:-1] + cells[1:-1, :-2] + cells[1:-1, 2:]
+        detail = cells[1:-1, 1:-1] - around / 4
+        count, squares, sums = count + 1, squares + np.square(detail).mean(), sums + detail
+    within = (squares / count - np.square(sums / count).mean()) * count / (count - 1)
+    return max(0.0, float(1 - within / (squares / count))) if squares else 1.0
+
+
 @dataclass
 class Candidate:
     """Weights of the encoder at a step, and how they were judged."""
@@ -133,24 +151,22 @@ class Trainer:
         self.held, self.trained_on = split(store.images.shape[0])
         encoder_type = ARCHITECTURES[recipe.encoder]
         sampling.check_size(encoder_type.scales, *self.mean.shape[:2])
-        self.untrained = math.inf  # mean criterion of untrained encoders; infinite where it is not asked for
-        self._begin()
-        self.history: list[list[float]] = []  # a row a step, a column a loss
-        self.judged: list[list[float]] = []  # step, criterion, rank, spread
-        self.best: Candidate | None = None
-        self.seconds = 0.0
-
-    def _begin(self) -> None:
-        """Fresh weights from the recipe's seed, and what belongs to them."""
-        recipe = self.recipe
+        self.layout: float | None = None  # what the images have in common; None where it is not asked for
+        if recipe.objective == "contrast" and len(self.held):
+            asked = np.linspace(0, store.images.shape[0], LAYOUT_IMAGES, endpoint=False).astype(np.int64)
+            self.layout = layout(store.read_images(i, i + 1)[0] for i in np.unique(asked).tolist())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             encoder, contrast = build(recipe.encoder, recipe.D), recipe.objective == "contrast"
             self.loss = PatchSVDDLoss(encoder, recipe.D, contrast, self.separates)
-        self.loss.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.loss.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = self.loss if self.process.size == 1 else DistributedDataParallel(self.loss)
         self.optimiser = torch.optim.Adam(self.loss.parameters(), lr=recipe.lr)
         self.average = copy.deepcopy(self.loss.encoder)
+        self.history: list[list[float]] = []  # a row a step, a column a loss
+        self.judged: list[list[float]] = []  # step, criterion, rank, spread
+        self.best: Candidate | None = None
+        self.seconds = 0.0
 
     @property
     def bytes(self) -> int:
@@ -233,29 +249,14 @@ class Trainer:
                 self.best = candidate
         return candidate
 
-    def decide(self) -> None:
-        """Before the first step: the separation too, where held-out images say that untrained encoders tell little.
-
-        Where they tell much, good patches have near ones in other images already, and the separation only learns to see
-        synthetic defects at the cost of others. The same encoders are asked whatever the recipe.
-        """
-        if self.recipe.objective != "contrast" or self.history or math.isfinite(self.untrained) or not len(self.held):
-            return
-        criterion = torch.zeros(1, dtype=torch.float64, device=self.device)
-        if self.process.rank == 0:
-            for seed in range(UNTRAINED):
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(seed)
-                    encoder = HierarchicalEncoder().to(self.device)
-                criterion += self._held_out.judge(encoder, self.device).criterion / UNTRAINED
-        self.untrained = self.process.total(criterion).item()
-        if self.separates:
-            self._begin()
-
     @property
     def separates(self) -> bool:
-        """Whether the separation is learned."""
-        return self.untrained < TOLD
+        """Whether the separation is learned too.
+
+        Where images have a layout in common, good patches have near ones at the same place of other images, and the
+        separation would only learn to see synthetic defects at the cost of others.
+        """
+        return self.layout is not None and self.layout < LAYOUT
 
     def position_at_chance(self) -> bool:
         """Whether the position losses of the last ALARM_AFTER steps are those of a guess, at every scale."""
@@ -298,7 +299,7 @@ class Trainer:
             "steps": len(self.history),
             "chosen": chosen.step,
             "criterion": None if math.isnan(chosen.criterion) else chosen.criterion,
-            "untrained": self.untrained if math.isfinite(self.untrained) else None,
+            "layout": self.layout,
             "separation": self.separates,
             "checkpoint_sha256": digest_of(_arrays(self.loss.state_dict())),
             "seconds": self.seconds,
@@ -314,11 +315,8 @@ class Trainer:
 
         self.store.read_encoder()  # raises where what is trained is damaged already
         attributes = self.store.encoder_attributes
-        if "untrained" not in attributes:
+        if "layout" not in attributes:
             raise StoreError(f"{self.store.path}: the checkpoint is of an earlier patchcli; train anew with --overwrite")
-        self.untrained = math.inf if attributes["untrained"] is None else attributes["untrained"]
-        if self.separates:
-            self._begin()
 
         def part(prefix: str) -> dict[str, NDArray[Any]]:
             return {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}
@@ -407,7 +405,6 @@ def run(
             if trainer.process.total(torch.tensor([collapsed], dtype=torch.int32, device=trainer.device)).any():
                 collapsed = True
                 break
-        trainer.decide()
         if trainer.process.rank == 0:
             trainer.check_position()
         losses = trainer.step(trainer.batch(done))

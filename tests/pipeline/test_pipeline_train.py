@@ -204,14 +204,14 @@ def test_a_report_shows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_run_with_the_separation_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "TOLD", 1.1)
+    monkeypatch.setattr(training, "LAYOUT", 1.1)
     data, page, told = write_plain(tmp_path / "good", 5, WORKING), tmp_path / "run.html", Told()
     trained = patchcli.train(data, tmp_path / "s.zarr", size=WORKING, steps=3, report=page, observer=told, **QUICK)
-    criterion = Store.open(tmp_path / "s.zarr").encoder_attributes["untrained"]
-    found = f"untrained encoders tell synthetic defects in these images poorly (criterion {criterion:.2f})"
-    assert f"{found}; this one learned from such defects" in told.notes
+    layout = Store.open(tmp_path / "s.zarr").encoder_attributes["layout"]
+    found = f"these images have no layout in common (it explains {layout:.1%} of their detail)"
+    assert f"{found}; the encoder learned from synthetic defects" in told.notes
     text = page.read_text(encoding="utf-8")
-    assert f"{found.capitalize()}, so this one learned to tell patches with them from good ones" in text
+    assert f"{found.capitalize()}, so the encoder learned to tell patches with synthetic defects from good ones" in text
     assert list(trained.losses) == ["nce_big", "ssl_big", "sep_big"]
     assert text.count("<svg") == 4
     assert "NaN" not in text
