@@ -45,7 +45,7 @@ def swirl(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.nda
     """Turned around a point."""
     distance, radius = np.hypot(dy, dx), rng.uniform(14, 20)
     turn = rng.choice([-1, 1]) * rng.uniform(1.5, 2.5) * np.exp(-((distance / radius * 1.6) ** 2))
-    y, x = np.mgrid[:SIDE, :SIDE]
+    y, x = np.mgrid[: tile.shape[0], : tile.shape[1]]
     moved = y - dy + dy * np.cos(turn) - dx * np.sin(turn), x - dx + dy * np.sin(turn) + dx * np.cos(turn)
     turned = [ndimage.map_coordinates(channel, moved, order=1, mode="reflect") for channel in np.moveaxis(tile, 2, 0)]
     return np.stack(turned, 2), distance < 0.8 * radius

@@ -162,6 +162,7 @@ def test_the_readmes_library(workshop: Path, capsys: pytest.CaptureFixture[str])
 def script(name: str, *arguments: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a script of examples/ in this process."""
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    monkeypatch.syspath_prepend((ROOT / "examples" / name).parent)  # as Python does for a script
     runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
 
 
@@ -177,8 +178,9 @@ RUNS = {
     "benchmarks/metrics.py": ((4,), "MB resident"),
     "benchmarks/search.py": (("patchcli.zarr",), "faiss"),
     "benchmarks/textures.py": (("textures",), ""),
+    "benchmarks/objects.py": (("objects", "duck"), ""),
 }
-NEEDS = {"benchmarks/search.py": "faiss", "benchmarks/textures.py": "skimage"}
+NEEDS = {"benchmarks/search.py": "faiss", "benchmarks/textures.py": "skimage", "benchmarks/objects.py": "pybullet"}
 
 
 @pytest.mark.parametrize("name", RUNS)
