@@ -27,8 +27,8 @@ AVERAGE = 0.95  # decay, at most, of the running average of the weights; the ave
 JUDGED_EVERY = 50  # steps
 ALARM_AFTER = 150  # steps without a position told, and judgements from this step on, that mean a collapse
 CHANCE = math.log(8) - 0.01  # a position loss above this has told nothing
-CELL, LAYOUT = 12, 0.08  # pixels; images whose layout is less than that call for the separation
-LAYOUT_IMAGES = 100  # at most, that are asked
+CELL, ALIGNED = 12, 0.08  # pixels; images whose alignment is less than that call for the separation
+ASKED = 100  # images, at most, for their alignment
 LEAST_RANK, LEAST_SPREAD = 1.5, 1e-3  # features below these are a line or a point
 SAMPLERS = ("dense", "patch")
 OBJECTIVES = ("paper", "contrast")
@@ -45,7 +45,7 @@ class Recipe:
     """What determines the weights after a given number of steps; it is stored with them and kept by --resume.
 
     The objective "contrast" has a loss (losses.py) in place of SVDD' (λ 0), beside the position task, and the separation
-    too where the good images have no layout in common. "paper" has the losses of Patch SVDD alone. λ can rise from 0 over
+    too where the good images are not aligned. "paper" has the losses of Patch SVDD alone. λ can rise from 0 over
     the first `warmup` steps: with its full weight from the start, SVDD' shrinks the features of a texture to a point
     before the position task has found anything in them.
     """
@@ -115,7 +115,7 @@ def load(store: Store, device: torch.device) -> Encoder:
     return encoder.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
 
-def layout(images: Iterable[NDArray[np.uint8]]) -> float:
+def alignment(images: Iterable[NDArray[np.uint8]]) -> float:
     """How much of the detail of two or more images (H, W, 3) is at the same place in all: an R² without bias, at least 0.
 
     It is what the mean image explains of each image's detail: the mean colour of cells of CELL pixels, less that of the
@@ -151,10 +151,10 @@ class Trainer:
         self.held, self.trained_on = split(store.images.shape[0])
         encoder_type = ARCHITECTURES[recipe.encoder]
         sampling.check_size(encoder_type.scales, *self.mean.shape[:2])
-        self.layout: float | None = None  # what the images have in common; None where it is not asked for
+        self.alignment: float | None = None  # of the good images; None where it is not asked for
         if recipe.objective == "contrast" and len(self.held):
-            asked = np.linspace(0, store.images.shape[0], LAYOUT_IMAGES, endpoint=False).astype(np.int64)
-            self.layout = layout(store.read_images(i, i + 1)[0] for i in np.unique(asked).tolist())
+            asked = np.linspace(0, store.images.shape[0], ASKED, endpoint=False).astype(np.int64)
+            self.alignment = alignment(store.read_images(i, i + 1)[0] for i in np.unique(asked).tolist())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             encoder, contrast = build(recipe.encoder, recipe.D), recipe.objective == "contrast"
@@ -253,10 +253,10 @@ class Trainer:
     def separates(self) -> bool:
         """Whether the separation is learned too.
 
-        Where images have a layout in common, good patches have near ones at the same place of other images, and the
-        separation would only learn to see synthetic defects at the cost of others.
+        Where images are aligned, good patches have near ones at the same place of other images, and the separation would only
+        learn to see synthetic defects at the cost of others.
         """
-        return self.layout is not None and self.layout < LAYOUT
+        return self.alignment is not None and self.alignment < ALIGNED
 
     def position_at_chance(self) -> bool:
         """Whether the position losses of the last ALARM_AFTER steps are those of a guess, at every scale."""
@@ -299,7 +299,7 @@ class Trainer:
             "steps": len(self.history),
             "chosen": chosen.step,
             "criterion": None if math.isnan(chosen.criterion) else chosen.criterion,
-            "layout": self.layout,
+            "alignment": self.alignment,
             "separation": self.separates,
             "checkpoint_sha256": digest_of(_arrays(self.loss.state_dict())),
             "seconds": self.seconds,
@@ -315,7 +315,7 @@ class Trainer:
 
         self.store.read_encoder()  # raises where what is trained is damaged already
         attributes = self.store.encoder_attributes
-        if "layout" not in attributes:
+        if "alignment" not in attributes:
             raise StoreError(f"{self.store.path}: the checkpoint is of an earlier patchcli; train anew with --overwrite")
 
         def part(prefix: str) -> dict[str, NDArray[Any]]:

@@ -137,9 +137,9 @@ def test_resuming_is_as_if_never_interrupted(small_store: Store, encoder: str, s
 
 @pytest.fixture
 def judged_store(tmp_path: Path, make_images: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Store:
-    """Six images, of which one is held out; judged every other step. Whatever layout they share is enough."""
+    """Six images, of which one is held out; judged every other step. They count as aligned."""
     monkeypatch.setattr(training, "JUDGED_EVERY", 2)
-    monkeypatch.setattr(training, "LAYOUT", 0.0)
+    monkeypatch.setattr(training, "ALIGNED", 0.0)
     make_images(tmp_path / "six", 6, (128, 128))
     extract(tmp_path / "six", tmp_path / "six.zarr", (128, 128))
     return Store.open(tmp_path / "six.zarr", "r+")
@@ -195,19 +195,19 @@ def test_of_the_papers_losses_the_last_weights_are_the_encoder(
 
 
 @pytest.fixture
-def no_layout(judged_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever layout the images share, it is too little."""
-    monkeypatch.setattr(training, "LAYOUT", 1.1)
+def not_aligned(judged_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No images count as aligned."""
+    monkeypatch.setattr(training, "ALIGNED", 1.1)
 
 
-def test_where_images_share_no_layout_the_separation_is_learned(
+def test_where_images_are_not_aligned_the_separation_is_learned(
     judged_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Trainer(judged_store, CONTRAST, CPU)
     begun = state(other)
     assert not other.separates
     assert not other.batch(0).asked
-    monkeypatch.setattr(training, "LAYOUT", 1.1)
+    monkeypatch.setattr(training, "ALIGNED", 1.1)
     trainer = Trainer(judged_store, CONTRAST, CPU)
     assert trainer.separates
     assert_equal({name: values for name, values in state(trainer).items() if "heads" not in name}, begun)  # without moments
@@ -218,12 +218,12 @@ def test_where_images_share_no_layout_the_separation_is_learned(
     assert not torch.equal(trainer.loss.encoder.conv1.weight, begun["encoder.conv1.weight"])
     assert done.losses == pytest.approx(dict(zip(trainer.loss_names, np.mean(trainer.history, axis=0), strict=True)))
     assert judged_store.encoder_attributes["separation"] is True
-    assert judged_store.encoder_attributes["layout"] == trainer.layout
+    assert judged_store.encoder_attributes["alignment"] == trainer.alignment
     assert judged_store.encoder_attributes["losses"] == trainer.loss_names
 
 
 @pytest.mark.parametrize("first", [0, 1, 2, 3])
-def test_a_separation_resumed_is_as_if_never_interrupted(judged_store: Store, no_layout: None, first: int) -> None:
+def test_a_separation_resumed_is_as_if_never_interrupted(judged_store: Store, not_aligned: None, first: int) -> None:
     straight, resumed = five_steps_whole_and_resumed(judged_store, first)
     assert resumed.separates
     assert straight.separates
@@ -247,7 +247,7 @@ def test_when_the_separation_is_learned(tmp_path: Path, shift: int, recipe: Reci
 
 
 @given(st.integers(2, 5), st.integers(36, 70), st.integers(36, 70), st.integers(0, 2**32 - 1), st.integers(0, 3))
-def test_the_layout_is_the_naive_r2(count: int, height: int, width: int, seed: int, common: int) -> None:
+def test_the_alignment_is_the_naive_r2(count: int, height: int, width: int, seed: int, common: int) -> None:
     """Of what a cell's mean has more than the cells around it: 1 - variance around the mean image / mean square."""
     rng = np.random.default_rng(seed)
     images = common * rng.integers(0, 64, (height, width, 3)) + rng.integers(0, 64, (count, height, width, 3))
@@ -259,25 +259,25 @@ def test_the_layout_is_the_naive_r2(count: int, height: int, width: int, seed: i
             detail.append(here - np.mean(around, axis=0))
     each = np.array(detail).reshape(count, -1)
     expected = 1 - each.var(axis=0, ddof=1).mean() / np.square(each).mean()
-    assert training.layout(images.astype(np.uint8)) == pytest.approx(max(0, expected), abs=1e-9)
+    assert training.alignment(images.astype(np.uint8)) == pytest.approx(max(0, expected), abs=1e-9)
 
 
-def test_copies_and_blank_images_share_their_layout() -> None:
+def test_copies_and_blank_images_are_aligned() -> None:
     image = np.random.default_rng(0).integers(0, 256, (48, 60, 3), dtype=np.uint8)
-    assert training.layout([image] * 3) == pytest.approx(1)
-    assert training.layout([np.full((48, 60, 3), 9, np.uint8)] * 3) == 1
+    assert training.alignment([image] * 3) == pytest.approx(1)
+    assert training.alignment([np.full((48, 60, 3), 9, np.uint8)] * 3) == 1
 
 
-def test_an_uneven_light_is_no_layout() -> None:
+def test_an_uneven_light_aligns_nothing() -> None:
     """Twice as bright on one side as on the other, on fine noise."""
     light = np.linspace(0.7, 1.4, 256)[:, None]
     images = np.random.default_rng(0).normal(120, 40, (50, 256, 256, 3)) * light
-    assert training.layout(images.clip(0, 255).astype(np.uint8)) < training.LAYOUT / 4
+    assert training.alignment(images.clip(0, 255).astype(np.uint8)) < training.ALIGNED / 4
 
 
 @pytest.mark.parametrize("steps", [5, 20])
 def test_a_separation_that_collapses_keeps_the_best_encoder(
-    judged_store: Store, no_layout: None, monkeypatch: pytest.MonkeyPatch, steps: int
+    judged_store: Store, not_aligned: None, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     criteria = 0.4, 0.5, 0.9
     found = iter([*(Judgement(criterion, 9.0, 1.0) for criterion in criteria), Judgement(0.5, 1.0, 0.0)])
@@ -289,10 +289,10 @@ def test_a_separation_that_collapses_keeps_the_best_encoder(
 
 
 def test_without_held_out_images_there_is_the_contrast_alone(small_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "LAYOUT", 1.1)
+    monkeypatch.setattr(training, "ALIGNED", 1.1)
     trainer = Trainer(small_store, dataclasses.replace(CONTRAST, batch=1), CPU)
     assert not trainer.separates
-    assert trainer.layout is None
+    assert trainer.alignment is None
 
 
 def test_held_out_images_are_not_trained_on(judged_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +311,7 @@ def test_the_average_follows_the_weights(
 ) -> None:
     """A separation's average reaches back the farther the longer it has run."""
     monkeypatch.setattr(training, "AVERAGE", 0.2)
-    monkeypatch.setattr(training, "LAYOUT", 1.1 * separates)
+    monkeypatch.setattr(training, "ALIGNED", 1.1 * separates)
     trainer = Trainer(judged_store, CONTRAST, CPU)
     assert trainer.separates == separates
     expected = trainer.average.conv1.weight.detach().clone()
@@ -459,7 +459,7 @@ def in_process(rank: int, meeting: str, store: str, recipe: Recipe, results: Pat
     """One of two processes: three steps, then what it has."""
     torch.set_num_threads(1)
     if separates:
-        training.LAYOUT = 1.1
+        training.ALIGNED = 1.1
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     trainer = Trainer(Store.open(store, "r" if rank else "r+"), recipe, CPU, Process(rank, 2))
     done = run(trainer, 3)
@@ -488,7 +488,7 @@ def test_two_processes_are_as_one_with_twice_the_batch(
 
 
 def test_two_processes_separate_as_one_with_twice_the_batch(
-    judged_store: Store, tmp_path: Path, no_layout: None
+    judged_store: Store, tmp_path: Path, not_aligned: None
 ) -> None:
     """With whole groups of four; the first process judges for both."""
     recipe = dataclasses.replace(CONTRAST, batch=4)
@@ -505,7 +505,7 @@ def test_two_processes_separate_as_one_with_twice_the_batch(
 
 def test_a_checkpoint_of_an_earlier_version_is_refused(small_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     run(Trainer(small_store, Recipe("flat", D=4, batch=1), CPU), 1)
-    attributes = {name: value for name, value in small_store.encoder_attributes.items() if name != "layout"}
+    attributes = {name: value for name, value in small_store.encoder_attributes.items() if name != "alignment"}
     monkeypatch.setattr(Store, "encoder_attributes", attributes)
     with pytest.raises(StoreError, match="the checkpoint is of an earlier patchcli; train anew with --overwrite"):
         Trainer(small_store, Recipe("flat", D=4, batch=1), CPU).restore()

@@ -17,7 +17,7 @@ STEPS = 1000
 _PAPER = {"lam": 0.5, "warmup": 100}
 _PATCH = {"objective": "paper", "lam": 0.5, "batch": 64}  # as published: λ is constant
 _FLAT = {"lr": 3e-4}  # its last layer sums 3,200 values: with 1e-3, tanh saturates
-_SEPARATES = "these images have no layout in common (it explains {:.1%} of their detail)"
+_SEPARATES = "these images are not aligned (their mean explains {:.1%} of their detail)"
 
 
 def train(
@@ -107,7 +107,7 @@ def train(
         with runtime.stopping() as stop:
             trained = training.run(trainer, steps, seconds, show, stop)
         if trainer.separates:
-            observer.note(f"{_SEPARATES.format(trainer.layout)}; the encoder learned from synthetic defects")
+            observer.note(f"{_SEPARATES.format(trainer.alignment)}; the encoder learned from synthetic defects")
             if trained.collapsed:
                 kept = f"the encoder of step {trained.chosen} is kept"
                 observer.note(f"its features had collapsed by step {trained.steps}, {kept}; lower --lr to go further")
@@ -146,7 +146,7 @@ def write_report(store: Store, path: Path) -> None:
         how = f"the best by its criterion, {criterion:.3f}; step 0 is no candidate, it is there to compare with"
     sentences.append(f"The encoder is that of step {chosen}: {how}.")
     if attributes["separation"]:
-        found = _SEPARATES.format(attributes["layout"]).capitalize()
+        found = _SEPARATES.format(attributes["alignment"]).capitalize()
         sentences.append(f"{found}, so the encoder learned to tell patches with synthetic defects from good ones.")
     for kind, title in _TITLES.items():
         lines = {

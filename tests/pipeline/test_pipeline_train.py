@@ -204,11 +204,11 @@ def test_a_report_shows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_run_with_the_separation_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "LAYOUT", 1.1)
+    monkeypatch.setattr(training, "ALIGNED", 1.1)
     data, page, told = write_plain(tmp_path / "good", 5, WORKING), tmp_path / "run.html", Told()
     trained = patchcli.train(data, tmp_path / "s.zarr", size=WORKING, steps=3, report=page, observer=told, **QUICK)
-    layout = Store.open(tmp_path / "s.zarr").encoder_attributes["layout"]
-    found = f"these images have no layout in common (it explains {layout:.1%} of their detail)"
+    alignment = Store.open(tmp_path / "s.zarr").encoder_attributes["alignment"]
+    found = f"these images are not aligned (their mean explains {alignment:.1%} of their detail)"
     assert f"{found}; the encoder learned from synthetic defects" in told.notes
     text = page.read_text(encoding="utf-8")
     assert f"{found.capitalize()}, so the encoder learned to tell patches with synthetic defects from good ones" in text
