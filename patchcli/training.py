@@ -27,8 +27,8 @@ AVERAGE = 0.95  # decay, at most, of the running average of the weights; the ave
 JUDGED_EVERY = 50  # steps
 ALARM_AFTER = 150  # steps without a position told, and judgements from this step on, that mean a collapse
 CHANCE = math.log(8) - 0.01  # a position loss above this has told nothing
-CELL, ALIGNED = 12, 0.08  # pixels; images whose alignment is less than that call for the separation
-ASKED = 100  # images, at most, for their alignment
+ALIGNED = 0.08  # images whose alignment is less than that call for the separation
+ASKED, CELLS = 100, 21  # images, at most, for their alignment; cells across the shorter side
 LEAST_RANK, LEAST_SPREAD = 1.5, 1e-3  # features below these are a line or a point
 SAMPLERS = ("dense", "patch")
 OBJECTIVES = ("paper", "contrast")
@@ -118,13 +118,14 @@ def load(store: Store, device: torch.device) -> Encoder:
 def alignment(images: Iterable[NDArray[np.uint8]]) -> float:
     """How much of the detail of two or more images (H, W, 3) is at the same place in all: an R² without bias, at least 0.
 
-    It is what the mean image explains of each image's detail: the mean colour of cells of CELL pixels, less that of the
-    four cells around, so that an uneven light counts for nothing. Near 0 of a surface, 1 of copies of one image.
+    It is what the mean image explains of each image's detail: the mean colour of its CELLS × CELLS cells or more, less that
+    of the four cells around, so that an uneven light counts for nothing. Near 0 of a surface, 1 of copies of one image.
     """
     count, squares, sums = 0, 0.0, np.zeros(())
     for image in images:
-        h, w = (side // CELL for side in image.shape[:2])
-        cells = image[: h * CELL, : w * CELL].reshape(h, CELL, w, CELL, -1).mean((1, 3))
+        side = min(image.shape[:2]) // CELLS
+        h, w = (length // side for length in image.shape[:2])
+        cells = image[: h * side, : w * side].reshape(h, side, w, side, -1).mean((1, 3))
         around = cells[:-2, 1:-1] + cells[2:, 1:-1] + cells[1:-1, :-2] + cells[1:-1, 2:]
         detail = cells[1:-1, 1:-1] - around / 4
         count, squares, sums = count + 1, squares + np.square(detail).mean(), sums + detail

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.ndimage import gaussian_filter
@@ -246,16 +246,17 @@ def test_when_the_separation_is_learned(tmp_path: Path, shift: int, recipe: Reci
     assert Trainer(Store.open(tmp_path / "parts.zarr", "r+"), recipe, CPU).separates == separates
 
 
-@given(st.integers(2, 5), st.integers(36, 70), st.integers(36, 70), st.integers(0, 2**32 - 1), st.integers(0, 3))
+@given(st.integers(2, 5), st.integers(21, 70), st.integers(21, 70), st.integers(0, 2**32 - 1), st.integers(0, 3))
+@settings(max_examples=30)
 def test_the_alignment_is_the_naive_r2(count: int, height: int, width: int, seed: int, common: int) -> None:
     """Of what a cell's mean has more than the cells around it: 1 - variance around the mean image / mean square."""
     rng = np.random.default_rng(seed)
     images = common * rng.integers(0, 64, (height, width, 3)) + rng.integers(0, 64, (count, height, width, 3))
-    detail = []
+    detail, k = [], min(height, width) // 21
     for image in images:
-        for y, x in product(range(1, height // 12 - 1), range(1, width // 12 - 1)):
+        for y, x in product(range(1, height // k - 1), range(1, width // k - 1)):
             places = [(y, x), (y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
-            here, *around = (image[12 * i : 12 * i + 12, 12 * j : 12 * j + 12].mean((0, 1)) for i, j in places)
+            here, *around = (image[k * i : k * i + k, k * j : k * j + k].mean((0, 1)) for i, j in places)
             detail.append(here - np.mean(around, axis=0))
     each = np.array(detail).reshape(count, -1)
     expected = 1 - each.var(axis=0, ddof=1).mean() / np.square(each).mean()
@@ -266,6 +267,15 @@ def test_copies_and_blank_images_are_aligned() -> None:
     image = np.random.default_rng(0).integers(0, 256, (48, 60, 3), dtype=np.uint8)
     assert training.alignment([image] * 3) == pytest.approx(1)
     assert training.alignment([np.full((48, 60, 3), 9, np.uint8)] * 3) == 1
+
+
+def test_the_alignment_is_that_of_larger_images_too() -> None:
+    rng = np.random.default_rng(0)
+    common, own = rng.uniform(0, 127, (64, 64, 3)), rng.uniform(0, 127, (9, 64, 64, 3))
+    images = gaussian_filter(common + own, (0, 1, 1, 0)).astype(np.uint8)
+    larger = images.repeat(4, axis=1).repeat(4, axis=2)
+    assert training.alignment(larger) == pytest.approx(training.alignment(images), abs=0.02)
+    assert 0.4 < training.alignment(images) < 0.6
 
 
 def test_an_uneven_light_aligns_nothing() -> None:
