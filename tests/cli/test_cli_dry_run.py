@@ -34,7 +34,7 @@ DRY = [
     ("extract --patches looks", ["read 1 images of weave.zarr", "write 25 patches below looks"]),
     ("train weave --store new.zarr --size 128",
      ["read 10 images of weave", "write 10 images and an encoder into new.zarr (about 0.5 MB)"]),
-    ("train --overwrite --dim 8", ["read images of weave.zarr", "write its encoder (about 8.8 MB)"]),
+    ("train --overwrite --dim 8", ["read images of weave.zarr", "write its encoder (about 8.9 MB)"]),
     ("train --resume --steps 4 --report run.html", ["read images of weave.zarr", "write its encoder and run.html (about"]),
     ("embed", ["read the bank of weave.zarr", "write nothing: it is finished"]),
     ("embed --keep 10%", ["read images of weave.zarr", "write its bank: 6,500 vectors before thinning"]),
