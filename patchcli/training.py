@@ -27,7 +27,9 @@ AVERAGE = 0.95  # decay, at most, of the running average of the weights; the ave
 JUDGED_EVERY = 50  # steps
 ALARM_AFTER = 150  # steps without a position told, and judgements from this step on, that mean a collapse
 CHANCE = math.log(8) - 0.01  # a position loss above this has told nothing
-ALIGNED = 0.08  # images whose alignment is less than that call for the separation
+# Images whose alignment is less than that call for the separation. Where they are aligned, good patches have near ones at the
+# same place of other images, and the separation would only learn to see synthetic defects at the cost of others.
+ALIGNED = 0.08
 ASKED, CELLS = 100, 21  # images, at most, for their alignment; cells across the shorter side
 LEAST_RANK, LEAST_SPREAD = 1.5, 1e-3  # features below these are a line or a point
 SAMPLERS = ("dense", "patch")
@@ -156,18 +158,24 @@ class Trainer:
         if recipe.objective == "contrast" and len(self.held):
             asked = np.linspace(0, store.images.shape[0], ASKED, endpoint=False).astype(np.int64)
             self.alignment = alignment(store.read_images(i, i + 1)[0] for i in np.unique(asked).tolist())
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            encoder, contrast = build(recipe.encoder, recipe.D), recipe.objective == "contrast"
-            self.loss = PatchSVDDLoss(encoder, recipe.D, contrast, self.separates)
-        self.loss.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.model = self.loss if self.process.size == 1 else DistributedDataParallel(self.loss)
-        self.optimiser = torch.optim.Adam(self.loss.parameters(), lr=recipe.lr)
-        self.average = copy.deepcopy(self.loss.encoder)
+        self.separates = self.alignment is not None and self.alignment < ALIGNED  # whether the separation is learned too
+        self._begin()
         self.history: list[list[float]] = []  # a row a step, a column a loss
         self.judged: list[list[float]] = []  # step, criterion, rank, spread
         self.best: Candidate | None = None
         self.seconds = 0.0
+
+    def _begin(self) -> None:
+        """Fresh weights from the recipe's seed, and what belongs to them."""
+        recipe = self.recipe
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            encoder, contrast = build(recipe.encoder, recipe.D), recipe.objective == "contrast"
+            self.loss = PatchSVDDLoss(encoder, recipe.D, contrast, self.separates)
+        self.loss.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = self.loss if self.process.size == 1 else DistributedDataParallel(self.loss)
+        self.optimiser = torch.optim.Adam(self.loss.parameters(), lr=recipe.lr)
+        self.average = copy.deepcopy(self.loss.encoder)
 
     @property
     def bytes(self) -> int:
@@ -250,15 +258,6 @@ class Trainer:
                 self.best = candidate
         return candidate
 
-    @property
-    def separates(self) -> bool:
-        """Whether the separation is learned too.
-
-        Where images are aligned, good patches have near ones at the same place of other images, and the separation would only
-        learn to see synthetic defects at the cost of others.
-        """
-        return self.alignment is not None and self.alignment < ALIGNED
-
     def position_at_chance(self) -> bool:
         """Whether the position losses of the last ALARM_AFTER steps are those of a guess, at every scale."""
         columns = [index for index, name in enumerate(self.loss_names) if name.startswith("ssl")]
@@ -318,6 +317,10 @@ class Trainer:
         attributes = self.store.encoder_attributes
         if "alignment" not in attributes:
             raise StoreError(f"{self.store.path}: the checkpoint is of an earlier patchcli; train anew with --overwrite")
+        self.alignment = attributes["alignment"]
+        if self.separates != attributes["separation"]:  # images came or went since
+            self.separates = attributes["separation"]
+            self._begin()
 
         def part(prefix: str) -> dict[str, NDArray[Any]]:
             return {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}

@@ -230,6 +230,23 @@ def test_a_separation_resumed_is_as_if_never_interrupted(judged_store: Store, no
     np.testing.assert_array_equal(np.float32(resumed.history), np.float32(straight.history))
 
 
+@pytest.mark.parametrize("alignments", [(0.0, 0.9), (0.9, 0.0)])
+def test_what_was_decided_holds_when_images_come_or_go(
+    judged_store: Store, monkeypatch: pytest.MonkeyPatch, alignments: tuple[float, float]
+) -> None:
+    monkeypatch.setattr(training, "ALIGNED", 0.5)
+    monkeypatch.setattr(training, "alignment", lambda _: alignments[0])
+    begun = Trainer(judged_store, CONTRAST, CPU)
+    run(begun, 2)
+    monkeypatch.setattr(training, "alignment", lambda _: alignments[1])
+    resumed = Trainer(judged_store, CONTRAST, CPU)
+    assert resumed.separates != begun.separates
+    resumed.restore()
+    assert (resumed.separates, resumed.alignment) == (begun.separates, alignments[0])
+    assert_equal(state(resumed), state(begun))
+    assert run(resumed, 3).steps == 3
+
+
 @pytest.mark.parametrize(
     ("shift", "recipe", "separates"),
     [(4, CONTRAST, False), (64, CONTRAST, True), (64, dataclasses.replace(CONTRAST, objective="paper"), False)],
