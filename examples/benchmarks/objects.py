@@ -6,11 +6,12 @@ alone; they are those of textures.py.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
-from textures import KINDS, save
+from textures import Damaged, lay_out
 
 try:
     import pybullet
@@ -19,7 +20,7 @@ except ImportError:
     sys.exit("objects.py draws with PyBullet: pip install pybullet")
 
 SIDE, FINER = 256, 2  # pixels; how much finer it is drawn
-TRAIN, GOOD, EACH = 60, 20, 5
+TRAIN = 60
 OBJECTS = {  # name: model, camera's pitch in degrees, turned, grey level of the background
     "duck": ("duck_vhacd.urdf", -30, False, 30),
     "husky": ("husky/husky.urdf", -35, False, 120),
@@ -74,19 +75,16 @@ def write(folder: Path, name: str, seed: int = 0) -> None:
     def exposed(image: np.ndarray) -> np.ndarray:
         return image * rng.uniform(0.95, 1.05) + rng.normal(0, 2, image.shape)
 
-    for part, count in (("train", TRAIN), ("test", GOOD)):
-        for number in range(count):
-            save(folder / part / "good" / f"{number:03}.png", exposed(render(rng, box, *look)[0]))
-    for kind, draw in KINDS.items():
-        for number in range(EACH):
-            image, inside = render(rng, box, *look)
-            within = ndimage.binary_erosion(inside, iterations=6)
-            places = np.argwhere(within if within.any() else inside)
-            cy, cx = places[rng.integers(len(places))]
-            y, x = np.mgrid[:SIDE, :SIDE]
-            damaged, mask = draw(rng, image, y - cy, x - cx)
-            save(folder / "test" / kind / f"{number:03}.png", exposed(np.where(inside[..., None], damaged, image)))
-            save(folder / "ground_truth" / kind / f"{number:03}_mask.png", (mask & inside)[..., None] * 255.0)
+    def broken(draw: Callable[..., Damaged]) -> Damaged:
+        image, inside = render(rng, box, *look)
+        within = ndimage.binary_erosion(inside, iterations=6)
+        places = np.argwhere(within if within.any() else inside)
+        cy, cx = places[rng.integers(len(places))]
+        y, x = np.mgrid[:SIDE, :SIDE]
+        damaged, mask = draw(rng, image, y - cy, x - cx)
+        return exposed(np.where(inside[..., None], damaged, image)), mask & inside
+
+    lay_out(folder, TRAIN, lambda _: exposed(render(rng, box, *look)[0]), broken)
 
 
 if __name__ == "__main__":

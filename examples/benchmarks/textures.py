@@ -9,6 +9,7 @@ IEEE TIP 2011).
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from skimage import data
 
 TEXTURES, SIDE = ("brick", "grass", "gravel", "grain"), 144
 TRAIN, GOOD, EACH = 80, 20, 5
+Damaged = tuple[np.ndarray, np.ndarray]  # an image, and the mask (H, W) of its defect
 
 
 def scratch(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -87,6 +89,21 @@ def save(path: Path, values: np.ndarray) -> None:
     Image.fromarray(values.clip(0, 255).round().astype(np.uint8).squeeze()).save(path)
 
 
+def lay_out(
+    folder: Path, train: int, good: Callable[[str], np.ndarray], broken: Callable[[Callable[..., Damaged]], Damaged]
+) -> None:
+    """Write a data set with `train` images for training: good("train") and good("test") draw one, broken(draw) one with a
+    defect that `draw` draws."""
+    for part, count in (("train", train), ("test", GOOD)):
+        for number in range(count):
+            save(folder / part / "good" / f"{number:03}.png", good(part))
+    for kind, draw in KINDS.items():
+        for number in range(EACH):
+            damaged, mask = broken(draw)
+            save(folder / "test" / kind / f"{number:03}.png", damaged)
+            save(folder / "ground_truth" / kind / f"{number:03}_mask.png", mask[..., None] * 255.0)
+
+
 def read(texture: str) -> np.ndarray:
     """A photograph (H, W, 1) or (H, W, 3) uint8."""
     path = Path(texture)
@@ -102,18 +119,14 @@ def write(folder: Path, texture: str, seed: int = 0) -> None:
     def tile(side: slice) -> np.ndarray:
         return cut(rng, grain(rng, photograph) if texture == "grain" else photograph[:, side])
 
-    left, right = slice(None, third), slice(third, None)
-    for number in range(TRAIN):
-        save(folder / "train" / "good" / f"{number:03}.png", tile(left))
-    for number in range(GOOD):
-        save(folder / "test" / "good" / f"{number:03}.png", tile(right))
-    for kind, draw in KINDS.items():
-        for number in range(EACH):
-            y, x = np.mgrid[:SIDE, :SIDE]
-            cy, cx = rng.uniform(0.2 * SIDE, 0.8 * SIDE, 2)
-            damaged, mask = draw(rng, tile(right), y - cy, x - cx)
-            save(folder / "test" / kind / f"{number:03}.png", damaged)
-            save(folder / "ground_truth" / kind / f"{number:03}_mask.png", mask[..., None] * 255.0)
+    sides = {"train": slice(None, third), "test": slice(third, None)}
+
+    def broken(draw: Callable[..., Damaged]) -> Damaged:
+        y, x = np.mgrid[:SIDE, :SIDE]
+        cy, cx = rng.uniform(0.2 * SIDE, 0.8 * SIDE, 2)
+        return draw(rng, tile(sides["test"]), y - cy, x - cx)
+
+    lay_out(folder, TRAIN, lambda part: tile(sides[part]), broken)
 
 
 if __name__ == "__main__":
