@@ -22,7 +22,7 @@ TRAIN, GOOD, EACH = 80, 20, 5
 Damaged = tuple[np.ndarray, np.ndarray]  # an image, and the mask (H, W) of its defect
 
 
-def scratch(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def scratch(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> Damaged:
     """A thin line, brighter or darker."""
     angle, bend = rng.uniform(0, np.pi), rng.uniform(-0.01, 0.01)
     along, across = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
@@ -31,19 +31,19 @@ def scratch(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.n
     return tile + rng.choice([-1, 1]) * rng.uniform(35, 60) * line, mask
 
 
-def stain(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def stain(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> Damaged:
     """Darkened, with a soft and wavy rim."""
     alpha = blob(rng, dy, dx, rng.uniform(8, 14))
     return tile * (1 - rng.uniform(0.3, 0.5) * alpha[..., None]), alpha > 0.3
 
 
-def worn(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def worn(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> Damaged:
     """Worn smooth."""
     alpha = blob(rng, dy, dx, rng.uniform(9, 14))
     return tile + (ndimage.gaussian_filter(tile, 3, axes=(0, 1)) - tile) * alpha[..., None], alpha > 0.5
 
 
-def swirl(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def swirl(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> Damaged:
     """Turned around a point."""
     distance, radius = np.hypot(dy, dx), rng.uniform(14, 20)
     turn = rng.choice([-1, 1]) * rng.uniform(1.5, 2.5) * np.exp(-((distance / radius * 1.6) ** 2))
@@ -53,7 +53,7 @@ def swirl(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.nda
     return np.stack(turned, 2), distance < 0.8 * radius
 
 
-def chip(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def chip(rng: np.random.Generator, tile: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> Damaged:
     """A small piece, nearly black or nearly white."""
     mask = blob(rng, dy, dx, rng.uniform(4, 7)) > 0.5
     return np.where(mask[..., None], rng.choice([25, 225]) + rng.normal(0, 8, tile.shape), tile), mask
