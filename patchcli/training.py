@@ -145,28 +145,36 @@ class Candidate:
 
 
 class Trainer:
-    """Loss module, optimiser, history and the best encoder so far; everything that a checkpoint holds."""
+    """Loss module, optimiser, history and the best encoder so far; everything that a checkpoint holds.
 
-    def __init__(self, store: Store, recipe: Recipe, device: torch.device, process: Process | None = None) -> None:
+    `resume` goes back to the store's checkpoint.
+    """
+
+    def __init__(
+        self, store: Store, recipe: Recipe, device: torch.device, process: Process | None = None, resume: bool = False
+    ) -> None:
         self.store, self.recipe, self.device = store, recipe, device
         self.process = process or Process()
         self.mean = store.mean
         self.held, self.trained_on = split(store.images.shape[0])
         encoder_type = ARCHITECTURES[recipe.encoder]
         sampling.check_size(encoder_type.scales, *self.mean.shape[:2])
-        self.alignment: float | None = None  # of the good images; None where it is not asked for
-        if recipe.objective == "contrast" and len(self.held):
-            asked = np.linspace(0, store.images.shape[0], ASKED, endpoint=False).astype(np.int64)
-            self.alignment = alignment(store.read_images(i, i + 1)[0] for i in np.unique(asked).tolist())
-        self.separates = self.alignment is not None and self.alignment < ALIGNED  # whether the separation is learned too
-        self._begin()
         self.history: list[list[float]] = []  # a row a step, a column a loss
         self.judged: list[list[float]] = []  # step, criterion, rank, spread
         self.best: Candidate | None = None
         self.seconds = 0.0
+        if resume:
+            self._restore()
+            return
+        self.alignment: float | None = None  # of the good images; None where it is not asked for
+        if recipe.objective == "contrast" and len(self.held):
+            asked = np.linspace(0, store.images.shape[0], ASKED, endpoint=False).astype(np.int64)
+            self.alignment = alignment(store.read_images(i, i + 1)[0] for i in np.unique(asked).tolist())
+        self._begin(separates=self.alignment is not None and self.alignment < ALIGNED)
 
-    def _begin(self) -> None:
-        """Fresh weights from the recipe's seed, and what belongs to them."""
+    def _begin(self, separates: bool) -> None:
+        """Fresh weights from the recipe's seed, and what belongs to them; `separates`: the separation is learned too."""
+        self.separates = separates
         recipe = self.recipe
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -307,8 +315,7 @@ class Trainer:
         }
         return self.store.write_encoder(chosen.weights, attributes, state), chosen.step
 
-    def restore(self) -> None:
-        """Go back to the store's checkpoint."""
+    def _restore(self) -> None:
         state = self.store.read_training_state()
         if not state:
             raise IncompleteError(f"{self.store.path}: the encoder was imported, there is nothing to resume")
@@ -317,10 +324,8 @@ class Trainer:
         attributes = self.store.encoder_attributes
         if "alignment" not in attributes:
             raise StoreError(f"{self.store.path}: the checkpoint is of an earlier patchcli; train anew with --overwrite")
-        self.alignment = attributes["alignment"]
-        if self.separates != attributes["separation"]:  # images came or went since
-            self.separates = attributes["separation"]
-            self._begin()
+        self.alignment = attributes["alignment"]  # not asked for again: images may have come or gone since
+        self._begin(attributes["separation"])
 
         def part(prefix: str) -> dict[str, NDArray[Any]]:
             return {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}

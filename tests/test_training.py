@@ -126,8 +126,7 @@ def test_resuming_is_as_if_never_interrupted(small_store: Store, encoder: str, s
 
     run(Trainer(small_store, recipe, CPU), 1)
     reopened = Store.open(small_store.path, "r+")
-    resumed = Trainer(reopened, training.resumed_recipe(reopened, {}), CPU)
-    resumed.restore()
+    resumed = Trainer(reopened, training.resumed_recipe(reopened, {}), CPU, resume=True)
     assert len(resumed.history) == 1
     assert run(resumed, 3).steps == 3
 
@@ -153,8 +152,7 @@ def five_steps_whole_and_resumed(store: Store, first: int) -> tuple[Trainer, Tra
     straight = Trainer(store, CONTRAST, CPU)
     whole = run(straight, 5)
     run(Trainer(store, CONTRAST, CPU), first)
-    resumed = Trainer(store, CONTRAST, CPU)
-    resumed.restore()
+    resumed = Trainer(store, CONTRAST, CPU, resume=True)
     again = run(resumed, 5)
     assert (again.chosen, again.sha256) == (whole.chosen, whole.sha256)
     assert_equal(state(resumed), state(straight))
@@ -230,6 +228,12 @@ def test_a_separation_resumed_is_as_if_never_interrupted(judged_store: Store, no
     np.testing.assert_array_equal(np.float32(resumed.history), np.float32(straight.history))
 
 
+def test_resuming_does_not_ask_for_the_alignment_again(judged_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(Trainer(judged_store, CONTRAST, CPU), 1)
+    monkeypatch.setattr(Store, "read_images", lambda *_: pytest.fail("an image was read"))
+    Trainer(judged_store, CONTRAST, CPU, resume=True)
+
+
 @pytest.mark.parametrize("alignments", [(0.0, 0.9), (0.9, 0.0)])
 def test_what_was_decided_holds_when_images_come_or_go(
     judged_store: Store, monkeypatch: pytest.MonkeyPatch, alignments: tuple[float, float]
@@ -239,9 +243,8 @@ def test_what_was_decided_holds_when_images_come_or_go(
     begun = Trainer(judged_store, CONTRAST, CPU)
     run(begun, 2)
     monkeypatch.setattr(training, "alignment", lambda _: alignments[1])
-    resumed = Trainer(judged_store, CONTRAST, CPU)
-    assert resumed.separates != begun.separates
-    resumed.restore()
+    assert Trainer(judged_store, CONTRAST, CPU).separates != begun.separates
+    resumed = Trainer(judged_store, CONTRAST, CPU, resume=True)
     assert (resumed.separates, resumed.alignment) == (begun.separates, alignments[0])
     assert_equal(state(resumed), state(begun))
     assert run(resumed, 3).steps == 3
@@ -375,10 +378,10 @@ def test_a_position_that_is_never_told_ends_training(small_store: Store, monkeyp
 
 def test_an_untrained_checkpoint_can_be_gone_on_from(small_store: Store) -> None:
     recipe = Recipe(D=4, batch=1, **PATCH)
-    straight, resumed = Trainer(small_store, recipe, CPU), Trainer(small_store, recipe, CPU)
+    straight = Trainer(small_store, recipe, CPU)
     run(straight, 1)
     run(Trainer(small_store, recipe, CPU), 0)
-    resumed.restore()
+    resumed = Trainer(small_store, recipe, CPU, resume=True)
     run(resumed, 1)
     assert_equal(state(resumed), state(straight))
 
@@ -398,7 +401,7 @@ def test_imported_weights_cannot_be_resumed(small_store: Store) -> None:
     with pytest.raises(IncompleteError, match="nothing to resume"):
         training.resumed_recipe(small_store, {})
     with pytest.raises(IncompleteError, match="nothing to resume"):
-        Trainer(small_store, Recipe(D=4), CPU).restore()
+        Trainer(small_store, Recipe(D=4), CPU, resume=True)
 
 
 # ---- the loop -------------------------------------------------------------------------------------------------------
@@ -535,7 +538,7 @@ def test_a_checkpoint_of_an_earlier_version_is_refused(small_store: Store, monke
     attributes = {name: value for name, value in small_store.encoder_attributes.items() if name != "alignment"}
     monkeypatch.setattr(Store, "encoder_attributes", attributes)
     with pytest.raises(StoreError, match="the checkpoint is of an earlier patchcli; train anew with --overwrite"):
-        Trainer(small_store, Recipe("flat", D=4, batch=1), CPU).restore()
+        Trainer(small_store, Recipe("flat", D=4, batch=1), CPU, resume=True)
 
 
 def test_a_resumed_run_has_as_many_processes(small_store: Store) -> None:

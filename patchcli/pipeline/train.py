@@ -86,9 +86,7 @@ def train(
             if present is not None and not overwrite:
                 found = f"holds an encoder already ({present['source']}, {present['steps']} steps)"
                 raise StoreError(f"{store}: {found}; go on with --resume, or train anew with --overwrite")
-        trainer = training.Trainer(opened, chosen, target, process)
-        if resume:
-            trainer.restore()
+        trainer = training.Trainer(opened, chosen, target, process, resume)
         observer.plan(f"images of {store}", f"its encoder{f' and {report}' if report else ''}", trainer.bytes)
         process.wait()  # the store is read before rank 0 writes to it
         if epochs is not None:
