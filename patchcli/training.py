@@ -322,14 +322,14 @@ class Trainer:
 
         self.store.read_encoder()  # raises where what is trained is damaged already
         attributes = self.store.encoder_attributes
-        if "alignment" not in attributes:
-            raise StoreError(f"{self.store.path}: the checkpoint is of an earlier patchcli; train anew with --overwrite")
-        self.alignment = attributes["alignment"]  # not asked for again: images may have come or gone since
-        self._begin(attributes["separation"])
 
         def part(prefix: str) -> dict[str, NDArray[Any]]:
             return {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}
 
+        self.alignment = attributes.get("alignment")  # not asked for again: images may have come or gone since
+        self._begin(attributes.get("separation", False))
+        if "alignment" not in attributes or part("loss.").keys() != self.loss.state_dict().keys():
+            raise StoreError(f"{self.store.path}: the checkpoint is of an earlier patchcli; train anew with --overwrite")
         if digest_of(part("loss.")) != attributes["checkpoint_sha256"]:
             raise StoreError(f"{self.store.path}: the checkpoint's weights differ from their sha256; train with --overwrite")
         for module, prefix in ((self.loss, "loss."), (self.average, "average.")):
