@@ -62,19 +62,18 @@ class PatchSVDDLoss(nn.Module):
 
         losses = {}
         for scale in self.encoder.scales:
-            head = self.heads[scale] if self.heads is not None else nn.Identity()
+            same = nn.Identity()
+            head = self.heads[scale] if self.heads is not None else same
+            of_contrast, of_position = (head, same) if self.separates else (same, head)
             f1, f2 = features(batch.jitter[scale], scale)
             if self.contrast:
-                if self.separates:
-                    f1, f2 = head(f1), head(f2)
+                f1, f2 = of_contrast(f1), of_contrast(f2)
                 losses[f"nce_{scale}"] = nce(f1, f2, torch.from_numpy(batch.jitter[scale].entry).to(device), len(views[0]))
             else:
                 losses[f"svdd_{scale}"] = mean(torch.linalg.vector_norm(f1 - f2, dim=1), batch.jitter[scale])
             h1, h2 = features(batch.position[scale], scale)
-            if not self.separates:
-                h1, h2 = head(h1), head(h2)
             label = torch.from_numpy(batch.position[scale].label).to(device)
-            logits = self.classifiers[scale](h1, h2)
+            logits = self.classifiers[scale](of_position(h1), of_position(h2))
             if self.separates:
                 normal, asked = batch.normal[scale], batch.asked[scale]
                 of, entry = (torch.from_numpy(places.entry).to(device) for places in (normal, asked))

@@ -173,17 +173,21 @@ class Trainer:
         self._begin(separates=self.alignment is not None and self.alignment < ALIGNED)
 
     def _begin(self, separates: bool) -> None:
-        """Fresh weights from the recipe's seed, and what belongs to them; `separates`: the separation is learned too."""
-        self.separates = separates
+        """Fresh weights from the recipe's seed, and what belongs to them."""
         recipe = self.recipe
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             encoder, contrast = build(recipe.encoder, recipe.D), recipe.objective == "contrast"
-            self.loss = PatchSVDDLoss(encoder, recipe.D, contrast, self.separates)
+            self.loss = PatchSVDDLoss(encoder, recipe.D, contrast, separates)
         self.loss.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = self.loss if self.process.size == 1 else DistributedDataParallel(self.loss)
         self.optimiser = torch.optim.Adam(self.loss.parameters(), lr=recipe.lr)
         self.average = copy.deepcopy(self.loss.encoder)
+
+    @property
+    def separates(self) -> bool:
+        """Whether the separation is learned too."""
+        return self.loss.separates
 
     @property
     def bytes(self) -> int:
