@@ -21,12 +21,13 @@ TILE = 960  # pixels a side that larger images are cut into, and up to 63 more t
 ALIGNED = 16  # tiles start at multiples of it, and so on the dense grid and on the patch grid of every encoder
 
 
-def grids(encoder: Encoder, height: int, width: int) -> dict[str, PatchGrid]:
-    """The patch grid of each of the encoder's scales on images of height × width pixels."""
+def grids(encoder: Encoder, height: int, width: int, strides: Mapping[str, int] | None = None) -> dict[str, PatchGrid]:
+    """The patch grid of each of the encoder's scales on images of height × width pixels, with the paper's stride or another."""
     largest = max(scale.K for scale in encoder.scales.values())
     if min(height, width) < largest:
         raise InputError(f"images of {width}×{height} pixels are smaller than a patch ({largest}×{largest}); use --size")
-    return {name: PatchGrid(height, width, scale.K, scale.S) for name, scale in encoder.scales.items()}
+    strides = {name: scale.S for name, scale in encoder.scales.items()} | dict(strides or {})
+    return {name: PatchGrid(height, width, scale.K, strides[name]) for name, scale in encoder.scales.items()}
 
 
 def _pick(encoder: Encoder, images: Tensor, whole: Tensor, scale: str, ys: Starts, xs: Starts) -> Tensor:

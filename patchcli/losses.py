@@ -24,20 +24,24 @@ LEAST = 1e-4  # is added to squared distances, for their logarithm
 
 
 class PatchSVDDLoss(nn.Module):
-    """Encoder and one position classifier a scale, with the contrast a head too; forward(batch) gives every loss, so that
-    DDP can wrap it."""
+    """Encoder and one position classifier a scale, with the separation a head too; forward(batch) gives every loss, so
+    that DDP can wrap it."""
 
     def __init__(self, encoder: Encoder, D: int, contrast: bool, separation: bool = False) -> None:
         super().__init__()
-        self.encoder, self.contrast, self.separates = encoder, contrast, separation
+        self.encoder, self.contrast = encoder, contrast
         self.classifiers = nn.ModuleDict({scale: PositionClassifier(D) for scale in encoder.scales})
-        self.heads = nn.ModuleDict({scale: Head(D) for scale in encoder.scales}) if contrast else None
+        self.heads = nn.ModuleDict({scale: Head(D) for scale in encoder.scales}) if separation else None
+
+    @property
+    def separates(self) -> bool:
+        """Whether the separation is one of the losses."""
+        return self.heads is not None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"svdd_<scale>": mean ‖f(p) - f(p')‖₂, "ssl_<scale>": cross-entropy of the neighbour's position}; with
-        contrast, "nce_<scale>", cross-entropy of which patch of the image is the one nearby, instead of the first, and the
-        position is told from the head's features; with the separation, "sep_<scale>" too, and it is the contrast that is
-        taken of the head's features."""
+        contrast, "nce_<scale>", cross-entropy of which patch of the image is the one nearby, instead of the first; with
+        the separation, "sep_<scale>" too, and the contrast is taken of the head's features."""
         device = next(self.parameters()).device
         dense: dict[tuple[int, str], Tensor] = {}
         views = [torch.from_numpy(view).to(device, memory_format=torch.channels_last) for view in batch.views]
@@ -62,18 +66,16 @@ class PatchSVDDLoss(nn.Module):
 
         losses = {}
         for scale in self.encoder.scales:
-            same = nn.Identity()
-            head = self.heads[scale] if self.heads is not None else same
-            of_contrast, of_position = (head, same) if self.separates else (same, head)
             f1, f2 = features(batch.jitter[scale], scale)
             if self.contrast:
-                f1, f2 = of_contrast(f1), of_contrast(f2)
+                if self.heads is not None:
+                    f1, f2 = self.heads[scale](f1), self.heads[scale](f2)
                 losses[f"nce_{scale}"] = nce(f1, f2, torch.from_numpy(batch.jitter[scale].entry).to(device), len(views[0]))
             else:
                 losses[f"svdd_{scale}"] = mean(torch.linalg.vector_norm(f1 - f2, dim=1), batch.jitter[scale])
             h1, h2 = features(batch.position[scale], scale)
             label = torch.from_numpy(batch.position[scale].label).to(device)
-            logits = self.classifiers[scale](of_position(h1), of_position(h2))
+            logits = self.classifiers[scale](h1, h2)
             if self.separates:
                 normal, asked = batch.normal[scale], batch.asked[scale]
                 of, entry = (torch.from_numpy(places.entry).to(device) for places in (normal, asked))
@@ -91,8 +93,8 @@ class PatchSVDDLoss(nn.Module):
 
 
 class Head(nn.Sequential):
-    """(n, D) → (n, D): what a loss beside the main one is taken of, so that what tells places apart need not make up the
-    distance of the features (the projection of Chen et al., ICML 2020)."""
+    """(n, D) → (n, D): what the contrast is taken of beside the separation, so that what tells places apart need not make
+    up the distance of the features (the projection of Chen et al., ICML 2020)."""
 
     def __init__(self, D: int) -> None:
         super().__init__(nn.Linear(D, 128), nn.LeakyReLU(SLOPE), nn.Linear(128, D))

@@ -62,7 +62,7 @@ class Scorer:
         if roi is not None and not roi.at(*self.canvas.covered(*roi.mask.shape)).any():
             found = f"nothing of it is left at the store's working size of {self.canvas.width}x{self.canvas.height} pixels"
             raise InputError(f"--roi {roi.path}: {found}; expected a larger area")
-        self.grids = grids(self.encoder, self.canvas.height, self.canvas.width)
+        self.grids = grids(self.encoder, self.canvas.height, self.canvas.width, store.strides)
         self.ids, self.sizes = store.image_ids, store.image_sizes
         self.device = device
         self.bound: dict[str, float] = bank.attributes["radius"]  # by how much a distance may be off, 0 for a whole bank

@@ -213,13 +213,19 @@ class Store:
 
     # ---- bank ---------------------------------------------------------------------------------------------------
 
+    @property
+    def strides(self) -> dict[str, int]:
+        """Where a bank of the encoder samples patches of a scale at another stride, in pixels, than the paper's: that."""
+        return cast(dict[str, int], self.encoder_attributes.get("strides", {}))
+
     def bank_fingerprint(self) -> Attributes:
-        """What a bank depends on: encoder, images, their geometry."""
-        return {
+        """What a bank depends on: encoder, images, their geometry, and where it samples patches."""
+        depends = {
             "encoder": self.encoder_attributes["sha256"],
             "manifest": self.dataset["manifest"],
             "images": list(self.images.shape),
         }
+        return depends | ({"strides": self.strides} if self.strides else {})
 
     def begun_bank(self) -> "Bank | None":
         """The bank that was begun for the present encoder and images, and may be finished."""
@@ -263,6 +269,8 @@ class Store:
         if made["encoder"] != now["encoder"]:
             found = f"the bank is of encoder {made['encoder'][:12]}, the store's encoder is {now['encoder'][:12]}"
             raise StoreError(f"{self.path}: {found}; run: patchcli embed")
+        if made.get("strides") != now.get("strides"):
+            raise StoreError(f"{self.path}: the bank is of patches at other places than the encoder's; run: patchcli embed")
         if made != now:
             raise StoreError(f"{self.path}: the bank is of other images than the store's; run: patchcli embed")
         bank = Bank(cast(zarr.Group, self.group["bank"]))

@@ -25,11 +25,13 @@ from patchcli.store import Store, digest_of
 CHECKPOINT_SECONDS = 60.0
 AVERAGE = 0.95  # decay, at most, of the running average of the weights; the average is what is judged and stored
 JUDGED_EVERY = 50  # steps
+HALVED = 1000  # the contrast's learning rate falls as 1 / (1 + step / HALVED)
 ALARM_AFTER = 150  # steps without a position told, and judgements from this step on, that mean a collapse
 CHANCE = math.log(8) - 0.01  # a position loss above this has told nothing
 # Images whose alignment is less than that call for the separation. Where they are aligned, good patches have near ones at the
 # same place of other images, and the separation would only learn to see synthetic defects at the cost of others.
 ALIGNED = 0.08
+STRIDES = {"big": 8}  # at which the bank samples patches of aligned images, where features tell nearer places apart
 ASKED, CELLS = 100, 21  # images, at most, for their alignment; cells across the shorter side
 LEAST_RANK, LEAST_SPREAD = 1.5, 1e-3  # features below these are a line or a point
 SAMPLERS = ("dense", "patch")
@@ -223,6 +225,9 @@ class Trainer:
 
     def step(self, batch: sampling.Batch) -> dict[str, float]:
         """One update of encoder and classifiers; the losses before it, averaged over the processes."""
+        if self.loss.contrast:
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.recipe.lr / (1 + len(self.history) / HALVED)
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
         self.optimiser.zero_grad(set_to_none=True)
         with autocast:
@@ -313,6 +318,7 @@ class Trainer:
             "criterion": None if math.isnan(chosen.criterion) else chosen.criterion,
             "alignment": self.alignment,
             "separation": self.separates,
+            "strides": STRIDES if self.loss.contrast and not self.separates else {},
             "checkpoint_sha256": digest_of(_arrays(self.loss.state_dict())),
             "seconds": self.seconds,
             "losses": self.loss_names,
@@ -330,10 +336,10 @@ class Trainer:
         def part(prefix: str) -> dict[str, NDArray[Any]]:
             return {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}
 
-        self.alignment = attributes.get("alignment")  # not asked for again: images may have come or gone since
-        self._begin(attributes.get("separation", False))
-        if "alignment" not in attributes or part("loss.").keys() != self.loss.state_dict().keys():
+        if "strides" not in attributes:
             raise StoreError(f"{self.store.path}: the checkpoint is of an earlier patchcli; train anew with --overwrite")
+        self.alignment = attributes["alignment"]  # not asked for again: images may have come or gone since
+        self._begin(attributes["separation"])
         if digest_of(part("loss.")) != attributes["checkpoint_sha256"]:
             raise StoreError(f"{self.store.path}: the checkpoint's weights differ from their sha256; train with --overwrite")
         for module, prefix in ((self.loss, "loss."), (self.average, "average.")):

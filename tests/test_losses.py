@@ -39,16 +39,13 @@ def naive_losses(loss: PatchSVDDLoss, batch: Batch) -> dict[str, float]:
 
     losses = {}
     for scale in loss.encoder.scales:
-        head = naive_head(loss, scale)
-        beside_contrast, beside_separation = (head, as_it_is) if not loss.separates else (as_it_is, head)
         svdd, ssl = [], []
         for pairs, values in ((batch.jitter[scale], svdd), (batch.position[scale], ssl)):
             for n in range(len(pairs.entry)):
-                one, two = (feature(pairs, n, which, scale) for which in (0, 1))
+                difference = feature(pairs, n, 0, scale) - feature(pairs, n, 1, scale)
                 if values is svdd:
-                    values.append(np.sqrt(((one - two) ** 2).sum()))
+                    values.append(np.sqrt((difference**2).sum()))
                 else:
-                    difference = beside_contrast(one) - beside_contrast(two)
                     odds = np.exp(naive_logits(loss.classifiers[scale], difference))
                     values.append(-np.log(odds[pairs.label[n]] / odds.sum()))
         losses[f"ssl_{scale}"] = np.mean(ssl)
@@ -58,9 +55,10 @@ def naive_losses(loss: PatchSVDDLoss, batch: Batch) -> dict[str, float]:
             losses[f"svdd_{scale}"] = np.mean(svdd)
         else:
             pairs, entries = batch.jitter[scale], []
+            head = naive_head(loss, scale)
             for e in np.unique(pairs.entry):
                 mine = np.flatnonzero(pairs.entry == e)
-                seen = [[beside_separation(feature(pairs, n, which, scale)) for n in mine] for which in (0, 1)]
+                seen = [[head(feature(pairs, n, which, scale)) for n in mine] for which in (0, 1)]
                 unit = [[f / np.linalg.norm(f) for f in features] for features in seen]
                 odds = np.exp(np.array([[one @ two / 0.1 for two in unit[1]] for one in unit[0]]))
                 entries.append(np.mean(-np.log(np.diag(odds) / odds.sum(axis=1))))
@@ -68,14 +66,10 @@ def naive_losses(loss: PatchSVDDLoss, batch: Batch) -> dict[str, float]:
     return losses
 
 
-def as_it_is(feature: np.ndarray) -> np.ndarray:
-    return feature
-
-
 def naive_head(loss: PatchSVDDLoss, scale: str) -> Callable[[np.ndarray], np.ndarray]:
     """One hidden layer, where there is a head."""
     if loss.heads is None:
-        return as_it_is
+        return lambda feature: feature
     (w1, b1), (w2, b2) = (
         (loss.heads[scale][layer].weight.detach().numpy(), loss.heads[scale][layer].bias.detach().numpy()) for layer in (0, 2)
     )
@@ -238,8 +232,7 @@ def test_every_parameter_learns(
     total(loss(batch), 1.0).backward()
     for name, parameter in loss.named_parameters():
         assert parameter.grad is not None, name
-        cancels = name.startswith("heads") and name.endswith("2.bias") and not separation  # in h1 - h2
-        assert bool(parameter.grad.any()) != cancels, name
+        assert parameter.grad.any(), name
 
 
 def test_equal_patches_have_a_finite_gradient(random_encoder: Callable[..., Encoder]) -> None:

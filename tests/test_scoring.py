@@ -31,12 +31,14 @@ def make_store(
 ) -> MakeStore:
     """make_store(architecture, size) gives a store of three images with a random encoder and its bank."""
 
-    def make(architecture: str, size: tuple[int, int], bank: bool = True) -> tuple[Store, Encoder]:
+    def make(
+        architecture: str, size: tuple[int, int], bank: bool = True, strides: dict[str, int] | None = None
+    ) -> tuple[Store, Encoder]:
         path, encoder = tmp_path / "store.zarr", random_encoder(architecture)
         make_images(tmp_path / "good", 3, TAKEN)
         extract(tmp_path / "good", path, size)
         weights = {name: values.numpy() for name, values in encoder.state_dict().items()}
-        attributes = {"architecture": architecture, "D": 8, "source": "imported", "steps": None}
+        attributes = {"architecture": architecture, "D": 8, "source": "imported", "steps": None, "strides": strides or {}}
         Store.open(path, "r+").write_encoder(weights, attributes, {})
         if bank:
             embed(path, device="cpu")
@@ -66,9 +68,9 @@ def naive_starts(side: int, K: int, S: int) -> list[int]:
 
 
 @torch.inference_mode()
-def naive_features(encoder: Encoder, picture: np.ndarray, mean: np.ndarray, scale: str) -> dict:
-    """{(y, x): feature (D,)} of every patch of one image (H, W, 3)."""
-    K, S = encoder.scales[scale].K, encoder.scales[scale].S
+def naive_features(encoder: Encoder, picture: np.ndarray, mean: np.ndarray, scale: str, S: int) -> dict:
+    """{(y, x): feature (D,)} of every patch of one image (H, W, 3), one every S pixels."""
+    K = encoder.scales[scale].K
     standard = (picture.astype(np.float64) - mean) / 255
     places = [(y, x) for y in naive_starts(picture.shape[0], K, S) for x in naive_starts(picture.shape[1], K, S)]
     patches = np.stack([standard[y : y + K, x : x + K].transpose(2, 0, 1) for y, x in places])
@@ -92,15 +94,16 @@ def naive_scoring(store: Store, encoder: Encoder, query: np.ndarray, fits: bool)
     training_images, mean = store.read_images(0, 3), store.mean
     picture, own_height, own_width = naive_canvas(query, *mean.shape[:2], fits)
     maps, neighbours = {}, {}
-    for scale, (K, _) in {name: (s.K, s.S) for name, s in encoder.scales.items()}.items():
+    for scale, K in {name: scale.K for name, scale in encoder.scales.items()}.items():
+        S = store.encoder_attributes["strides"].get(scale, {"big": 16, "small": 4}[scale])
         bank = [
             (number, place, feature)
             for number, image in enumerate(training_images)
-            for place, feature in naive_features(encoder, image, mean, scale).items()
+            for place, feature in naive_features(encoder, image, mean, scale, S).items()
         ]
         vectors = np.stack([feature for *_, feature in bank])
         sums, counts, neighbours[scale] = np.zeros(mean.shape[:2]), np.zeros(mean.shape[:2]), {}
-        for (y, x), feature in naive_features(encoder, picture, mean, scale).items():
+        for (y, x), feature in naive_features(encoder, picture, mean, scale, S).items():
             distances = np.sqrt(((vectors - feature) ** 2).sum(axis=1))
             nearest = int(distances.argmin())
             neighbours[scale][y, x] = distances[nearest], *bank[nearest][:2]
@@ -112,19 +115,20 @@ def naive_scoring(store: Store, encoder: Encoder, query: np.ndarray, fits: bool)
 
 
 @pytest.mark.parametrize(
-    ("architecture", "size"), [
-        ("hierarchical", (80, 80)),
-        ("hierarchical", (97, 84)),
-        ("hierarchical", "fit:97x84"),
-        ("hierarchical", "fit:84x140"),
-        ("flat", (97, 84)),
-        ("flat", "fit:84x140"),
+    ("architecture", "size", "strides"), [
+        ("hierarchical", (80, 80), {}),
+        ("hierarchical", (97, 84), {}),
+        ("hierarchical", (97, 84), {"big": 8}),
+        ("hierarchical", "fit:97x84", {}),
+        ("hierarchical", "fit:84x140", {"big": 8, "small": 6}),
+        ("flat", (97, 84), {}),
+        ("flat", "fit:84x140", {"big": 8}),
     ],
 )
 def test_maps_scores_and_evidence_are_the_algorithms(
-    make_store: MakeStore, queries: list[np.ndarray], architecture: str, size: tuple[int, int] | str
+    make_store: MakeStore, queries: list[np.ndarray], architecture: str, size: tuple[int, int] | str, strides: dict[str, int]
 ) -> None:
-    store, encoder = make_store(architecture, size)
+    store, encoder = make_store(architecture, size, strides=strides)
     fits = isinstance(size, str)
     query = queries[0]
     (result,) = Scorer(store, CPU, METHOD, 1 << 30).score([query])

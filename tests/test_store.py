@@ -395,6 +395,18 @@ def test_a_bank_of_another_encoder(path: Path) -> None:
     assert Store.open(path, "r+").prepare_bank(GRIDS, D).done.tolist() == [0]
 
 
+def test_a_bank_of_patches_at_other_places(path: Path) -> None:
+    """The same weights, but of another training."""
+    opened = _make(path)
+    bank = opened.prepare_bank(GRIDS, D)
+    _fill(bank, range(1))
+    bank.finish()
+    opened.write_encoder(_weights(), {**opened.encoder_attributes, "strides": {"big": 8}}, {})
+    with pytest.raises(StoreError, match=r"the bank is of patches at other places than the encoder's; run: patchcli embed"):
+        Store.open(path).bank()
+    assert Store.open(path, "r+").prepare_bank(GRIDS, D).done.tolist() == [0]
+
+
 def test_no_bank_yet(path: Path) -> None:
     _make(path)
     with pytest.raises(IncompleteError, match=r"no bank yet; run: patchcli embed"):

@@ -198,7 +198,7 @@ def blow_up(path: Path, count: int) -> None:
     store = Store.open(path, "r+")
     bank, ids, sizes = store.bank(), store.image_ids, store.image_sizes
     copies = -(-count // bank.vectors("small"))
-    grids = embedding.grids(training.load(store, CPU), *store.mean.shape[:2])
+    grids = embedding.grids(training.load(store, CPU), *store.mean.shape[:2], strides=store.strides)
     number = copies * bank.images
     fingerprint = {**store.bank_fingerprint(), "images": [number, *store.images.shape[1:]]}
     with store.replacing_bank(fingerprint, grids, bank.D, number, number) as new:

@@ -38,7 +38,10 @@ def train(
         int | None, typer.Option("--warmup", help="Steps in which lambda rises. [default: 0, paper: 100, patch: 0]")
     ] = None,
     dim: Annotated[int | None, typer.Option("--dim", help="Length D of a feature. [default: 64]")] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate of Adam. [default: 1e-3; 3e-4 for flat]")] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option("--lr", help="Learning rate of Adam; the contrast's halves in 1000 steps. [default: 1e-3; flat: 3e-4]"),
+    ] = None,
     batch: Annotated[
         int | None, typer.Option("--batch", help="Images a step (dense), or pairs (patch). [default: 4, 64]")
     ] = None,

@@ -151,7 +151,7 @@ def _edit(
         identity.update(f"\tremoved {name}\n".encode())
     manifest = identity.hexdigest()
     count = len(kept) + len(added)
-    grids = embedding.grids(encoder, *mean.shape[:2])
+    grids = embedding.grids(encoder, mean.shape[0], mean.shape[1], opened.strides)
     D: int = opened.encoder_attributes["D"]
     needed = bank_bytes(grids, D, count)
     opened.check_space(needed)

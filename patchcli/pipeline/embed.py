@@ -81,7 +81,7 @@ def embed(
     opened = Store.open(store, observer.mode)
     encoder = training.load(opened, target)
     mean = opened.mean
-    grids = embedding.grids(encoder, *mean.shape[:2])
+    grids = embedding.grids(encoder, mean.shape[0], mean.shape[1], opened.strides)
     made = (opened.attributes_of("bank") or {}).get("thinning")
     if made is not None and wanted == Thinning() and not overwrite:
         wanted = Thinning(**made)  # nothing is asked for: as before

@@ -9,6 +9,7 @@ import pytest
 from smallworld import SIZE, WORKING, Told, World, save, texture, tree, truncate
 
 import patchcli
+from patchcli import training
 from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.pipeline import bank as bank_module
 from patchcli.pipeline.embed import pages_stream
@@ -61,8 +62,16 @@ def test_the_list_of_a_thinned_bank(world: World) -> None:
     assert sum(held.vectors_big for held in found) == thinned.vectors["big"]
 
 
-@pytest.mark.parametrize("thinning", [{}, {"half": True}, {"keep": 0.2}], ids=str)
-def test_removed_and_added_is_as_made_anew(world: World, tmp_path: Path, thinning: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("thinning", "aligned"), [({}, False), ({}, True), ({"half": True}, False), ({"keep": 0.2}, True)], ids=str
+)
+def test_removed_and_added_is_as_made_anew(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thinning: dict[str, Any], aligned: bool
+) -> None:
+    if aligned:
+        monkeypatch.setattr(training, "ALIGNED", 0.0)
+        patchcli.train(store=world.store, steps=0, seed=1, overwrite=True)
+        assert patchcli.embed(world.store).vectors == {"big": 810, "small": 6250}
     if thinning:
         patchcli.embed(world.store, **thinning)
     rng = np.random.default_rng(3)
