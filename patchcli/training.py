@@ -33,6 +33,7 @@ CHANCE = math.log(8) - 0.01  # a position loss above this has told nothing
 ALIGNED = 0.08
 STRIDES = {"big": 8}  # at which the bank samples patches of aligned images, where features tell nearer places apart
 ASKED, CELLS = 100, 21  # images, at most, for their alignment; cells across the shorter side
+NOISE = 0.03  # a criterion that is lower than the best by no more may be as good
 LEAST_RANK, LEAST_SPREAD = 1.5, 1e-3  # features below these are a line or a point
 SAMPLERS = ("dense", "patch")
 OBJECTIVES = ("paper", "contrast")
@@ -147,7 +148,7 @@ class Candidate:
 
 
 class Trainer:
-    """Loss module, optimiser, history and the best encoder so far; everything that a checkpoint holds.
+    """Loss module, optimiser, history and the encoder to keep so far; everything that a checkpoint holds.
 
     `resume` goes back to the store's checkpoint.
     """
@@ -163,7 +164,7 @@ class Trainer:
         sampling.check_size(encoder_type.scales, *self.mean.shape[:2])
         self.history: list[list[float]] = []  # a row a step, a column a loss
         self.judged: list[list[float]] = []  # step, criterion, rank, spread
-        self.best: Candidate | None = None
+        self.kept: Candidate | None = None  # the last one judged that is not worse than the best, but by chance
         self.seconds = 0.0
         if resume:
             self._restore()
@@ -193,7 +194,7 @@ class Trainer:
 
     @property
     def bytes(self) -> int:
-        """What is written at a time: weights and Adam's moments, the average, the best, and the encoder."""
+        """What is written at a time: weights and Adam's moments, the average, what is kept, and the encoder."""
         of_loss, of_encoder = (sum(values.numel() for values in module.parameters()) for module in (self.loss, self.average))
         return 4 * 3 * (of_loss + of_encoder)
 
@@ -271,9 +272,14 @@ class Trainer:
         candidate = Candidate(step, judgement.criterion, _arrays(self.average.state_dict()))
         if step % JUDGED_EVERY == 0 and (not self.judged or self.judged[-1][0] < step):
             self.judged.append([step, judgement.criterion, judgement.rank, judgement.spread])
-            if step and (self.best is None or candidate.criterion > self.best.criterion):  # step 0: to compare with
-                self.best = candidate
+            if step and self._holds(candidate):  # step 0: to compare with
+                self.kept = candidate
         return candidate
+
+    def _holds(self, candidate: Candidate) -> bool:
+        """Whether the criterion has not fallen, by more than chance, from its best since the first step."""
+        best = max((criterion for step, criterion, *_ in self.judged if step), default=candidate.criterion)
+        return candidate.criterion >= best - NOISE
 
     def position_at_chance(self) -> bool:
         """Whether the position losses of the last ALARM_AFTER steps are those of a guess, at every scale."""
@@ -290,12 +296,12 @@ class Trainer:
     def save(self, last: Candidate | None = None) -> tuple[str, int]:
         """Write encoder and checkpoint to the store (rank 0 alone does); the encoder's sha256, and the step it is of.
 
-        With the contrast, the encoder is the best of those judged and of `last`; without a judgement, or with the paper's
-        losses alone, it is the average as it is: of those the criterion preferred an untrained encoder to better ones.
+        With the contrast, the encoder is `last` or the last one judged before whose criterion holds; without a judgement, or
+        with the paper's losses alone, it is the average as it is: of those the criterion preferred an untrained encoder to
+        better ones.
         """
-        judged = filter(None, (self.best, last)) if self.recipe.objective == "contrast" else ()
-        chosen = max(judged, key=lambda candidate: candidate.criterion, default=None)
-        if chosen is None:
+        chosen = last if last is not None and self._holds(last) else self.kept
+        if chosen is None or self.recipe.objective == "paper":
             chosen = Candidate(len(self.history), math.nan, _arrays(self.average.state_dict()))
         if self.process.rank > 0:
             return digest_of(chosen.weights), chosen.step
@@ -303,7 +309,7 @@ class Trainer:
         state |= {"judged": np.array(self.judged)} if self.judged else {}
         state |= {f"loss.{name}": values for name, values in _arrays(self.loss.state_dict()).items()}
         state |= {f"average.{name}": values for name, values in _arrays(self.average.state_dict()).items()}
-        state |= {f"best.{name}": values for name, values in (self.best.weights if self.best else {}).items()}
+        state |= {f"kept.{name}": values for name, values in (self.kept.weights if self.kept else {}).items()}
         names = [name for name, _ in self.loss.named_parameters()]
         for index, moments in self.optimiser.state_dict()["state"].items():
             state.update({f"adam.{names[index]}.{key}": np.asarray(moment.cpu()) for key, moment in moments.items()})
@@ -315,6 +321,7 @@ class Trainer:
             "processes": self.process.size,
             "steps": len(self.history),
             "chosen": chosen.step,
+            "kept": self.kept.step if self.kept else None,
             "criterion": None if math.isnan(chosen.criterion) else chosen.criterion,
             "alignment": self.alignment,
             "separation": self.separates,
@@ -336,7 +343,7 @@ class Trainer:
         def part(prefix: str) -> dict[str, NDArray[Any]]:
             return {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}
 
-        if "strides" not in attributes:
+        if "kept" not in attributes:
             raise StoreError(f"{self.store.path}: the checkpoint is of an earlier patchcli; train anew with --overwrite")
         self.alignment = attributes["alignment"]  # not asked for again: images may have come or gone since
         self._begin(attributes["separation"])
@@ -352,10 +359,9 @@ class Trainer:
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
         self.history = state["history"].tolist() if "history" in state else []
         self.judged = state["judged"].tolist() if "judged" in state else []
-        candidates = [row for row in self.judged if row[0]]
-        if candidates:
-            step, criterion, *_ = max(candidates, key=lambda row: row[1])
-            self.best = Candidate(int(step), criterion, part("best."))
+        for step, criterion, *_ in self.judged:
+            if step == attributes["kept"]:
+                self.kept = Candidate(int(step), criterion, part("kept."))
         self.seconds = attributes["seconds"]
 
 
@@ -396,11 +402,11 @@ def run(
     collapsed = False
 
     def judged() -> tuple[Candidate | None, bool]:
-        """The judgement, and whether a separation has collapsed after it had gained something: the best is kept then."""
+        """The judgement, and whether a separation has collapsed after it had gained something, which is kept then."""
         try:
             return trainer.judge(), False
         except TrainingError:
-            gained = trainer.best is not None and trainer.best.criterion > trainer.judged[0][1]
+            gained = trainer.kept is not None and trainer.kept.criterion > trainer.judged[0][1]
             if not (trainer.separates and gained):
                 raise
             return None, True

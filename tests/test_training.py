@@ -166,8 +166,20 @@ def test_the_choice_is_as_if_never_interrupted(judged_store: Store, first: int) 
     assert resumed.judged == straight.judged
 
 
-def test_the_best_judged_weights_are_the_encoder(judged_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = iter([0.6, 0.9, 0.9, 0.7])
+@pytest.mark.parametrize(
+    ("criteria", "chosen"),
+    [
+        ((0.99, 0.90, 0.88, 0.86), 4),  # step 5 is judged too, as the last; what an untrained encoder has counts for nothing
+        ((0.60, 0.90, 0.88, 0.88), 5),
+        ((0.60, 0.90, 0.86, 0.93), 5),
+        ((0.60, 0.90, 0.86, 0.86), 2),
+        ((0.60, 0.90, 0.95, 0.89), 4),
+    ],
+)
+def test_the_last_weights_whose_criterion_holds_are_the_encoder(
+    judged_store: Store, monkeypatch: pytest.MonkeyPatch, criteria: tuple[float, ...], chosen: int
+) -> None:
+    values = iter(criteria)
     averages = []
 
     def judge(_: HeldOut, encoder: Any, device: torch.device) -> Judgement:
@@ -176,10 +188,11 @@ def test_the_best_judged_weights_are_the_encoder(judged_store: Store, monkeypatc
 
     monkeypatch.setattr(HeldOut, "judge", judge)
     done = run(Trainer(judged_store, Recipe("flat", objective="contrast", D=4, batch=1), CPU), 5)
-    assert done.chosen == 2  # the first of the two best; step 5 is judged too, as the last
-    assert_equal(training.load(judged_store, CPU).state_dict(), averages[1])
+    assert done.chosen == chosen
+    index = (0, 2, 4, 5).index(chosen)
+    assert_equal(training.load(judged_store, CPU).state_dict(), averages[index])
     attributes = judged_store.encoder_attributes
-    assert (attributes["steps"], attributes["chosen"], attributes["criterion"]) == (5, 2, 0.9)
+    assert (attributes["steps"], attributes["chosen"], attributes["criterion"]) == (5, chosen, criteria[index])
 
 
 def test_of_the_papers_losses_the_last_weights_are_the_encoder(
@@ -567,7 +580,7 @@ def test_two_processes_separate_as_one_with_twice_the_batch(
 
 def test_a_checkpoint_of_an_earlier_version_is_refused(small_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     run(Trainer(small_store, Recipe("flat", D=4, batch=1), CPU), 1)
-    attributes = {name: value for name, value in small_store.encoder_attributes.items() if name != "strides"}
+    attributes = {name: value for name, value in small_store.encoder_attributes.items() if name != "kept"}
     monkeypatch.setattr(Store, "encoder_attributes", attributes)
     with pytest.raises(StoreError, match="the checkpoint is of an earlier patchcli; train anew with --overwrite"):
         Trainer(small_store, Recipe("flat", D=4, batch=1), CPU, resume=True)

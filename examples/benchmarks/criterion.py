@@ -57,7 +57,7 @@ def main() -> None:
                     criteria.append(criterion)
                     rows.append(row)
                     print(f"{data.name:18}{seed:<6}{step:6}{criterion:11.4f}" + "".join(f"{x:13.4f}" for x in row), flush=True)
-                of_steps, chosen = np.array(rows), int(np.argmax(criteria))
+                of_steps, chosen = np.array(rows), steps.index(Store.open(store).encoder_attributes["chosen"])
                 best = of_steps.max(axis=0)
                 misses.append(best - of_steps[chosen])
                 for what, values in (

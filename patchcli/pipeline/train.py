@@ -141,7 +141,7 @@ def write_report(store: Store, path: Path) -> None:
         sentences.append("There were too few images to hold some out and judge by them.")
     how, criterion = "the last", attributes["criterion"]
     if criterion is not None:
-        how = f"the best by its criterion, {criterion:.3f}; step 0 is no candidate, it is there to compare with"
+        how = f"the last whose criterion, {criterion:.3f}, has not fallen by more than chance from the best after step 0"
     sentences.append(f"The encoder is that of step {chosen}: {how}.")
     if attributes["separation"]:
         found = _SEPARATES.format(attributes["alignment"]).capitalize()

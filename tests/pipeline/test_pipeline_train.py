@@ -195,7 +195,7 @@ def test_a_report_shows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     page = tmp_path / "run.html"
     trained = patchcli.train(data, tmp_path / "s.zarr", size=WORKING, steps=3, report=page, observer=Told(), **QUICK)
     text = page.read_text(encoding="utf-8")
-    assert f"The encoder is that of step {trained.chosen}: the best by its criterion" in text
+    assert f"The encoder is that of step {trained.chosen}: the last whose criterion" in text
     assert trained.sha256[:12] in text
     assert text.count("<svg") == 3
     for name in ("pixel AUROC", *trained.losses):
