@@ -51,7 +51,7 @@ def average_precision(labels: Sequence[bool], scores: Sequence[float]) -> float 
         return None
     from sklearn.metrics import average_precision_score
 
-    return float(average_precision_score(labels, scores))
+    return min(1.0, float(average_precision_score(labels, scores)))  # its sum can round to more
 
 
 def f1_max(labels: Sequence[bool], scores: Sequence[float]) -> float | None:
