@@ -26,8 +26,8 @@ def grids(encoder: Encoder, height: int, width: int, strides: Mapping[str, int] 
     largest = max(scale.K for scale in encoder.scales.values())
     if min(height, width) < largest:
         raise InputError(f"images of {width}×{height} pixels are smaller than a patch ({largest}×{largest}); use --size")
-    strides = {name: scale.S for name, scale in encoder.scales.items()} | dict(strides or {})
-    return {name: PatchGrid(height, width, scale.K, strides[name]) for name, scale in encoder.scales.items()}
+    strides = strides or {}
+    return {name: PatchGrid(height, width, scale.K, strides.get(name, scale.S)) for name, scale in encoder.scales.items()}
 
 
 def _pick(encoder: Encoder, images: Tensor, whole: Tensor, scale: str, ys: Starts, xs: Starts) -> Tensor:
