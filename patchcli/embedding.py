@@ -21,12 +21,11 @@ TILE = 960  # pixels a side that larger images are cut into, and up to 63 more t
 ALIGNED = 16  # tiles start at multiples of it, and so on the dense grid and on the patch grid of every encoder
 
 
-def grids(encoder: Encoder, height: int, width: int, strides: Mapping[str, int] | None = None) -> dict[str, PatchGrid]:
-    """The patch grid of each of the encoder's scales on images of height × width pixels, with the paper's stride or another."""
+def grids(encoder: Encoder, height: int, width: int, strides: Mapping[str, int]) -> dict[str, PatchGrid]:
+    """The patch grid of each of the encoder's scales on images of height × width pixels; its stride, else the paper's."""
     largest = max(scale.K for scale in encoder.scales.values())
     if min(height, width) < largest:
         raise InputError(f"images of {width}×{height} pixels are smaller than a patch ({largest}×{largest}); use --size")
-    strides = strides or {}
     return {name: PatchGrid(height, width, scale.K, strides.get(name, scale.S)) for name, scale in encoder.scales.items()}
 
 
@@ -74,6 +73,7 @@ def _spans(starts: Mapping[str, Starts], K: Mapping[str, int], length: int) -> l
     return spans
 
 
+@torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # the same features on a GPU as on a CPU
 @torch.inference_mode()
 def embed(
     encoder: Encoder,

@@ -33,7 +33,7 @@ CHANCE = math.log(8) - 0.01  # a position loss above this has told nothing
 ALIGNED = 0.08
 STRIDES = {"big": 8}  # at which the bank samples patches of aligned images, where features tell nearer places apart
 ASKED, CELLS = 100, 21  # images, at most, for their alignment; cells across the shorter side
-NOISE = 0.03  # a criterion that is lower than the best by no more may be as good
+TOLERANCE = 0.03  # a criterion that is lower than the best by no more may be as good
 LEAST_RANK, LEAST_SPREAD = 1.5, 1e-3  # features below these are a line or a point
 SAMPLERS = ("dense", "patch")
 OBJECTIVES = ("paper", "contrast")
@@ -279,7 +279,7 @@ class Trainer:
     def _holds(self, candidate: Candidate) -> bool:
         """Whether the criterion has not fallen, by more than chance, from its best since the first step."""
         best = max((criterion for step, criterion, *_ in self.judged if step), default=candidate.criterion)
-        return candidate.criterion >= best - NOISE
+        return candidate.criterion >= best - TOLERANCE
 
     def position_at_chance(self) -> bool:
         """Whether the position losses of the last ALARM_AFTER steps are those of a guess, at every scale."""

@@ -47,7 +47,7 @@ def float64(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def assert_dense_equals_cut(encoder: Encoder, pixels: np.ndarray, mean: np.ndarray, atol: float) -> None:
-    grids = embedding.grids(encoder, *pixels.shape[1:3])
+    grids = embedding.grids(encoder, *pixels.shape[1:3], {})
     features = embedding.embed(encoder, pixels, mean, grids, CPU)
     assert features.keys() == encoder.scales.keys()
     for scale, grid in grids.items():
@@ -79,7 +79,7 @@ def test_tiles_change_nothing(architecture: str, height: int, width: int, tile: 
         encoder = training.build(architecture, 4).double().eval()
         patched.setattr(embedding, "standardise", lambda *given: standardise(*given).astype(np.float64))
         pixels, mean = random_images(1, height, width)
-        grids = embedding.grids(encoder, height, width)
+        grids = embedding.grids(encoder, height, width, {})
         whole = embedding.embed(encoder, pixels, mean, grids, CPU)
         patched.setattr(embedding, "TILE", tile)
         tiled = embedding.embed(encoder, pixels, mean, grids, CPU)
@@ -89,7 +89,7 @@ def test_tiles_change_nothing(architecture: str, height: int, width: int, tile: 
 
 def test_dense_equals_cut_at_the_usual_size(random_encoder: Callable[..., Encoder], float64: None) -> None:
     encoder = random_encoder("hierarchical").double()
-    grids = embedding.grids(encoder, 256, 256)
+    grids = embedding.grids(encoder, 256, 256, {})
     assert {scale: grid.shape for scale, grid in grids.items()} == {"big": (13, 13), "small": (57, 57)}
     pixels, mean = random_images(1, 256, 256)
     sparse = {scale: PatchGrid(256, 256, grid.K, 3 * grid.S) for scale, grid in grids.items()}
@@ -102,7 +102,7 @@ def test_dense_equals_cut_at_the_usual_size(random_encoder: Callable[..., Encode
 def test_many_images_are_as_one_by_one(random_encoder: Callable[..., Encoder], float64: None) -> None:
     encoder = random_encoder("hierarchical").double()
     pixels, mean = random_images(2 * embedding.CPU_IMAGES + 1, 67, 80)
-    grids = embedding.grids(encoder, 67, 80)
+    grids = embedding.grids(encoder, 67, 80, {})
     together = embedding.embed(encoder, pixels, mean, grids, CPU)
     for number in range(len(pixels)):
         alone = embedding.embed(encoder, pixels[number : number + 1], mean, grids, CPU)
@@ -110,9 +110,34 @@ def test_many_images_are_as_one_by_one(random_encoder: Callable[..., Encoder], f
             torch.testing.assert_close(together[scale][number], alone[scale][0], rtol=0, atol=1e-12)
 
 
+def test_no_tf32(random_encoder: Callable[..., Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, seen = random_encoder("hierarchical"), []
+    dense = encoder.dense
+
+    def spy(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return dense(images)
+
+    monkeypatch.setattr(encoder, "dense", spy)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    embedding.embed(encoder, *random_images(1, 64, 64), embedding.grids(encoder, 64, 64, {}), CPU)
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_gpu_has_the_features_of_a_cpu(random_encoder: Callable[..., Encoder], architecture: str) -> None:
+    encoder, images = random_encoder(architecture), random_images(3, 101, 99)
+    grids = embedding.grids(encoder, 101, 99, {})
+    expected = embedding.embed(encoder, *images, grids, CPU)
+    for scale, features in embedding.embed(encoder.cuda(), *images, grids, torch.device("cuda")).items():
+        torch.testing.assert_close(features.cpu(), expected[scale], rtol=0, atol=1e-5)
+
+
 def test_images_smaller_than_a_patch_are_refused(random_encoder: Callable[..., Encoder]) -> None:
     with pytest.raises(InputError, match=r"100×63 pixels are smaller than a patch \(64×64\)"):
-        embedding.grids(random_encoder("hierarchical"), 63, 100)
+        embedding.grids(random_encoder("hierarchical"), 63, 100, {})
 
 
 def test_published_weights_dense_equals_cut(test_data: Path, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def main() -> None:
     encoder = HierarchicalEncoder().eval()
     fast = HierarchicalEncoder().eval().to(memory_format=torch.channels_last)
     fast.load_state_dict(encoder.state_dict())
-    geometry, cpu = grids(encoder, side, side), torch.device("cpu")
+    geometry, cpu = grids(encoder, side, side, {}), torch.device("cpu")
     one = torch.from_numpy(standardise(pixels[:1], mean))
 
     ways = {f"per patch, batch {b}, {n}": (e, b) for b in (64, 256, 1024) for n, e in (("NCHW", encoder), ("NHWC", fast))}

@@ -38,7 +38,7 @@ def loaded(store: Store) -> tuple[np.ndarray, list[torch.Tensor], list[Path]]:
     samples = layouts.read(Path(store.dataset["root"]), store.dataset["layout"]).split("test")
     files = [sample.path for sample in samples[:: max(1, len(samples) // IMAGES)]][:IMAGES]
     encoder, (height, width) = training.load(store, CPU), store.mean.shape[:2]
-    grids = embedding.grids(encoder, height, width)
+    grids = embedding.grids(encoder, height, width, {})
     queries = [
         embedding.embed(encoder, images.resize(images.decode(file), height, width)[None], store.mean, grids, CPU)["small"]
         for file in files
@@ -198,7 +198,7 @@ def blow_up(path: Path, count: int) -> None:
     store = Store.open(path, "r+")
     bank, ids, sizes = store.bank(), store.image_ids, store.image_sizes
     copies = -(-count // bank.vectors("small"))
-    grids = embedding.grids(training.load(store, CPU), *store.mean.shape[:2], strides=store.strides)
+    grids = embedding.grids(training.load(store, CPU), *store.mean.shape[:2], store.strides)
     number = copies * bank.images
     fingerprint = {**store.bank_fingerprint(), "images": [number, *store.images.shape[1:]]}
     with store.replacing_bank(fingerprint, grids, bank.D, number, number) as new:

@@ -44,7 +44,7 @@ def held(bank: Bank, scale: str) -> np.ndarray:
 def test_the_bank_holds_the_features_of_every_patch(made: World) -> None:
     opened = Store.open(made.store)
     encoder = training.load(opened, torch.device("cpu"))
-    grids = embedding.grids(encoder, 128, 128)
+    grids = embedding.grids(encoder, 128, 128, {})
     features = embedding.embed(encoder, opened.read_images(0, 10), opened.mean, grids, torch.device("cpu"))
     bank = opened.bank()
     for scale, (rows, columns) in {"big": (5, 5), "small": (25, 25)}.items():
@@ -143,7 +143,7 @@ def distances(made: World) -> Callable[[Path], dict[str, np.ndarray]]:
         opened = Store.open(path)
         bank, encoder = opened.bank(), training.load(opened, torch.device("cpu"))
         pixels = np.stack([images.resize(images.decode(file), 128, 128) for file in images.find(made.data / "test")])
-        grids = embedding.grids(encoder, 128, 128)
+        grids = embedding.grids(encoder, 128, 128, {})
         found = {}
         for scale, queries in embedding.embed(encoder, pixels, opened.mean, grids, torch.device("cpu")).items():
             vectors = torch.cat([torch.from_numpy(v) for _, v in pages_stream(bank, scale)()]).double()
