@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from patchcli.store import Store, digest_of
 
 CHECKPOINT_SECONDS = 60.0
 AVERAGE = 0.95  # decay, at most, of the running average of the weights; the average is what is judged and stored
-JUDGED_EVERY = 50  # steps
+JUDGED_EVERY = 100  # steps
 HALVED = 1000  # the contrast's learning rate falls as 1 / (1 + step / HALVED)
 ALARM_AFTER = 150  # steps without a position told, and judgements from this step on, that mean a collapse
 CHANCE = math.log(8) - 0.01  # a position loss above this has told nothing
@@ -32,6 +32,7 @@ CHANCE = math.log(8) - 0.01  # a position loss above this has told nothing
 # same place of other images, and the separation would only learn to see synthetic defects at the cost of others.
 ALIGNED = 0.08
 STRIDES = {"big": 8}  # at which the bank samples patches of aligned images, where features tell nearer places apart
+CACHED = 1 << 28  # bytes of decoded images that are kept: they are drawn again and again
 ASKED, CELLS = 100, 21  # images, at most, for their alignment; cells across the shorter side
 TOLERANCE = 0.03  # a criterion that is lower than the best by no more may be as good
 LEAST_RANK, LEAST_SPREAD = 1.5, 1e-3  # features below these are a line or a point
@@ -160,6 +161,7 @@ class Trainer:
         self.process = process or Process()
         self.mean = store.mean
         self.held, self.trained_on = split(store.images.shape[0])
+        self._image = lru_cache(max(1, CACHED // self.mean.size))(lambda index: store.read_images(index, index + 1))
         encoder_type = ARCHITECTURES[recipe.encoder]
         sampling.check_size(encoder_type.scales, *self.mean.shape[:2])
         self.history: list[list[float]] = []  # a row a step, a column a loss
@@ -172,7 +174,7 @@ class Trainer:
         self.alignment: float | None = None  # of the good images; None where it is not asked for
         if recipe.objective == "contrast" and len(self.held):
             asked = np.linspace(0, store.images.shape[0], ASKED, endpoint=False).astype(np.int64)
-            self.alignment = alignment(store.read_images(i, i + 1)[0] for i in np.unique(asked).tolist())
+            self.alignment = alignment(self._image(i)[0] for i in np.unique(asked).tolist())
         self._begin(separates=self.alignment is not None and self.alignment < ALIGNED)
 
     def _begin(self, separates: bool) -> None:
@@ -207,7 +209,7 @@ class Trainer:
 
     def _read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Images (B, H, W, 3) uint8 of the store."""
-        return np.concatenate([self.store.read_images(int(i), int(i) + 1) for i in indices])
+        return np.concatenate([self._image(i) for i in indices.tolist()])
 
     def batch(self, step: int) -> sampling.Batch:
         """This process's input of one step: a function of seed, step and rank alone."""

@@ -110,6 +110,21 @@ def test_another_seed_gives_other_weights_and_batches(small_store: Store) -> Non
     assert not np.array_equal(one.batch(0).views[0], one.batch(1).views[0])
 
 
+@pytest.mark.parametrize("kept", [3, 2])
+def test_images_are_decoded_once_where_they_fit(
+    small_store: Store, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    expected = [Trainer(small_store, Recipe(D=4, batch=3), CPU).batch(step) for step in range(5)]
+    monkeypatch.setattr(training, "CACHED", kept * small_store.mean.size)
+    seen, read = [], small_store.read_images
+    monkeypatch.setattr(small_store, "read_images", lambda *span: seen.append(span) or read(*span))
+    trainer = Trainer(small_store, Recipe(D=4, batch=3), CPU)
+    for step, batch in enumerate(expected):
+        np.testing.assert_array_equal(trainer.batch(step).views, batch.views)
+    assert set(seen) == {(0, 1), (1, 2), (2, 3)}
+    assert (len(seen) == 3) is (kept == 3)
+
+
 def test_training_leaves_torchs_generator_alone(small_store: Store) -> None:
     before = torch.get_rng_state()
     run(Trainer(small_store, Recipe(D=4, batch=1, **PATCH), CPU), 1)
@@ -372,8 +387,8 @@ def test_without_held_out_images_there_is_the_contrast_alone(small_store: Store,
 
 def test_held_out_images_are_not_trained_on(judged_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, read = Trainer(judged_store, Recipe("flat", D=4, batch=3), CPU), []
-    images = Store.read_images
-    monkeypatch.setattr(Store, "read_images", lambda self, start, stop: read.append(start) or images(self, start, stop))
+    images = trainer._read
+    monkeypatch.setattr(trainer, "_read", lambda indices: read.extend(indices.tolist()) or images(indices))
     for step in range(12):
         trainer.batch(step)
     assert set(read) == set(trainer.trained_on.tolist()) == {1, 2, 3, 4, 5}
