@@ -19,6 +19,9 @@ settings.register_profile("patchcli", deadline=None, derandomize=True, database=
 settings.load_profile("patchcli")
 
 TEST_DATA = "PATCHCLI_TEST_DATA"
+TEST_GPU = "PATCHCLI_TEST_GPU"
+if TEST_GPU not in os.environ:  # what is expected of searches, messages and digits is a CPU's, on a machine with a GPU too
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -125,7 +125,7 @@ def test_no_tf32(random_encoder: Callable[..., Encoder], monkeypatch: pytest.Mon
     assert torch.backends.cudnn.allow_tf32
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU, or PATCHCLI_TEST_GPU is not set")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_gpu_has_the_features_of_a_cpu(random_encoder: Callable[..., Encoder], architecture: str) -> None:
     encoder, images = random_encoder(architecture), random_images(3, 101, 99)
