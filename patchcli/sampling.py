@@ -161,7 +161,7 @@ def paper_jitter(scale: Scale) -> int:
 
 
 def contrast_jitter(scale: Scale) -> int:
-    """The same for the contrast: as far as a patch is, on average, from the nearest place that the bank samples."""
+    """The same for the contrast: as far as a patch is, on average, from the nearest place at the paper's stride."""
     return scale.S // 4
 
 
