@@ -42,6 +42,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, help="working size of the images")
     parser.add_argument("--encoder", default="hierarchical", help="as of patchcli train")
     options = parser.parse_args()
+    if options.steps < JUDGED_EVERY:
+        parser.error(f"--steps: expected {JUDGED_EVERY} or more, since training judges as often; found {options.steps}")
     print(f"{'data':18}{'seed':6}{'step':>6}{'criterion':>11}" + "".join(f"{name:>13}" for name in FIGURES))
     misses = []
     for data in options.data:
