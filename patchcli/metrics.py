@@ -181,7 +181,7 @@ class Pixels:
         auroc += _area(rest, top, 1)
         interval = _percentiles(self._resampled(runs, np.concatenate(edges)[::-1]))
         limited = tuple(area + _area(rest, top, limit) / limit for area, limit in zip(aupro, AUPRO_LIMITS, strict=True))
-        return PixelFigures(auroc, interval, ap, f1, limited)
+        return PixelFigures(auroc, interval, min(1.0, ap), f1, limited)  # as for images
 
     def _levels(
         self, runs: Sequence[_Run]

@@ -226,6 +226,15 @@ def test_minus_zero_is_zero() -> None:
 # ---- AUPRO by hand --------------------------------------------------------------------------------------------------
 
 
+def test_a_perfect_average_precision_of_pixels_is_one() -> None:
+    mask = np.zeros((20, 20), bool)
+    mask[:2] = True  # 40 precisions of 1, each weighing 1/40, whose sum rounds to 1.0000000000000002
+    values = np.arange(400, 0, -1, np.float32).reshape(20, 20)
+    pixels = Pixels(io.BytesIO())
+    pixels.add("bent", values, mask)
+    assert pixels.figures().ap == 1.0
+
+
 def test_aupro_weighs_regions_not_pixels() -> None:
     """A region of one pixel and one of four, ten normal pixels; the map finds the small one only.
 
