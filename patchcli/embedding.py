@@ -22,7 +22,7 @@ ALIGNED = 16  # tiles start at multiples of it, and so on the dense grid and on 
 
 
 def grids(encoder: Encoder, height: int, width: int, strides: Mapping[str, int]) -> dict[str, PatchGrid]:
-    """The patch grid of each of the encoder's scales on images of height × width pixels; its stride, else the paper's."""
+    """The patch grid of each of the encoder's scales on images of height × width pixels, at `strides` or the paper's."""
     largest = max(scale.K for scale in encoder.scales.values())
     if min(height, width) < largest:
         raise InputError(f"images of {width}×{height} pixels are smaller than a patch ({largest}×{largest}); use --size")

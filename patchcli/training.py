@@ -361,9 +361,9 @@ class Trainer:
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
         self.history = state["history"].tolist() if "history" in state else []
         self.judged = state["judged"].tolist() if "judged" in state else []
-        for step, criterion, *_ in self.judged:
-            if step == attributes["kept"]:
-                self.kept = Candidate(int(step), criterion, part("kept."))
+        if (kept := attributes["kept"]) is not None:
+            criteria = {step: criterion for step, criterion, *_ in self.judged}
+            self.kept = Candidate(kept, criteria[kept], part("kept."))
         self.seconds = attributes["seconds"]
 
 

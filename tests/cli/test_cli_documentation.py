@@ -84,7 +84,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workshop(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy to work in, with `patchcli` on the PATH, where a watcher stops by itself and training takes two steps."""
+    """A copy to work in, with `patchcli` on the PATH, where a watcher stops by itself and training takes two steps, or
+    is judged every ten."""
     place = tmp_path / "workshop"
     shutil.copytree(built, place, copy_function=lambda old, new: (os.link if old.endswith(".png") else shutil.copy)(old, new))
     monkeypatch.chdir(place)
