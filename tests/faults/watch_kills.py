@@ -27,7 +27,7 @@ from smallworld import WORKING, Told, make_store, save, texture, write_plain
 import patchcli
 from patchcli.pipeline.watch import STATE
 
-BACKLOG = 8  # images that arrive or change before each kill
+BACKLOG = 8  # images that arrive or change before each start, and at most so many before the kill
 DEADLINE = 300  # seconds for what takes a few
 
 
@@ -99,10 +99,12 @@ def kill_watchers(place: Path, store: Path, kills: int, seed: int = 0) -> dict[s
             return subprocess.Popen([sys.executable, "-m", "patchcli", *map(str, command)], stdout=stdout, stderr=stderr)
 
     def until(what: str, running: "subprocess.Popen[bytes]") -> None:
-        """Wait until the watcher watches, or has a record of everything."""
-        end = time.monotonic() + DEADLINE
+        """Wait until the watcher watches, has one more record, or one of everything."""
+        end, before = time.monotonic() + DEADLINE, len(whole_lines(log))
         while time.monotonic() < end and running.poll() is None:
             if what == "watching" and b"watching" in (place / "stderr").read_bytes():
+                return
+            if what == "one more" and len(whole_lines(log)) > before:
                 return
             if what == "all" and line.expected() <= {key(record) for record in whole_lines(log)}:
                 return
@@ -111,13 +113,16 @@ def kill_watchers(place: Path, store: Path, kills: int, seed: int = 0) -> dict[s
 
     line.folder.mkdir(parents=True)
     for _ in range(kills):
-        running = start()
-        if line.chance.random() < 0.9:
-            until("watching", running)
         for _ in range(BACKLOG):
             line.arrive()
-            time.sleep(line.chance.uniform(0, 0.05))
-        time.sleep(line.chance.uniform(0, 0.3))
+        running = start()
+        stage = line.chance.choices(("started", "watching", "one more"), (1, 2, 7))[0]
+        if stage != "started":
+            until(stage, running)
+        for _ in range(line.chance.randrange(BACKLOG)):
+            line.arrive()
+            time.sleep(line.chance.uniform(0, 0.02))
+        time.sleep(line.chance.uniform(0, 0.2))
         running.kill()
         running.wait()
     running = start()
