@@ -20,6 +20,7 @@ _ANCHORS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), 
 
 SIDE = 1024  # pixels a side of a picture of the page, at most
 SMALLEST = 64  # and at least, however many there are
+TITLE = 100  # letters of a title; a longer one loses its middle
 PATCH = 320  # pixels that a patch with its surroundings is enlarged to, about
 
 
@@ -143,14 +144,13 @@ th { vertical-align: bottom; overflow-wrap: normal; } td { white-space: nowrap; 
 .facts td { white-space: normal; } .facts th { font-weight: normal; opacity: .75; white-space: nowrap; vertical-align: top; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); gap: 1.5rem;
   margin: 1.5rem 0; align-items: end; }
-figure { margin: 0; min-width: 0; } figcaption { font-size: .85rem; }
+.charts figure { max-width: 640px; } figure { margin: 0; min-width: 0; } figcaption { font-size: .85rem; }
 .filters { position: sticky; top: 0; background: Canvas; padding: .6rem 0; display: flex; flex-wrap: wrap; gap: .4rem 1.2rem;
   border-bottom: 1px solid var(--edge); align-items: center; z-index: 1; }
 .bar { width: 320px; max-width: 100%; margin-left: auto; } select { font: inherit; padding: .2rem .4rem; }
 article { border: 1px solid var(--edge); border-radius: 8px; padding: .7rem .9rem; margin: 1rem 0; break-inside: avoid; }
 article[hidden] { display: none; }
 h3 { font-size: 1rem; margin: 0 0 .6rem; display: flex; justify-content: space-between; gap: 1rem; align-items: baseline; }
-h3 span:first-child { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; overflow: hidden; }
 .tag { white-space: nowrap; } .tag b { border: 1px solid; border-radius: 4px; padding: .05rem .4rem; margin-right: .4rem; }
 .pass { color: #006b4f; } .reject { color: #b00018; } .review { color: #8a5a00; }
 .pictures { display: grid; grid-template-columns: repeat(4, 1fr); gap: .7rem; align-items: start; }
@@ -166,8 +166,11 @@ dialog img { display: block; width: min(90vw, 1200px); height: min(80vh, 1200px)
 dialog button { position: absolute; top: .6rem; right: .8rem; font: inherit; }
 @media (max-width: 760px) { .pictures { grid-template-columns: 1fr 1fr; } .filters { position: static; } .bar { margin: 0; } }
 @media (prefers-color-scheme: dark) { .pass { color: #4cc79f; } .reject { color: #ff8a93; } .review { color: #f0b651; } }
-@media print { body { margin: 0; max-width: none; } .filters { position: static; border: 0; } .filters label, #shown, dialog {
-  display: none; } .pictures { grid-template-columns: repeat(4, 1fr); } * { print-color-adjust: exact; } }
+@media print {
+  :root { font-size: 10pt; } body { margin: 0; max-width: none; } .wide { overflow: visible; } * { print-color-adjust: exact; }
+  th, td { padding: .2rem .35rem; } .charts { grid-template-columns: 1fr 1fr; gap: 1rem; } figure { break-inside: avoid; }
+  .filters { position: static; border: 0; } .filters label, #shown, .hint, dialog { display: none; } .bar { margin: 0; }
+  .pictures { grid-template-columns: repeat(4, 1fr); } :focus-visible { outline: none; } }
 """
 
 # Shows the articles that both filters let through, and says how many those are; a picture that is clicked is enlarged.
@@ -242,15 +245,17 @@ def _images(cards: Sequence[Card], legend: str) -> str:
             selects.append(f'<label>{name} <select name="{name}"><option value="">all</option>{options}</select></label>')
     shown = '<span id="shown" role="status" aria-live="polite"></span>'
     return (
-        f'<h2>Images</h2><div class="filters">{"".join(selects)}{shown}{legend}</div>{"".join(map(_article, cards))}'
+        '<h2>Images</h2><p class="hint">Click on a picture to enlarge it, or press Enter.</p>'
+        f'<div class="filters">{"".join(selects)}{shown}{legend}</div>{"".join(map(_article, cards))}'
         "<dialog><figure><figcaption></figcaption><img alt></figure><button type=button>Close</button></dialog>"
         f"<script>{_SCRIPT}</script>"
     )
 
 
 def _article(card: Card) -> str:
+    title = card.title if len(card.title) <= TITLE else f"{card.title[: TITLE // 4]}…{card.title[-TITLE * 3 // 4 :]}"
     drawn = "".join(
-        f'<figure><button type="button" class="zoom"><img alt="{_text(f"{card.title}: {what}")}" src="{address}"></button>'
+        f'<figure><button type="button" class="zoom"><img alt="{_text(f"{title}: {what}")}" src="{address}"></button>'
         f'<figcaption title="{_text(what)}">{_text(what)}</figcaption></figure>'
         for what, address in card.pictures
     )
@@ -258,7 +263,7 @@ def _article(card: Card) -> str:
     facts = "".join(f"<span>{_text(fact)}</span> " for fact in card.facts)
     return (
         f'<article data-kind="{escape(card.kind or "")}" data-verdict="{escape(card.verdict or "")}">'
-        f'<h3><span title="{_text(card.title)}">{_text(card.title)}</span>'
+        f'<h3><span title="{_text(card.title)}">{_text(title)}</span>'
         f'<span class="tag">{verdict}{card.score:.4g}</span></h3>'
         f'<div class="pictures">{drawn}</div><p>{facts}</p></article>'
     )

@@ -167,6 +167,14 @@ def test_any_name_can_be_a_title(name: str) -> None:
         assert html.unescape(shown[0]) == name
 
 
+def test_a_long_title_keeps_both_ends(pixels: np.ndarray) -> None:
+    name = "start/" + "x" * 4000 + "/end.png"
+    text = report.page("Grid", [], [], cards=[card(name, 1, pixels)])
+    (shown,) = re.findall(r"<h3><span title=\"[^\"]*\">([^<]*)</span>", text)
+    assert len(shown) <= report.TITLE + 1 and shown.startswith("start/") and shown.endswith("/end.png")
+    assert text.count(name) == 1  # what a pointer shows
+
+
 def test_filters_offer_what_there_is(pixels: np.ndarray) -> None:
     cards = [card("a.png", 2, pixels), card("b.png", 1, pixels, "good", "pass"), card("c.png", 0, pixels, None, None)]
     page = Page(report.page("Grid", [], [], cards=cards))

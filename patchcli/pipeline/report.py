@@ -92,15 +92,17 @@ def page(
     else:
         text.append(f"The threshold: {thresholds.promise}.")
     count = f"Of {len(ranked)} images the {limit} with the highest scores are" if len(ranked) > limit else "All images are"
-    text.append(f"{count} shown, the most anomalous first. Click on a picture to enlarge it, or press Enter.")
+    text.append(f"{count} shown, the most anomalous first.")
 
     maps = (tifffile.imread(str(record.map)) for _, record in shown)
     scale = colour_scale(thresholds, ((float(np.median(values)), float(values.max())) for values in maps))
     legend = pictures.colour_bar(scale, {} if thresholds is None else {"pixel threshold": thresholds.pixel_threshold})
+    numbers = {name: number for number, name in enumerate(opened.image_ids)}
     cards = []
     for done, (sample, record) in enumerate(shown, 1):
         try:
-            cards.append(_card(opened, record, sample, scale, BYTES // (4 * len(shown)), observer))
+            number = numbers[record.nearest_image]
+            cards.append(_card(opened, number, record, sample, scale, BYTES // (4 * len(shown)), observer))
         except InputError as error:  # it is gone since it was scored
             observer.problem(str(error))
         observer.progress("report", done, len(shown))
@@ -115,9 +117,10 @@ def page(
 
 
 def _card(
-    store: Store, record: Record, sample: Sample, scale: ColourScale, limit: int, observer: Observer
+    store: Store, number: int, record: Record, sample: Sample, scale: ColourScale, limit: int, observer: Observer
 ) -> Card:
-    """An image, its map and the two patches that were compared, each picture of at most `limit` bytes."""
+    """An image, its map and the two patches that were compared (the normal one of training image `number`), each picture of
+    at most `limit` bytes."""
     pixels, values = images.decode(sample.path), tifffile.imread(str(record.map))
     mask = read_mask(sample, values.shape, observer)
     outlined = pictures.overlay(pixels, np.full_like(values, scale.low), mask, scale)
@@ -138,7 +141,6 @@ def _card(
     if len(regions) > 3:
         facts.append(f"and {len(regions) - 3} smaller regions")
     patch = _patch(store, store.canvas.fit(pixels), values.shape, (left, top, record.patch_width, record.patch_height))
-    number = store.image_ids.index(record.nearest_image)
     (stored,) = store.read_images(number, number + 1)  # the file may be gone
     normal_box = record.nearest_x, record.nearest_y, record.nearest_width, record.nearest_height
     normal = _patch(store, stored, store.image_sizes[number], normal_box)
