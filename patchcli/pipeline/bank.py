@@ -160,7 +160,7 @@ def _edit(
         observer.note("the bank is thinned: it is embedded anew from the images in the store")
         opened.edit_images(decoded())
         opened.update_dataset(manifest=manifest)
-        return embed(opened.path, memory=memory, device=device, observer=observer)
+        return embed(opened.path, memory=memory, device=device, force=True, observer=observer)
     fingerprint = {**opened.bank_fingerprint(), "manifest": manifest, "images": [count, *opened.images.shape[1:]]}
     with opened.replacing_bank(fingerprint, grids, D, count, len(kept)) as new:
         for block in range(len(new.done)):

@@ -242,7 +242,10 @@ def make_scorer(
 ) -> Scorer:
     """A scorer with the search that is asked for, or the exact way that is there; says what memory the bank takes."""
     budget = runtime.memory(memory)
-    method, why = neighbours.choose(search, device, store.encoder_attributes["D"])
+    attributes = store.encoder_attributes
+    if trouble := attributes.get("trouble"):  # embed was made to take it
+        observer.note(f"the encoder may be of no use: {trouble}")
+    method, why = neighbours.choose(search, device, attributes["D"])
     if why:
         observer.note(why)
     scorer = Scorer(store, device, method, budget, roi)

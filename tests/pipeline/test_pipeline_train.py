@@ -119,7 +119,13 @@ def test_epochs_and_minutes(store: Path) -> None:
 def test_loss_that_is_not_finite(store: Path) -> None:
     with pytest.raises(ArithmeticError, match=r"not finite.*lower --lr"):
         patchcli.train(store=store, steps=20, lr=1e30, **QUICK)
-    assert Store.open(store).attributes_of("encoder") is None
+    trouble = str(patchcli.info(store)["encoder_trouble"])
+    assert trouble.startswith("training failed at step 2: a loss is not finite")
+    assert patchcli.info(store)["next"] == "patchcli train --overwrite"
+    before = tree(store)
+    with pytest.raises(StoreError, match=r"a loss is not finite.*lower --lr.*train --overwrite .or insist with embed --force"):
+        patchcli.embed(store)
+    assert tree(store) == before
 
 
 @pytest.mark.parametrize(
