@@ -77,6 +77,8 @@ class Recipe:
         for name, least in (("D", 1), ("batch", 1), ("seed", 0), ("warmup", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{_option(name)}: expected {least} or more, found {getattr(self, name)}")
+        if self.seed >= 1 << 63:
+            raise InputError(f"--seed: expected less than 2^63, found {self.seed}")
         for name in ("lam", "lr"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InputError(f"{_option(name)}: expected a number of 0 or more, found {getattr(self, name)}")
@@ -158,6 +160,7 @@ class Trainer:
     def __init__(
         self, store: Store, recipe: Recipe, device: torch.device, process: Process | None = None, resume: bool = False
     ) -> None:
+        check_precision(recipe, device)
         self.store, self.recipe, self.device = store, recipe, device
         self.process = process or Process()
         self.mean = store.mean
@@ -458,8 +461,6 @@ def _run(
     progress: Callable[[Step], None],
     stop: Callable[[], bool],
 ) -> Trained:
-    if trainer.recipe.precision == "bfloat16" and trainer.device.type == "cpu" and not cpu_has_bfloat16():
-        raise InputError("--precision bfloat16: this CPU has no bfloat16 instructions, it would be slower; use float32")
     begun = saved = time.monotonic()
     before, first = trainer.seconds, len(trainer.history)
     recent: dict[str, float] = {}
@@ -512,6 +513,12 @@ def _run(
     columns = zip(trainer.loss_names, np.array(trainer.history[-20:]).T, strict=True) if trainer.history else ()
     means = {name: float(column.mean()) for name, column in columns}
     return Trained(len(trainer.history), chosen, trainer.seconds, means, interrupted, digest, collapsed, trouble)
+
+
+def check_precision(recipe: Recipe, device: torch.device) -> None:
+    """Refuse a precision that the device lacks."""
+    if recipe.precision == "bfloat16" and device.type == "cpu" and not cpu_has_bfloat16():
+        raise InputError("--precision bfloat16: this CPU has no bfloat16 instructions, it would be slower; use float32")
 
 
 def cpu_has_bfloat16() -> bool:

@@ -86,7 +86,7 @@ def test_a_recipe_refuses(wrong: dict[str, Any], message: str) -> None:
 def test_images_without_room_for_neighbours_are_refused(tmp_path: Path, make_images: Callable[..., Any]) -> None:
     make_images(tmp_path / "good", 2, (100, 128))
     extract(tmp_path / "good", tmp_path / "a.zarr", (100, 128))
-    with pytest.raises(InputError, match="at least 128×128 pixels, the store's images have 128×100"):
+    with pytest.raises(InputError, match="at least 128×128 pixels, found a working size of 128×100"):
         Trainer(Store.open(tmp_path / "a.zarr"), Recipe(D=4), CPU)
 
 

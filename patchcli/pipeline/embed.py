@@ -13,7 +13,8 @@ from patchcli.errors import InputError, StoreError
 from patchcli.neighbours import cover, paged
 from patchcli.neighbours.pruned import Pages, Stream, page_bytes
 from patchcli.observer import Observer
-from patchcli.store import Bank, Store, bank_bytes
+from patchcli.pipeline.writing import open_to_write
+from patchcli.store import Bank, bank_bytes
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def embed(
     wanted = Thinning(tolerance, keep, half)
     runtime.set_threads(threads)
     target, budget = runtime.device(device), runtime.memory(memory)
-    opened = Store.open(store, observer.mode)
+    opened = open_to_write(store, observer)
     if (trouble := opened.encoder_attributes.get("trouble")) and not force:
         raise StoreError(f"{store}: {trouble} (or insist with embed --force)")
     encoder = training.load(opened, target)

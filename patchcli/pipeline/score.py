@@ -1,5 +1,7 @@
 """Images and bank → anomaly maps and one record an image."""
 
+import contextlib
+import hashlib
 import json
 import math
 from collections import deque
@@ -133,6 +135,8 @@ def score(
     scorer = make_scorer(opened, target, search, memory, observer, interest)
     needed = calibrated or table is not None or min_area > 1 or mm_per_pixel is not None or submission is not None
     calibration = calibration_of(opened, interest, "no verdicts", observer, needed)
+    if calibration is None and opened.attributes_of("calibration") is None:
+        observer.note("no verdicts: not calibrated; run: patchcli calibrate")
     scale = None if calibration is None else colour_scale(calibration.thresholds, ())
     if overlay and endless and scale is None:
         raise InputError("--overlay: there is no scale for the colours yet; run: patchcli calibrate")
@@ -178,6 +182,7 @@ def score(
         drawn: list[tuple[Sample, Path, Path, float]] = []
         found: list[Found] = []
         taken: set[Path] = set()
+        banked = _Banked(opened, scorer)
         done = 0
         with ThreadPoolExecutor(1) as writer:
             waiting: deque[tuple[Sample, Record, Future[None] | None]] = deque()
@@ -202,11 +207,13 @@ def score(
                 while len(waiting) >= batch:  # a record is out when its map is there
                     yield finished(*waiting.popleft())
                 done += 1
+                banked.look(sample, record.score)
                 observer.progress("score", done, total, sample.id)
             while waiting:
                 yield finished(*waiting.popleft())
         if not done and not endless:
             raise InputError(NOTHING)
+        banked.tell(observer)
         if table is not None:
             regions.write(table, found)
         if drawn:
@@ -216,6 +223,39 @@ def score(
                 observer.progress("overlay", count, len(drawn))
 
     return run()
+
+
+class _Banked:
+    """Which of the images that are scored are in the bank: by id, and of those that score 0 by their pixels."""
+
+    def __init__(self, store: Store, scorer: Scorer) -> None:
+        self._store, self._canvas = store, scorer.canvas
+        self._root, self._ids = Path(store.dataset["root"]), set(scorer.ids)
+        self._names: list[str] = []
+        self._zero: dict[bytes, list[str]] = {}  # pixels' digest → images
+
+    def look(self, sample: Sample, score: float) -> None:
+        """Take note of an image that was scored."""
+        full = sample.path.resolve()
+        inside = images.printable(full.relative_to(self._root)) if full.is_relative_to(self._root) else sample.id
+        if {sample.id, inside} & self._ids:
+            self._names.append(sample.id)
+        elif score == 0:
+            with contextlib.suppress(InputError):  # gone by now
+                pixels = self._canvas.fit(images.decode(sample.path))
+                self._zero.setdefault(_digest(pixels), []).append(sample.id)
+
+    def tell(self, observer: Observer) -> None:
+        """Say how many there were."""
+        for number in range(self._store.images.shape[0]) if self._zero else ():
+            self._names += self._zero.pop(_digest(self._store.read_images(number, number + 1)[0]), [])
+        if self._names:
+            found = f"{len(self._names)} of these images are in the bank (first: {self._names[0]})"
+            observer.note(f"{found}: they score 0, or nearly, which says nothing; see: patchcli bank audit")
+
+
+def _digest(pixels: NDArray[np.uint8]) -> bytes:
+    return hashlib.sha256(pixels.tobytes()).digest()
 
 
 def calibration_of(
