@@ -135,8 +135,6 @@ def score(
     scorer = make_scorer(opened, target, search, memory, observer, interest)
     needed = calibrated or table is not None or min_area > 1 or mm_per_pixel is not None or submission is not None
     calibration = calibration_of(opened, interest, "no verdicts", observer, needed)
-    if calibration is None and opened.attributes_of("calibration") is None:
-        observer.note("no verdicts: not calibrated; run: patchcli calibrate")
     scale = None if calibration is None else colour_scale(calibration.thresholds, ())
     if overlay and endless and scale is None:
         raise InputError("--overlay: there is no scale for the colours yet; run: patchcli calibrate")
@@ -161,6 +159,8 @@ def score(
         outputs += [str(table)] * (table is not None)
         disk = sum(4 * height * width for _, (height, width) in usable) if folder is not None else 0
         observer.plan(f"{len(usable)} images", " and ".join(outputs) or "no file", disk)
+    if calibration is None and opened.attributes_of("calibration") is None:
+        observer.note("no verdicts: not calibrated; run: patchcli calibrate")
 
     def write(sample: Sample, map_path: Path, values: NDArray[np.float32], picture: Path | None) -> None:
         if submission and folder is not None and calibration is not None:

@@ -371,3 +371,23 @@ def test_submissions_that_are_refused(private: World, made: World, tmp_path: Pat
     with pytest.raises(IncompleteError, match="patchcli calibrate"):
         patchcli.score(uncalibrated, out=out, submission="mvtec-ad-2")
     assert not out.exists()
+
+
+def test_images_of_the_bank_say_nothing(world: World, tmp_path: Path) -> None:
+    good = world.data / "train" / "good"
+    copied = Path(shutil.copy(good / "004.png", tmp_path / "copy.png"))
+    other = save(tmp_path / "other.bmp", np.asarray(Image.open(good / "005.png")))
+    told = Told()
+    paths = [world.data / "test" / "good" / "000.png", good / "003.png", copied, other]
+    scores = [record.score for record in patchcli.score(world.store, paths, observer=told)]
+    assert scores[0] > 0
+    assert scores[1:] == [0, 0, 0]
+    (note,) = [note for note in told.notes if "bank" in note]
+    assert note.startswith(f"3 of these images are in the bank (first: {(good / '003.png').as_posix()}): they score 0")
+    told = Told()
+    list(patchcli.score(world.store, observer=told))
+    assert told.notes == ["no verdicts: not calibrated; run: patchcli calibrate"]
+    patchcli.embed(world.store, keep=0.5)
+    told = Told()
+    list(patchcli.score(world.store, [good], observer=told))  # a thinned bank: by their names
+    assert told.notes[-1].startswith("10 of these images are in the bank")
