@@ -19,6 +19,7 @@ from patchcli.errors import InputError, StoreError
 from patchcli.store import Store
 
 VERDICTS = ("pass", "review", "reject")
+RATES = (0.01, 0.02, 0.05, 0.1, 0.2)  # of false alarms, that are promised where none is asked for: the first that can be
 
 
 def rank(n: int, rate: float, confidence: float) -> int:
@@ -39,14 +40,31 @@ def least_rate(n: int, confidence: float) -> float:
     return float(1 - (1 - confidence) ** (1 / n))
 
 
+def best_rate(n: int, confidence: float) -> float:
+    """The first of RATES that n images can promise; else the smallest rate that they can, rounded up to 0.01%."""
+    _check_share("--confidence", confidence)
+    if n == 0:
+        return RATES[0]
+    can = (rate for rate in RATES if rank(n, rate, confidence))
+    return next(can, _rounded_up(least_rate(n, confidence)))
+
+
+def _rounded_up(rate: float) -> float:
+    return math.ceil(1e4 * rate) / 1e4
+
+
+def _check_share(name: str, share: float) -> None:
+    if not 0 < share < 1:
+        raise InputError(f"{name}: expected a share between 0 and 100%, found {100 * share:g}%")
+
+
 def check(n: int, rate: float, confidence: float) -> None:
     """Raise InputError where a rate or confidence is no share between 0 and 1, or n images are too few for them."""
-    for name, share in (("--false-alarms", rate), ("--confidence", confidence)):
-        if not 0 < share < 1:
-            raise InputError(f"{name}: expected a share between 0 and 100%, found {100 * share:g}%")
+    _check_share("--false-alarms", rate)
+    _check_share("--confidence", confidence)
     if n == 0 or rank(n, rate, confidence) == 0:
         needed = f"{100 * rate:g}% at {100 * confidence:g}% confidence needs {least_images(rate, confidence):,}"
-        smallest = math.ceil(1e4 * least_rate(n, confidence)) / 100 if n else 100
+        smallest = 100 * _rounded_up(least_rate(n, confidence)) if n else 100
         advice = f"; with these: --false-alarms {smallest:.2f}%" if smallest < 100 else ""
         raise InputError(f"a false-alarm rate of {needed} good images, found {n}{advice}")
 

@@ -88,11 +88,14 @@ def set_threads(threads: int | None) -> None:
 
 def memory(limit: int | None = None) -> int:
     """Bytes that a bank may hold in memory: the limit, or half of what is free."""
-    if limit is not None:
-        return limit
+    return free_memory() // 2 if limit is None else limit
+
+
+def free_memory() -> int:
+    """Bytes of memory that are free."""
     import psutil
 
-    return int(psutil.virtual_memory().available) // 2
+    return int(psutil.virtual_memory().available)
 
 
 def megabytes(size: int) -> str:

@@ -71,8 +71,8 @@ def check_size(scales: Mapping[str, Scale], height: int, width: int) -> None:
     """Refuse images on which no neighbouring pair fits."""
     needed = max(2 * scale.K for scale in scales.values())
     if min(height, width) < needed:
-        found = f"the store's images have {width}×{height}"
-        raise InputError(f"training needs images of at least {needed}×{needed} pixels, {found}; extract with a larger --size")
+        found = f"found a working size of {width}×{height}; give a larger --size"
+        raise InputError(f"training needs images of at least {needed}×{needed} pixels, {found}")
 
 
 def _augment(rng: np.random.Generator, image: Floats) -> Floats:

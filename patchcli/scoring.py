@@ -64,7 +64,7 @@ class Scorer:
             raise InputError(f"--roi {roi.path}: {found}; expected a larger area")
         self.grids = grids(self.encoder, self.canvas.height, self.canvas.width, store.strides)
         self.ids, self.sizes = store.image_ids, store.image_sizes
-        self.device = device
+        self.device, self.memory = device, memory
         self.bound: dict[str, float] = bank.attributes["radius"]  # by how much a distance may be off, 0 for a whole bank
         self.search, left = {}, memory
         for scale in self.grids:  # big first: it is small

@@ -77,6 +77,8 @@ class Recipe:
         for name, least in (("D", 1), ("batch", 1), ("seed", 0), ("warmup", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{_option(name)}: expected {least} or more, found {getattr(self, name)}")
+        if self.seed >= 1 << 63:
+            raise InputError(f"--seed: expected less than 2^63, found {self.seed}")
         for name in ("lam", "lr"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InputError(f"{_option(name)}: expected a number of 0 or more, found {getattr(self, name)}")
@@ -106,6 +108,7 @@ class Trained:
     interrupted: bool
     sha256: str
     collapsed: bool = False  # the separation's features, after the encoder that was kept
+    trouble: str | None = None  # why the encoder should not be embedded, as the store says too
 
 
 def build(architecture: str, D: int) -> Encoder:
@@ -157,6 +160,7 @@ class Trainer:
     def __init__(
         self, store: Store, recipe: Recipe, device: torch.device, process: Process | None = None, resume: bool = False
     ) -> None:
+        check_precision(recipe, device)
         self.store, self.recipe, self.device = store, recipe, device
         self.process = process or Process()
         self.mean = store.mean
@@ -167,6 +171,7 @@ class Trainer:
         self.history: list[list[float]] = []  # a row a step, a column a loss
         self.judged: list[list[float]] = []  # step, criterion, rank, spread
         self.kept: Candidate | None = None  # the last one judged that is not worse than the best, but by chance
+        self.stored = resume  # whether the store's encoder is this run's
         self.seconds = 0.0
         if resume:
             self._restore()
@@ -261,17 +266,18 @@ class Trainer:
     def judge(self) -> Candidate | None:
         """The average's weights now, judged by held-out images; None where the images are too few to hold some out.
 
-        Raises TrainingError where the features have collapsed.
+        Raises TrainingError where the features have collapsed, or the weights are not finite.
         """
+        step, weights = len(self.history), _arrays(self.average.state_dict())
+        self._check_finite(weights)
         if not len(self.held):
             return None
-        step = len(self.history)
         judgement = self._held_out.judge(self.average, self.device)
         if step >= ALARM_AFTER and (judgement.rank < LEAST_RANK or judgement.spread < LEAST_SPREAD):
             found = f"the features have collapsed (effective rank {judgement.rank:.2f}, spread {judgement.spread:.1e})"
             remedy = "lower --lr" if self.loss.contrast else "lower --lambda or --lr, or raise --warmup"
             raise TrainingError(f"step {step}: {found}; {remedy}")
-        candidate = Candidate(step, judgement.criterion, _arrays(self.average.state_dict()))
+        candidate = Candidate(step, judgement.criterion, weights)
         if step % JUDGED_EVERY == 0 and (not self.judged or self.judged[-1][0] < step):
             self.judged.append([step, judgement.criterion, judgement.rank, judgement.spread])
             if step and self._holds(candidate):  # step 0: to compare with
@@ -282,6 +288,27 @@ class Trainer:
         """Whether the criterion has not fallen, by more than chance, from its best since the first step."""
         best = max((criterion for step, criterion, *_ in self.judged if step), default=candidate.criterion)
         return candidate.criterion >= best - TOLERANCE
+
+    def _check_finite(self, weights: Mapping[str, NDArray[Any]]) -> None:
+        if not all(np.isfinite(values).all() for values in weights.values()):
+            raise TrainingError(f"step {len(self.history)}: the weights are not finite; lower --lr")
+
+    def unproven(self) -> str | None:
+        """What is wrong with an encoder that training ends with here, before its end; None where it beats the untrained one.
+
+        None too where the criterion has no say: with the paper's losses, and without held-out images.
+        """
+        compared = not self.history or (self.judged and self.judged[0][0] == 0)  # there may have been too few images then
+        if self.recipe.objective == "paper" or not len(self.held) or not compared:
+            return None
+        judged = ""
+        if self.kept is not None:
+            untrained = self.judged[0][1]
+            if self.kept.criterion > untrained:
+                return None
+            judged = f" ({self.kept.criterion:.3f}, untrained {untrained:.3f})"
+        found = f"training stopped at step {len(self.history)}, before its criterion was above the untrained encoder's{judged}"
+        return f"{found}; run: patchcli train --resume"
 
     def position_at_chance(self) -> bool:
         """Whether the position losses of the last ALARM_AFTER steps are those of a guess, at every scale."""
@@ -295,8 +322,10 @@ class Trainer:
             found = f"the position losses have been at chance (ln 8 = 2.08) for {ALARM_AFTER} steps"
             raise TrainingError(f"step {len(self.history)}: {found}; lower --lambda, raise --warmup, or change --lr")
 
-    def save(self, last: Candidate | None = None) -> tuple[str, int]:
+    def save(self, last: Candidate | None = None, trouble: str | None = None) -> tuple[str, int]:
         """Write encoder and checkpoint to the store (rank 0 alone does); the encoder's sha256, and the step it is of.
+
+        `trouble` is why that encoder should not be embedded. Raises TrainingError where weights are not finite.
 
         With the contrast, the encoder is `last` or the last one judged before whose criterion holds; without a judgement, or
         with the paper's losses alone, it is the average as it is: of those the criterion preferred an untrained encoder to
@@ -305,11 +334,13 @@ class Trainer:
         chosen = last if last is not None and self._holds(last) else self.kept
         if chosen is None or self.recipe.objective == "paper":
             chosen = Candidate(len(self.history), math.nan, _arrays(self.average.state_dict()))
+        weights = _arrays(self.loss.state_dict())
+        self._check_finite(chosen.weights | weights)
         if self.process.rank > 0:
             return digest_of(chosen.weights), chosen.step
         state: dict[str, NDArray[Any]] = {"history": np.array(self.history, np.float32)} if self.history else {}
         state |= {"judged": np.array(self.judged)} if self.judged else {}
-        state |= {f"loss.{name}": values for name, values in _arrays(self.loss.state_dict()).items()}
+        state |= {f"loss.{name}": values for name, values in weights.items()}
         state |= {f"average.{name}": values for name, values in _arrays(self.average.state_dict()).items()}
         state |= {f"kept.{name}": values for name, values in (self.kept.weights if self.kept else {}).items()}
         names = [name for name, _ in self.loss.named_parameters()]
@@ -328,11 +359,27 @@ class Trainer:
             "alignment": self.alignment,
             "separation": self.separates,
             "strides": STRIDES if self.loss.contrast and not self.separates else {},
-            "checkpoint_sha256": digest_of(_arrays(self.loss.state_dict())),
+            "checkpoint_sha256": digest_of(weights),
             "seconds": self.seconds,
             "losses": self.loss_names,
+            "judged": bool(self.judged),
+            "trouble": trouble,
         }
-        return self.store.write_encoder(chosen.weights, attributes, state), chosen.step
+        digest = self.store.write_encoder(chosen.weights, attributes, state)
+        self.stored = True
+        return digest, chosen.step
+
+    def fail(self, found: str) -> None:
+        """Have the store say that training failed: in a last checkpoint, or where that is not finite, in the one before."""
+        trouble = f"training failed at {found}; run: patchcli train --overwrite"
+        if self.process.rank > 0:
+            return
+        try:
+            self.save(trouble=trouble)
+        except TrainingError:
+            if self.stored:
+                attributes = {**self.store.encoder_attributes, "trouble": trouble}
+                self.store.write_encoder(self.store.read_encoder(), attributes, self.store.read_training_state())
 
     def _restore(self) -> None:
         state = self.store.read_training_state()
@@ -395,9 +442,25 @@ def run(
     progress: Callable[[Step], None],
     stop: Callable[[], bool],
 ) -> Trained:
-    """Train until `steps` in all are done, `seconds` of this run are over, or `stop()`; checkpoints on the way."""
-    if trainer.recipe.precision == "bfloat16" and trainer.device.type == "cpu" and not cpu_has_bfloat16():
-        raise InputError("--precision bfloat16: this CPU has no bfloat16 instructions, it would be slower; use float32")
+    """Train until `steps` in all are done, `seconds` of this run are over, or `stop()`; checkpoints on the way.
+
+    The store says where its encoder should not be embedded: where training failed (a TrainingError, raised here too), or a
+    checkpoint or `stop()` came before the criterion was above the untrained encoder's.
+    """
+    try:
+        return _run(trainer, steps, seconds, progress, stop)
+    except TrainingError as error:
+        trainer.fail(str(error))
+        raise
+
+
+def _run(
+    trainer: Trainer,
+    steps: int | None,
+    seconds: float | None,
+    progress: Callable[[Step], None],
+    stop: Callable[[], bool],
+) -> Trained:
     begun = saved = time.monotonic()
     before, first = trainer.seconds, len(trainer.history)
     recent: dict[str, float] = {}
@@ -424,7 +487,7 @@ def run(
         if interrupted or over:
             break
         if due:
-            trainer.save()
+            trainer.save(trouble=trainer.unproven())
             saved = now
         if done % JUDGED_EVERY == 0:
             if trainer.process.rank == 0 and done not in (row[0] for row in trainer.judged):
@@ -443,11 +506,19 @@ def run(
         progress(Step(done, steps, spent, min(left, default=None), recent))
     candidate = None
     if trainer.history and trainer.process.rank == 0 and not (interrupted or collapsed):
+        trainer.check_position()
         candidate, collapsed = judged()
-    digest, chosen = trainer.save(candidate)
+    trouble = trainer.unproven() if interrupted else None
+    digest, chosen = trainer.save(candidate, trouble)
     columns = zip(trainer.loss_names, np.array(trainer.history[-20:]).T, strict=True) if trainer.history else ()
     means = {name: float(column.mean()) for name, column in columns}
-    return Trained(len(trainer.history), chosen, trainer.seconds, means, interrupted, digest, collapsed)
+    return Trained(len(trainer.history), chosen, trainer.seconds, means, interrupted, digest, collapsed, trouble)
+
+
+def check_precision(recipe: Recipe, device: torch.device) -> None:
+    """Refuse a precision that the device lacks."""
+    if recipe.precision == "bfloat16" and device.type == "cpu" and not cpu_has_bfloat16():
+        raise InputError("--precision bfloat16: this CPU has no bfloat16 instructions, it would be slower; use float32")
 
 
 def cpu_has_bfloat16() -> bool:

@@ -105,3 +105,18 @@ def test_verdicts() -> None:
     assert [banded.verdict(score) for score in (1, 2, 2.5, 3, 3.1)] == ["pass", "pass", "review", "review", "reject"]
     assert [plain.verdict(score) for score in (1, 2, 2.5, 3, 3.1)] == ["pass", "pass", "pass", "pass", "reject"]
     assert [plain.p_value(score) for score in (0, 3, 5)] == [1, 0.6, 0.2]
+
+
+@given(st.integers(1, 1000), st.floats(0.5, 0.999))
+def test_the_best_rate_is_the_least_that_can_be_promised(n: int, confidence: float) -> None:
+    rate = calibration.best_rate(n, confidence)
+    calibration.check(n, rate, confidence)
+    for other in calibration.RATES:
+        assert other >= rate or calibration.rank(n, other, confidence) == 0
+    if rate not in calibration.RATES:
+        assert calibration.rank(n, rate - 1.1e-4, confidence) == 0
+
+
+@pytest.mark.parametrize(("n", "rate"), [(299, 0.01), (298, 0.02), (149, 0.02), (148, 0.05), (59, 0.05), (58, 0.1), (14, 0.2)])
+def test_the_rates_of_so_many_images(n: int, rate: float) -> None:
+    assert calibration.best_rate(n, 0.95) == rate

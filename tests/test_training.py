@@ -86,7 +86,7 @@ def test_a_recipe_refuses(wrong: dict[str, Any], message: str) -> None:
 def test_images_without_room_for_neighbours_are_refused(tmp_path: Path, make_images: Callable[..., Any]) -> None:
     make_images(tmp_path / "good", 2, (100, 128))
     extract(tmp_path / "good", tmp_path / "a.zarr", (100, 128))
-    with pytest.raises(InputError, match="at least 128×128 pixels, the store's images have 128×100"):
+    with pytest.raises(InputError, match="at least 128×128 pixels, found a working size of 128×100"):
         Trainer(Store.open(tmp_path / "a.zarr"), Recipe(D=4), CPU)
 
 
@@ -422,7 +422,16 @@ def test_collapsed_features_end_training(
     monkeypatch.setattr(HeldOut, "judge", lambda *_: Judgement(0.5, rank, spread))
     with pytest.raises(TrainingError, match=r"step 4: the features have collapsed .*; lower --lr"):
         run(Trainer(judged_store, Recipe("flat", D=4, batch=1), CPU), 5)
-    assert judged_store.attributes_of("encoder") is None
+    trouble = judged_store.encoder_attributes["trouble"]
+    assert trouble.startswith("training failed at step 4: the features have collapsed (effective rank ")
+    assert trouble.endswith("; lower --lr; run: patchcli train --overwrite")
+    assert judged_store.encoder_attributes["chosen"] == 2  # the last one judged before
+    with pytest.raises(TrainingError, match="step 4: the features have collapsed"):  # as long as it is so
+        run(Trainer(judged_store, Recipe("flat", D=4, batch=1), CPU, resume=True), 3)
+    assert judged_store.encoder_attributes["trouble"] == trouble
+    monkeypatch.setattr(HeldOut, "judge", lambda *_: Judgement(0.6, 9.0, 1.0))
+    assert run(Trainer(judged_store, Recipe("flat", D=4, batch=1), CPU, resume=True), 5).trouble is None
+    assert judged_store.encoder_attributes["trouble"] is None
 
 
 def test_a_position_that_is_never_told_ends_training(small_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,6 +439,9 @@ def test_a_position_that_is_never_told_ends_training(small_store: Store, monkeyp
     trainer.history = [[0.0, math.log(8)]] * training.ALARM_AFTER
     with pytest.raises(TrainingError, match=r"step 150: the position losses have been at chance .*; lower --lambda"):
         trainer.check_position()
+    with pytest.raises(TrainingError, match="step 150: the position losses"):  # at the very end of a run too
+        run(trainer, training.ALARM_AFTER)
+    assert "step 150: the position losses have been at chance" in small_store.encoder_attributes["trouble"]
     trainer.history[0] = [0.0, math.log(8) - 0.02 * training.ALARM_AFTER]
     trainer.check_position()  # something was told
     trainer.history = trainer.history[1:]
@@ -522,6 +534,97 @@ def test_a_loss_that_is_not_finite_ends_training_and_saves_nothing(small_store: 
     with pytest.raises(TrainingError, match="step 1: a loss is not finite"):
         run(trainer, 1)
     assert all(np.isfinite(values).all() for values in small_store.read_encoder().values())
+    assert small_store.encoder_attributes["trouble"].startswith("training failed at step 1: a loss is not finite")
+    assert run(Trainer(small_store, Recipe(D=4, batch=1), CPU, resume=True), 1).trouble is None
+    assert small_store.encoder_attributes["trouble"] is None
+
+
+@pytest.mark.parametrize("images", ["small_store", "judged_store"])
+@pytest.mark.parametrize("last", [2, 3])
+def test_weights_that_are_not_finite_are_no_encoder(request: pytest.FixtureRequest, images: str, last: int) -> None:
+    """Found by a judgement, by the end of a run, or by nothing but the writing of it."""
+    store: Store = request.getfixturevalue(images)
+    trainer = Trainer(store, dataclasses.replace(CONTRAST, batch=1), CPU)
+    step = trainer.step
+
+    def exploding(batch: Any) -> dict[str, float]:
+        losses = step(batch)
+        if len(trainer.history) == last:
+            with torch.no_grad():
+                trainer.average.conv1.weight.fill_(math.nan)
+        return losses
+
+    trainer.step = exploding  # type: ignore[method-assign]
+    with pytest.raises(TrainingError, match=f"step {last}: the weights are not finite; lower --lr"):
+        run(trainer, last)
+    attributes = store.attributes_of("encoder")
+    if last == 3 and images == "judged_store":
+        assert attributes is not None
+        assert attributes["chosen"] == 2
+        assert attributes["trouble"].startswith("training failed at step 3: the weights are not finite")
+    else:
+        assert attributes is None
+
+
+def stopped_at(store: Store, recipe: Recipe, step: int, **options: Any) -> tuple[Trainer, Trained]:
+    trainer = Trainer(store, recipe, CPU, **options)
+    return trainer, training.run(trainer, 9, None, silent, lambda: len(trainer.history) == step)
+
+
+@pytest.mark.parametrize(
+    ("criteria", "step", "says"),
+    [
+        ((), 0, "step 0, before its criterion was above the untrained encoder's; run: patchcli train --resume"),
+        ((0.7,), 1, "step 1, before its criterion was above the untrained encoder's; run"),
+        ((0.7, 0.7), 3, "step 3, before its criterion was above the untrained encoder's (0.700, untrained 0.700); run"),
+        ((0.7, 0.71), 3, None),
+        ((0.7, 0.71, 0.69), 5, "(0.690, untrained 0.700)"),  # the last one that holds is the encoder
+    ],
+)
+def test_interrupted_before_it_beats_the_untrained_encoder(
+    judged_store: Store, monkeypatch: pytest.MonkeyPatch, criteria: tuple[float, ...], step: int, says: str | None
+) -> None:
+    values = iter(criteria)
+    monkeypatch.setattr(HeldOut, "judge", lambda *_: Judgement(next(values, 0.8), 9.0, 1.0))
+    _, done = stopped_at(judged_store, CONTRAST, step)
+    assert done.interrupted
+    assert done.trouble == judged_store.encoder_attributes["trouble"]
+    assert done.trouble is None if says is None else says in str(done.trouble)
+    assert run(Trainer(judged_store, CONTRAST, CPU, resume=True), 7).trouble is None
+    assert judged_store.encoder_attributes["trouble"] is None
+
+
+def test_a_checkpoint_says_what_a_kill_would_leave(judged_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    criteria = iter((0.7, 0.6, 0.8, 0.8))
+    monkeypatch.setattr(HeldOut, "judge", lambda *_: Judgement(next(criteria), 9.0, 1.0))
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    trainer, left = Trainer(judged_store, CONTRAST, CPU), []
+    training.run(trainer, 6, None, lambda _: left.append(judged_store.attributes_of("encoder")), never)
+    assert [attributes["steps"] for attributes in left] == [0, 1, 2, 3, 4, 5]
+    # what a judgement finds is in the checkpoint after the next step
+    assert [attributes["trouble"] is None for attributes in left] == [False] * 5 + [True]
+    assert judged_store.encoder_attributes["trouble"] is None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "images", "step"),
+    [(dataclasses.replace(CONTRAST, objective="paper"), "judged_store", 3), (CONTRAST, "small_store", 3)],
+)
+def test_where_the_criterion_has_no_say_an_interruption_is_no_trouble(
+    request: pytest.FixtureRequest, recipe: Recipe, images: str, step: int
+) -> None:
+    store: Store = request.getfixturevalue(images)
+    _, done = stopped_at(store, dataclasses.replace(recipe, batch=1), step)
+    assert done.interrupted
+    assert done.trouble is store.encoder_attributes["trouble"] is None
+    assert store.encoder_attributes["judged"] == (images == "judged_store")
+
+
+def test_an_untrained_encoder_and_one_trained_for_some_minutes_are_no_trouble(judged_store: Store) -> None:
+    assert run(Trainer(judged_store, CONTRAST, CPU), 0).trouble is None
+    trainer, clock = Trainer(judged_store, CONTRAST, CPU), iter(range(100))
+    done = training.run(trainer, None, 1e-9, lambda _: next(clock), never)
+    assert (done.interrupted, done.trouble, judged_store.encoder_attributes["trouble"]) == (False, None, None)
 
 
 def test_bfloat16_is_refused_where_it_is_emulated(small_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,9 @@ def add(
     paths: Annotated[list[str], typer.Argument(metavar="PATHS...", help="Good images and folders; - reads them from stdin.")],
     null: options.Null = False,
     store: options.Store = options.STORE,
+    force: Annotated[
+        bool, typer.Option("--force", help="Add test images of the data set too, and those it labels as defective.")
+    ] = False,
     memory: options.Memory = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
@@ -112,8 +115,9 @@ def add(
         from patchcli.pipeline.bank import bank_add
 
         done = bank_add(
-            store, _given(paths, null), memory=options.memory(memory), device=device, threads=threads, observer=terminal
-        )
+            store, _given(paths, null), force=force, memory=options.memory(memory), device=device, threads=threads,
+            observer=terminal,
+        )  # fmt: skip
         terminal.note(f"the bank holds {done.images} images ({done.embedded} added)")
 
 

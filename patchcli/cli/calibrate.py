@@ -25,8 +25,14 @@ def calibrate(
         ),
     ] = None,
     false_alarms: Annotated[
-        str, typer.Option("--false-alarms", metavar="RATE", help="Share of good images that may be rejected.")
-    ] = "1%",
+        str | None,
+        typer.Option(
+            "--false-alarms",
+            metavar="RATE",
+            help="Share of good images that may be rejected. [default: the least of 1, 2, 5, 10 and 20% that the images can "
+            "promise]",
+        ),
+    ] = None,
     confidence: Annotated[str, typer.Option("--confidence", metavar="SHARE", help="Confidence of the promise.")] = "95%",
     review: Annotated[
         str | None,
@@ -52,14 +58,14 @@ def calibrate(
     """
     with Terminal(quiet, verbose, dry_run) as terminal:
         terminal.check_format(form)
-        rates = options.share("--false-alarms", false_alarms), options.share("--confidence", confidence)
+        rate = None if false_alarms is None else options.share("--false-alarms", false_alarms)
         reviewed, limit = None if review is None else options.share("--review", review), options.memory(memory)
         from patchcli.pipeline.calibrate import calibrate
 
         named = source[0] if source in (["holdout"], ["validation"], ["loo"]) else source
         record = calibrate(
-            store, named, false_alarms=rates[0], confidence=rates[1], review=reviewed, roi=roi,
+            store, named, false_alarms=rate, confidence=options.share("--confidence", confidence), review=reviewed, roi=roi,
             device=device, search=search, memory=limit, threads=threads, observer=terminal,
         )  # fmt: skip
-        terminal.note(record.promise)
+        terminal.note(f"{record.promise}; next: patchcli score")
         terminal.write([record], form, COLUMNS)

@@ -18,6 +18,9 @@ def embed(
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store vectors as float16: half the size on disk.")] = False,
     overwrite: options.Overwrite = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Embed even an encoder whose training failed or stopped before it was of use.")
+    ] = False,
     memory: options.Memory = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
@@ -41,10 +44,11 @@ def embed(
 
         done = embed(
             store, tolerance=tolerance, keep=share, half=half, memory=limit, device=device, threads=threads,
-            overwrite=overwrite, observer=terminal,
+            overwrite=overwrite, force=force, observer=terminal,
         )  # fmt: skip
         vectors = ", ".join(f"{count:,} {scale}" for scale, count in done.vectors.items())
         terminal.note(f"the bank holds {vectors} vectors of {done.images} images ({done.embedded} embedded now)")
         if any(done.radius.values()):
             bounds = ", ".join(f"{radius:.3g} ({scale})" for scale, radius in done.radius.items())
             terminal.note(f"a distance is off by at most {bounds}")
+        terminal.note("next: patchcli calibrate (for verdicts), or patchcli score")

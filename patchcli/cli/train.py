@@ -82,6 +82,7 @@ def train(
         losses = ", ".join(f"{name} {value:.3f}" for name, value in trained.losses.items())
         terminal.note(f"{trained.steps} steps in {trained.seconds:.0f} s{': ' if losses else ''}{losses}")
         if trained.interrupted:
-            terminal.note(f"interrupted; the encoder is usable, go on with: patchcli train --resume --store {store}")
+            usable = f"the encoder is usable, go on with: patchcli train --resume --store {store}"
+            terminal.note(f"interrupted; {trained.trouble or usable}")
             raise typer.Exit(INTERRUPTED)
         terminal.note(f"encoder {trained.sha256[:12]} (of step {trained.chosen}) is in {store}; next: patchcli embed")

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from patchcli import embedding, images, layouts, runtime, training
 from patchcli.errors import InputError, StoreError
+from patchcli.layouts import Sample
 from patchcli.neighbours.pruned import Stream
 from patchcli.observer import Observer
 from patchcli.pipeline.embed import Embedded, Thinning, embed, index, pages_stream
-from patchcli.pipeline.score import make_scorer
+from patchcli.pipeline.score import all_samples, make_scorer
+from patchcli.pipeline.writing import open_to_write
 from patchcli.scoring import Scored, Scorer
 from patchcli.store import Bank, Store, bank_bytes
 
@@ -73,7 +75,7 @@ def bank_remove(
 ) -> Embedded:
     """Take images out of the store and its bank; options are those of `_edit`."""
     observer = observer or Observer()
-    opened = Store.open(store, observer.mode)
+    opened = open_to_write(store, observer)
     held = opened.image_ids
     unwanted = list(dict.fromkeys(names))
     for name in unwanted:
@@ -87,33 +89,51 @@ def bank_remove(
 
 
 def bank_add(
-    store: Path | str, paths: Iterable[Path | str], *, observer: Observer | None = None, **options: Any
+    store: Path | str, paths: Iterable[Path | str], *, force: bool = False, observer: Observer | None = None, **options: Any
 ) -> Embedded:
-    """Put good images, or folders of them, into the store and its bank; what cannot be read is reported and left out."""
+    """Put good images, or folders of them, into the store and its bank; what cannot be read is reported and left out.
+
+    So are test images of the data set and those it labels as defective, and copies of them, unless `force` insists.
+    """
     observer = observer or Observer()
-    opened = Store.open(store, observer.mode)
+    opened = open_to_write(store, observer)
     root, held = Path(opened.dataset["root"]), set(opened.image_ids)
     aside = {digest: name for name, digest in opened.held_out.items()}
     canvas = opened.canvas
     added: list[Decoded] = []
-    for given in map(Path, paths):
-        for path in list(images.find(given)) if given.is_dir() else [given]:
-            full = path.resolve()
-            name = images.printable(full.relative_to(root) if full.is_relative_to(root) else path)
-            if name in held:
-                observer.problem(f"{path}: an image of this id ({name}) is in the bank; remove it first to replace it")
-                continue
-            try:
-                pixels = images.decode(path)
-            except InputError as error:
-                observer.problem(str(error))
-                continue
-            reserved = aside.get(layouts.digest(path)) if aside else None
-            if reserved is not None or name in opened.held_out:
-                observer.problem(f"{path}: is held out for calibration ({reserved or name}), so the bank may not hold it")
-                continue
-            held.add(name)
-            added.append((name, (pixels.shape[0], pixels.shape[1]), canvas.fit(pixels)))
+    defective: list[str] = []
+    given = [path for name in map(Path, paths) for path in (images.find(name) if name.is_dir() else [name])]
+    every = all_samples(opened)
+    if not every:
+        observer.note(f"{root}: the data set is gone, so nothing tells whether its test images are among these")
+    labelled = [sample for sample in every if sample.defective or sample.split.startswith("test")]
+    unfit = same_images([Sample("", path, "", "good") for path in given], labelled)
+    for path in given:
+        full = path.resolve()
+        name = images.printable(full.relative_to(root) if full.is_relative_to(root) else path)
+        if name in held:
+            observer.problem(f"{path}: an image of this id ({name}) is in the bank; remove it first to replace it")
+            continue
+        if path in unfit and not force:
+            other = unfit[path]
+            what = f"{'a test' if other.split.startswith('test') else 'an'} image of the data set ({other.kind})"
+            observer.problem(f"{path}: is {copy_of(path, other)}{what}, not a good one to learn from; --force adds it")
+            continue
+        try:
+            pixels = images.decode(path)
+        except InputError as error:
+            observer.problem(str(error))
+            continue
+        reserved = aside.get(layouts.digest(path)) if aside else None
+        if reserved is not None or name in opened.held_out:
+            observer.problem(f"{path}: is held out for calibration ({reserved or name}), so the bank may not hold it")
+            continue
+        held.add(name)
+        defective += [name] * (path in unfit and unfit[path].defective)
+        added.append((name, (pixels.shape[0], pixels.shape[1]), canvas.fit(pixels)))
+    if defective:
+        found = f"{len(defective)} of the images are labelled as defective (first: {defective[0]})"
+        observer.note(f"{found}; with them in the bank, defects like theirs score low")
     if not added:
         raise InputError("no image to add; expected png, jpg, bmp, tif or webp files that are not in the bank")
     return _edit(opened, list(range(opened.images.shape[0])), added, observer=observer, **options)
@@ -160,7 +180,7 @@ def _edit(
         observer.note("the bank is thinned: it is embedded anew from the images in the store")
         opened.edit_images(decoded())
         opened.update_dataset(manifest=manifest)
-        return embed(opened.path, memory=memory, device=device, observer=observer)
+        return embed(opened.path, memory=memory, device=device, force=True, observer=observer)
     fingerprint = {**opened.bank_fingerprint(), "manifest": manifest, "images": [count, *opened.images.shape[1:]]}
     with opened.replacing_bank(fingerprint, grids, D, count, len(kept)) as new:
         for block in range(len(new.done)):
@@ -191,6 +211,25 @@ def _edited(bank: Bank, new: Bank, scale: str, kept: list[int]) -> Stream:
         yield from new.blocks(scale)
 
     return stream
+
+
+def copy_of(path: Path, other: Sample) -> str:
+    """How a file that `same_images` found is said to be that other image."""
+    return "" if path.resolve() == other.path.resolve() else f"a copy of {other.id}, "
+
+
+def same_images(samples: list[Sample], others: list[Sample]) -> dict[Path, Sample]:
+    """Paths of the samples that are a file of the others, or have the content of one, with that one."""
+    paths = {other.path.resolve(): other for other in others}
+    found = {sample.path: paths[sample.path.resolve()] for sample in samples if sample.path.resolve() in paths}
+    rest = [sample for sample in samples if sample.path not in found and sample.path.is_file()]
+    sizes = {sample.path.stat().st_size for sample in rest}
+    contents = {
+        layouts.digest(other.path): other for other in others if other.path.is_file() and other.path.stat().st_size in sizes
+    }
+    if contents:
+        found |= {sample.path: contents[key] for sample in rest if (key := layouts.digest(sample.path)) in contents}
+    return found
 
 
 def audit(

@@ -11,14 +11,15 @@ from patchcli.calibration import Thresholds
 from patchcli.errors import InputError
 from patchcli.layouts import Sample, digest
 from patchcli.observer import Observer
-from patchcli.pipeline.bank import check_whole, leave_one_out
+from patchcli.pipeline.bank import check_whole, copy_of, leave_one_out, same_images
 from patchcli.pipeline.score import BATCH, all_samples, by_path, make_scorer, named, original_size, readable, scored
+from patchcli.pipeline.writing import open_to_write
 from patchcli.regions import Roi
 from patchcli.scoring import Scored
 from patchcli.store import Store
 
 SCHEMA = "patchcli.calibration/1"
-FALSE_ALARMS, CONFIDENCE = 0.01, 0.95
+CONFIDENCE = 0.95
 HOTTEST = 2  # full heat in pictures, in pixel thresholds
 
 
@@ -26,7 +27,7 @@ def calibrate(
     store: Path | str = "patchcli.zarr",
     source: str | Sequence[Path | str] | None = None,
     *,
-    false_alarms: float = FALSE_ALARMS,
+    false_alarms: float | None = None,
     confidence: float = CONFIDENCE,
     review: float | None = None,
     roi: Path | str | None = None,
@@ -38,6 +39,7 @@ def calibrate(
 ) -> Thresholds:
     """Set the thresholds that at most a share `false_alarms` of good images exceeds, with this confidence.
 
+    Without one, it is the lowest of calibration.RATES that the images can promise, else the lowest that they can.
     `source` of good images: "holdout", those that `extract` or `train` set aside; "validation", the data set's split;
     "loo", leaving out each of the bank's images in turn, for which the promise holds approximately (the encoder knows the
     image, and one bank is not the other); or files and folders. Without it, the first of the three that there is.
@@ -47,18 +49,26 @@ def calibrate(
     observer = observer or Observer()
     runtime.set_threads(threads)
     interest = None if roi is None else Roi.read(roi)
-    opened, target = Store.open(store, observer.mode), runtime.device(device)
+    opened, target = open_to_write(store, observer), runtime.device(device)
     bank = opened.bank()
     samples, origin = _samples(opened, source, observer)
-    calibration.check(bank.images if samples is None else len(samples), false_alarms, confidence)
-    if review is not None and not false_alarms < review < 1:
-        raise InputError(f"--review: expected a rate above that of --false-alarms, found {100 * review:g}%")
+
+    def promised(images: int) -> float:
+        """The rate that so many images are to promise; raises InputError where they cannot."""
+        rate = calibration.best_rate(images, confidence) if false_alarms is None else false_alarms
+        calibration.check(images, rate, confidence)
+        if review is not None and not rate < review < 1:
+            expected = f"expected a rate above that of --false-alarms ({100 * rate:g}%)"
+            raise InputError(f"--review: {expected}, found {100 * review:g}%")
+        return rate
+
+    promised(bank.images if samples is None else len(samples))
     if samples is None:
         check_whole(opened)
     scorer = make_scorer(opened, target, search, memory, observer, interest)
     if observer.dry and samples is not None:
         samples = [sample for sample, _ in readable(samples, interest, observer)]
-        calibration.check(len(samples), false_alarms, confidence)
+        promised(len(samples))
     count = bank.images if samples is None else len(samples)
     observer.plan(f"{count} good images ({origin})", f"the calibration of {store}")
 
@@ -74,19 +84,22 @@ def calibrate(
     for name, result in results():
         ids.append(name)
         figures.append((result.score(), float(original_size(result).max()), float(np.median(result.inside()))))
-    calibration.check(len(ids), false_alarms, confidence)  # some may have been left out
+    rate = promised(len(ids))  # some may have been left out
+    if rate > calibration.RATES[0] and false_alarms is None:
+        lowest = f"{100 * calibration.RATES[0]:g}% takes {calibration.least_images(calibration.RATES[0], confidence)}"
+        observer.note(f"{len(ids)} good images can promise a false-alarm rate of {100 * rate:g}%; {lowest}")
     scores, peaks, typical = np.array(figures).T
-    threshold, pixel_threshold = (calibration.threshold(values, false_alarms, confidence) for values in (scores, peaks))
+    threshold, pixel_threshold = (calibration.threshold(values, rate, confidence) for values in (scores, peaks))
     about = "about " if samples is None else ""
     promise = (
-        f"{about}at most {100 * false_alarms:g}% of good images score above {threshold:.4g}, with {100 * confidence:g}% "
+        f"{about}at most {100 * rate:g}% of good images score above {threshold:.4g}, with {100 * confidence:g}% "
         f"confidence, from n = {len(ids)} ({origin}{'' if interest is None else ', in the region of interest'})"
     )
     found = Thresholds(
         schema=SCHEMA,
         source=origin,
         images=len(ids),
-        false_alarms=false_alarms,
+        false_alarms=rate,
         confidence=confidence,
         threshold=threshold,
         pixel_threshold=pixel_threshold,
@@ -126,7 +139,7 @@ def _samples(
         missing = "no validation split there" if source == "validation" else "no unchanged held-out images there"
         if not found:
             raise InputError(f"{root}: {missing}; expected --from loo, or good images: --from PATHS")
-        used = _same(found, banked + tests)
+        used = same_images(found, banked + tests)
         if used:
             observer.note(f"{len(used)} of {len(found)} images of the {origins[source]} are in the bank or tests, and not used")
         if source == "holdout" and len(found) < len(store.held_out):
@@ -134,26 +147,8 @@ def _samples(
             observer.note(f"{gone} of {len(store.held_out)} held-out images are gone or changed, and not used")
         return [sample for sample in found if sample.path not in used], origins[source]
     given = list({sample.path.resolve(): sample for sample in named(source, by_path(every), observer)}.values())
-    for path, other in _same(given, tests).items():
-        raise InputError(f"{path}: is {_as(path, other)}a test image of the data set, which no threshold may see")
-    for path, other in _same(given, banked).items():
-        raise InputError(f"{path}: is {_as(path, other)}in the bank; expected good images that are not (or --from loo)")
+    for path, other in same_images(given, tests).items():
+        raise InputError(f"{path}: is {copy_of(path, other)}a test image of the data set, which no threshold may see")
+    for path, other in same_images(given, banked).items():
+        raise InputError(f"{path}: is {copy_of(path, other)}in the bank; expected good images that are not (or --from loo)")
     return given, "images named with --from"
-
-
-def _as(path: Path, other: Sample) -> str:
-    return "" if path.resolve() == other.path.resolve() else f"a copy of {other.id}, "
-
-
-def _same(samples: list[Sample], others: list[Sample]) -> dict[Path, Sample]:
-    """Paths of the samples that are a file of the others, or have the content of one, with that one."""
-    paths = {other.path.resolve(): other for other in others}
-    found = {sample.path: paths[sample.path.resolve()] for sample in samples if sample.path.resolve() in paths}
-    rest = [sample for sample in samples if sample.path not in found and sample.path.is_file()]
-    sizes = {sample.path.stat().st_size for sample in rest}
-    contents = {
-        digest(other.path): other for other in others if other.path.is_file() and other.path.stat().st_size in sizes
-    }
-    if contents:
-        found |= {sample.path: contents[key] for sample in rest if (key := digest(sample.path)) in contents}
-    return found

@@ -49,7 +49,8 @@ def demo(
     embed(store, observer=observer)
     untrained = replace(totals(evaluate(store, observer=observer))[-1], map="untrained")
     observer.note(f"training {steps} steps")
-    train(store=store, steps=steps, resume=True, observer=observer)
+    if train(store=store, steps=steps, resume=True, observer=observer).interrupted:
+        raise KeyboardInterrupt
     embed(store, observer=observer)
     rows = [untrained, *totals(evaluate(store, observer=observer))]
     found = report.score_all(store, out=folder / "maps", overlay=True, observer=observer)

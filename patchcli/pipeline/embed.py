@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchcli import embedding, runtime, training
-from patchcli.errors import InputError
+from patchcli.errors import InputError, StoreError
 from patchcli.neighbours import cover, paged
 from patchcli.neighbours.pruned import Pages, Stream, page_bytes
 from patchcli.observer import Observer
-from patchcli.store import Bank, Store, bank_bytes
+from patchcli.pipeline.writing import open_to_write
+from patchcli.store import Bank, bank_bytes
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def embed(
     device: str = "auto",
     threads: int | None = None,
     overwrite: bool = False,
+    force: bool = False,
     observer: Observer | None = None,
 ) -> Embedded:
     """Embed every patch of the training images at each scale (Algorithm 2, first half), and index the bank.
@@ -73,12 +75,15 @@ def embed(
 
     With `tolerance` or `keep` only some vectors are kept (greedy k-centre, page by page); `half` stores them as float16.
     What a distance may then be off by at most is in the bank, the records and the maps. `memory` bounds what is held.
+    Raises StoreError where the encoder's training failed, or stopped before it was of use, unless `force` insists.
     """
     observer = observer or Observer()
     wanted = Thinning(tolerance, keep, half)
     runtime.set_threads(threads)
     target, budget = runtime.device(device), runtime.memory(memory)
-    opened = Store.open(store, observer.mode)
+    opened = open_to_write(store, observer)
+    if (trouble := opened.encoder_attributes.get("trouble")) and not force:
+        raise StoreError(f"{store}: {trouble} (or insist with embed --force)")
     encoder = training.load(opened, target)
     mean = opened.mean
     grids = embedding.grids(encoder, mean.shape[0], mean.shape[1], opened.strides)

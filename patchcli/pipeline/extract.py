@@ -3,7 +3,7 @@
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ def extract(
     observer: Observer | None = None,
     layout: str | None = None,
     holdout: float | None = None,
+    check: Callable[[Store | None, Canvas], object] = lambda _present, _canvas: None,
 ) -> Extracted:
     """Read the training images of `data`, resize them to `size` (height, width) and write a new store.
 
@@ -53,8 +54,9 @@ def extract(
     the images' own, or "keep:256", that shorter side with their aspect ratio, which both need images that are alike.
     A store that already holds the same images is left as it is, also with `overwrite`. What cannot be decoded is
     reported to the observer and left out; in a dry run that is all. A share `holdout` of the images is set aside: neither
-    trained with nor in the bank, `calibrate` uses them. Raises InputError (no usable images), StoreError (another data set
-    there).
+    trained with nor in the bank, `calibrate` uses them. `check` may refuse, before anything is written, the store that is
+    left as it is, if there is one, and the working size. Raises InputError (no usable images), StoreError (another data
+    set there).
     """
     observer = observer or Observer()
     store = Path(store)
@@ -74,11 +76,13 @@ def extract(
             if not overwrite:
                 raise
         else:
+            check(opened, opened.canvas)
             if not observer.dry:
                 _remember_root(opened, dataset)
             count, height, width, _ = opened.images.shape
             return Extracted(count, height, width, False, len(opened.held_out))
     canvas = wanted or Canvas(SIDE, SIDE)
+    check(None, canvas)
     height, width = canvas.height, canvas.width
     samples = [sample for sample in dataset.split("train") if sample.id not in aside]
     if holdout and (not aside or len(samples) < 2):
@@ -103,17 +107,17 @@ def extract(
         "holdout": aside, "keeps_aspect": canvas.keeps_aspect,
     }  # fmt: skip
 
-    def check(count: int) -> None:
+    def check_count(count: int) -> None:
         if count < 2:
             found = f"{count} of {len(samples)} files could be read"
             raise InputError(f"{dataset.root}: expected at least 2 good images (their mean is subtracted), {found}")
 
     if observer.dry:
         check_replaceable(store, overwrite)
-        check(count := sum(1 for _ in decoded()))
+        check_count(count := sum(1 for _ in decoded()))
         return Extracted(count, height, width, True, len(aside))
     with Store.creating(store, attributes, overwrite) as new:
-        check(count := new.write_images(decoded(), height, width))
+        check_count(count := new.write_images(decoded(), height, width))
     return Extracted(count, height, width, True, len(aside))
 
 

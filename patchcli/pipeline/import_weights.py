@@ -10,7 +10,7 @@ import torch
 from patchcli.encoder import HierarchicalEncoder
 from patchcli.errors import InputError, StoreError
 from patchcli.observer import Observer
-from patchcli.store import Store
+from patchcli.pipeline.writing import open_to_write
 
 
 def import_weights(
@@ -46,7 +46,7 @@ def import_weights(
     if not all(np.isfinite(values).all() for values in arrays.values()):
         raise InputError(f"{expected} of finite numbers, found NaN or infinity")
     observer = observer or Observer()
-    opened = Store.open(store, observer.mode)
+    opened = open_to_write(store, observer)
     if opened.attributes_of("encoder") is not None and not overwrite:
         raise StoreError(f"{store}: holds an encoder already; replace it with --overwrite, or name another with --store")
     observer.plan(str(path), f"the encoder of {store}", sum(values.nbytes for values in arrays.values()))

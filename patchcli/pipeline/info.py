@@ -20,8 +20,10 @@ def info(store: Path | str = "patchcli.zarr") -> dict[str, Any]:
     found["images"], found["height"], found["width"] = opened.images.shape[:3]
     found["keeps_aspect"] = opened.canvas.keeps_aspect
     encoder = opened.attributes_of("encoder") or {}
-    for key in ("architecture", "source", "D", "steps", "seconds", "sha256"):
+    for key in ("architecture", "source", "D", "steps", "seconds", "sha256", "criterion", "trouble"):
         found[f"encoder_{key}"] = encoder.get(key)
+    judged = encoder.get("judged", True) or encoder["source"] == "untrained"
+    found["encoder_note"] = None if judged else "never judged: too few good images to hold some out"
     found["recipe"] = encoder.get("recipe")
     bank = opened.attributes_of("bank")
     found["bank"] = bank["status"] if bank else None
@@ -31,7 +33,7 @@ def info(store: Path | str = "patchcli.zarr") -> dict[str, Any]:
     try:
         held = opened.bank()
     except StoreError as error:
-        found["next"] = str(error).rsplit("run: ", 1)[-1]
+        found["next"] = (encoder.get("trouble") or str(error)).rsplit("run: ", 1)[-1]
         if bank and bank["status"] == "complete":
             found["bank"] = "of another encoder"
     else:

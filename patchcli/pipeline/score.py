@@ -1,12 +1,14 @@
 """Images and bank → anomaly maps and one record an image."""
 
+import contextlib
+import hashlib
 import json
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -28,6 +30,11 @@ from patchcli.store import Store
 SCHEMA = "patchcli.score/1"
 BATCH = 8  # images that are searched for together,
 PIXELS = 8_000_000  # if they have no more than so many at the working size: features take 16 times the memory of a picture
+# What it takes of memory beside the bank, in bytes, as measured (peak RSS with images of 1, 10 and 30 megapixels).
+PROGRAM = 500_000_000
+FEATURES = 48  # a pixel of the working size, of each image that is searched for at once
+DECODED = 3  # a pixel of each of these images,
+MAP, OVERLAY = 4, 90  # and of the largest, with maps and with overlays at the images' size
 MVTEC2 = "mvtec-ad-2"
 Decode = Callable[[Path], NDArray[np.uint8]]  # an image file → pixels (H, W, 3); raises InputError
 NOTHING = "no image could be scored; expected png, jpg, bmp, tif or webp files"
@@ -159,6 +166,8 @@ def score(
         outputs += [str(table)] * (table is not None)
         disk = sum(4 * height * width for _, (height, width) in usable) if folder is not None else 0
         observer.plan(f"{len(usable)} images", " and ".join(outputs) or "no file", disk)
+    if calibration is None and opened.attributes_of("calibration") is None:
+        observer.note("no verdicts: not calibrated; run: patchcli calibrate")
 
     def write(sample: Sample, map_path: Path, values: NDArray[np.float32], picture: Path | None) -> None:
         if submission and folder is not None and calibration is not None:
@@ -180,10 +189,12 @@ def score(
         drawn: list[tuple[Sample, Path, Path, float]] = []
         found: list[Found] = []
         taken: set[Path] = set()
+        banked = _Banked(opened, scorer)
         done = 0
         with ThreadPoolExecutor(1) as writer:
             waiting: deque[tuple[Sample, Record, Future[None] | None]] = deque()
-            for sample, result in scored(scorer, samples, batch, observer, decode):
+            announced = _announced(scorer, samples, batch, MAP * (folder is not None) + OVERLAY * overlay, observer)
+            for sample, result in scored(scorer, announced, batch, observer, decode):
                 map_path = picture = written = areas = None
                 if calibration is not None or folder is not None:
                     values = original_size(result)
@@ -204,11 +215,13 @@ def score(
                 while len(waiting) >= batch:  # a record is out when its map is there
                     yield finished(*waiting.popleft())
                 done += 1
+                banked.look(sample, record.score)
                 observer.progress("score", done, total, sample.id)
             while waiting:
                 yield finished(*waiting.popleft())
         if not done and not endless:
             raise InputError(NOTHING)
+        banked.tell(observer)
         if table is not None:
             regions.write(table, found)
         if drawn:
@@ -218,6 +231,39 @@ def score(
                 observer.progress("overlay", count, len(drawn))
 
     return run()
+
+
+class _Banked:
+    """Which of the images that are scored are in the bank: by id, and of those that score 0 by their pixels."""
+
+    def __init__(self, store: Store, scorer: Scorer) -> None:
+        self._store, self._canvas = store, scorer.canvas
+        self._root, self._ids = Path(store.dataset["root"]), set(scorer.ids)
+        self._names: list[str] = []
+        self._zero: dict[bytes, list[str]] = {}  # pixels' digest → images
+
+    def look(self, sample: Sample, score: float) -> None:
+        """Take note of an image that was scored."""
+        full = sample.path.resolve()
+        inside = images.printable(full.relative_to(self._root)) if full.is_relative_to(self._root) else sample.id
+        if {sample.id, inside} & self._ids:
+            self._names.append(sample.id)
+        elif score == 0:
+            with contextlib.suppress(InputError):  # gone by now
+                pixels = self._canvas.fit(images.decode(sample.path))
+                self._zero.setdefault(_digest(pixels), []).append(sample.id)
+
+    def tell(self, observer: Observer) -> None:
+        """Say how many there were."""
+        for number in range(self._store.images.shape[0]) if self._zero else ():
+            self._names += self._zero.pop(_digest(self._store.read_images(number, number + 1)[0]), [])
+        if self._names:
+            found = f"{len(self._names)} of these images are in the bank (first: {self._names[0]})"
+            observer.note(f"{found}: they score 0, or nearly, which says nothing; see: patchcli bank audit")
+
+
+def _digest(pixels: NDArray[np.uint8]) -> bytes:
+    return hashlib.sha256(pixels.tobytes()).digest()
 
 
 def calibration_of(
@@ -244,7 +290,10 @@ def make_scorer(
 ) -> Scorer:
     """A scorer with the search that is asked for, or the exact way that is there; says what memory the bank takes."""
     budget = runtime.memory(memory)
-    method, why = neighbours.choose(search, device, store.encoder_attributes["D"])
+    attributes = store.encoder_attributes
+    if trouble := attributes.get("trouble"):  # embed was made to take it
+        observer.note(f"the encoder may be of no use: {trouble}")
+    method, why = neighbours.choose(search, device, attributes["D"])
     if why:
         observer.note(why)
     scorer = Scorer(store, device, method, budget, roi)
@@ -281,6 +330,36 @@ def readable(
             yield sample, (pixels.shape[0], pixels.shape[1])
 
 
+def _at_once(scorer: Scorer, batch: int) -> int:
+    """How many images are searched for together."""
+    return max(1, min(batch, PIXELS // (scorer.canvas.height * scorer.canvas.width)))
+
+
+def _announced(
+    scorer: Scorer, samples: Iterable[Sample], batch: int, written: int, observer: Observer
+) -> Iterator[Sample]:
+    """The same samples; says beforehand what memory they need, of which `written` bytes a pixel of the largest."""
+    samples, said, batch = iter(samples), 0, _at_once(scorer, batch)
+    while group := list(islice(samples, batch)):
+        sizes = []
+        for sample in group:
+            with contextlib.suppress(InputError):
+                sizes.append(images.size(sample.path))
+        if sizes:
+            pixels = [height * width for height, width in sizes]
+            own = FEATURES * len(sizes) * scorer.canvas.height * scorer.canvas.width + DECODED * sum(pixels)
+            own += written * max(pixels)
+            if own > 1.25 * said:
+                said, (height, width) = own, max(sizes, key=lambda size: size[0] * size[1])
+                whole = PROGRAM + min(scorer.memory, paged.total_memory(scorer.bank)) + own
+                found = f"images of up to {width}x{height} pixels need about {runtime.megabytes(whole)} of memory in all"
+                if own > (free := runtime.free_memory()):
+                    observer.note(f"{found}, {runtime.megabytes(own)} of it for themselves; {runtime.megabytes(free)} are free")
+                else:
+                    observer.detail(found)
+        yield from group
+
+
 def scored(
     scorer: Scorer, samples: Iterable[Sample], batch: int, observer: Observer, decode: Decode = images.decode
 ) -> Iterator[tuple[Sample, Scored]]:
@@ -288,7 +367,7 @@ def scored(
 
     The next images are decoded and embedded while these are searched for; one at a time, each is answered at once.
     """
-    batch = max(1, min(batch, PIXELS // (scorer.canvas.height * scorer.canvas.width)))
+    batch = _at_once(scorer, batch)
 
     def embedded() -> Iterator[tuple[list[Sample], Embedded | InputError]]:
         group: list[tuple[Sample, NDArray[np.uint8]]] = []

@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from patchcli import curves, files, runtime, training
+from patchcli import curves, files, runtime, sampling, training
 from patchcli import report as pictures
+from patchcli.encoder import ARCHITECTURES
 from patchcli.errors import InputError, StoreError
+from patchcli.images import Canvas
 from patchcli.observer import Observer
 from patchcli.pipeline.extract import extract
+from patchcli.pipeline.writing import open_to_write
 from patchcli.store import Store
 from patchcli.training import Step, Trained
 
@@ -49,8 +52,10 @@ def train(
     """
     observer = observer or Observer()
     for name, value in (("steps", steps), ("epochs", epochs), ("minutes", minutes)):
-        if value is not None and not value >= 0:
+        if value is not None and not 0 <= value < math.inf:
             raise InputError(f"--{name}: expected 0 or more, found {value}")
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite: give one of the two")
     if steps is not None and epochs is not None:
         raise InputError("--steps and --epochs: give one of the two")
     for name, given in (("layout", layout), ("holdout", holdout)):
@@ -68,9 +73,26 @@ def train(
         if process.rank > 0:
             observer = Observer()
             observer.dry = dry
+        if fresh_recipe is not None:
+            training.check_precision(fresh_recipe, target)
+
+        def check(present: Store | None, canvas: Canvas) -> training.Recipe:
+            """The recipe to train by; refuses what cannot be trained, while nothing is written."""
+            if fresh_recipe is None:
+                if present is None:
+                    raise StoreError(f"{store}: no store found, so there is nothing to resume; leave --resume out")
+                chosen = training.resumed_recipe(present, recipe, process.size)
+            else:
+                chosen, encoder = fresh_recipe, present and present.attributes_of("encoder")
+                if encoder and not overwrite:
+                    found = f"holds an encoder already ({encoder['source']}, {encoder['steps']} steps)"
+                    raise StoreError(f"{store}: {found}; go on with --resume, or train anew with --overwrite")
+            sampling.check_size(ARCHITECTURES[chosen.encoder].scales, canvas.height, canvas.width)
+            return chosen
+
         with process.after_first(target):
             if process.rank == 0 and data is not None:
-                extracted = extract(data, store, size, overwrite, observer, layout, holdout)
+                extracted = extract(data, store, size, overwrite, observer, layout, holdout, check)
                 if extracted.held_out:
                     observer.note(f"{extracted.held_out} good images are held out, for patchcli calibrate")
                 if extracted.images < 10:
@@ -78,15 +100,8 @@ def train(
                 if dry and extracted.fresh:
                     images = f"{extracted.images} images"
                     observer.plan(f"{images} of {data}", f"{images} and an encoder into {store}", extracted.bytes)
-        opened = Store.open(store, "r" if process.rank else observer.mode)
-        if fresh_recipe is None:
-            chosen = training.resumed_recipe(opened, recipe, process.size)
-        else:
-            chosen = fresh_recipe
-            present = opened.attributes_of("encoder")
-            if present is not None and not overwrite:
-                found = f"holds an encoder already ({present['source']}, {present['steps']} steps)"
-                raise StoreError(f"{store}: {found}; go on with --resume, or train anew with --overwrite")
+        opened = Store.open(store) if process.rank else open_to_write(store, observer)
+        chosen = check(opened, opened.canvas)
         trainer = training.Trainer(opened, chosen, target, process, resume)
         observer.plan(f"images of {store}", f"its encoder{f' and {report}' if report else ''}", trainer.bytes)
         process.wait()  # the store is read before rank 0 writes to it

@@ -4,7 +4,7 @@ import csv
 import io
 
 import pytest
-from commands import done, records, refused
+from commands import done, records, refused, run
 from smallworld import World
 
 
@@ -56,8 +56,6 @@ def test_remove_and_add(world: World) -> None:
 )
 def test_refusals(kept: World, arguments: tuple[str, ...], says: tuple[str, ...]) -> None:
     if arguments[0] == "add":  # the file is named, and then that there is nothing to add
-        from commands import run
-
         result = run("bank", *arguments, "--store", kept.store)
         assert (result.exit_code, result.stdout) == (2, "")
         assert "nothing.png: no such file" in result.stderr
@@ -90,7 +88,17 @@ def test_embed_refuses(kept: World, arguments: tuple[str, ...], says: str) -> No
 
 
 def test_memory_is_said_beforehand(made: World) -> None:
-    (line,) = done("score", "--store", made.store, "--memory", "500K").stderr.splitlines()
+    line, _ = done("score", "--store", made.store, "--memory", "500K").stderr.splitlines()
     assert line.startswith("patchcli: the bank would take 1.1 MB of memory, 0.5 MB may be used: parts of it are read anew")
-    assert done("score", "--store", made.store).stderr == ""
-    assert done("score", "--store", made.store, "--verbose").stderr == "patchcli: the bank takes 1.1 MB of memory\n"
+    assert "memory" not in done("score", "--store", made.store).stderr
+    assert "patchcli: the bank takes 1.1 MB of memory\n" in done("score", "--store", made.store, "--verbose").stderr
+
+
+def test_test_images_are_added_by_force_alone(world: World) -> None:
+    image = world.data / "test" / "hole" / "001.png"
+    result = run("bank", "add", image, "--store", world.store)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"patchcli: left out: {image}: is a test image of the data set (hole)" in result.stderr
+    result = done("bank", "add", image, "--store", world.store, "--force")
+    assert "1 of the images are labelled as defective (first: test/hole/001.png)" in result.stderr
+    assert "the bank holds 11 images (1 added)" in result.stderr

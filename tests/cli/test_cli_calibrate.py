@@ -23,7 +23,7 @@ def test_the_record_and_the_promise(calibrated: World) -> None:
     (record,) = records(result)
     assert list(record) == [field.name for field in fields(Thresholds)]
     assert (record["schema"], record["images"], record["review_rate"]) == ("patchcli.calibration/1", 12, 0.4)
-    assert f"patchcli: {record['promise']}" in result.stderr.splitlines()
+    assert f"patchcli: {record['promise']}; next: patchcli score" in result.stderr.splitlines()
     table = done(*arguments, "--format", "table").stdout.splitlines()
     assert table[0].split() == ["source", "images", "reject", "above", "review", "above", "pixel"]
     assert f"{record['threshold']:.4g}" in table[1]
@@ -53,7 +53,7 @@ def test_an_exit_code_needs_a_calibration(made: World) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), ("1% at 95% confidence needs 299 good images, found 10", "--false-alarms 25.89%")),
+        (("--false-alarms", "1%"), ("1% at 95% confidence needs 299 good images, found 10", "--false-alarms 25.89%")),
         (("--false-alarms", "some"), ("--false-alarms: expected a share such as 10% or 0.1, found 'some'",)),
         (("--false-alarms", "0"), ("--false-alarms: expected a share between 0 and 100%, found 0%",)),
         (("--confidence", "100%"), ("--confidence: expected a share between 0 and 100%, found 100%",)),

@@ -84,7 +84,7 @@ def test_every_command_that_writes_into_a_store_has_it() -> None:
         ("train --resume --dim 8", "--resume: the checkpoint has --dim 16, found 8"),
         ("embed --keep 0", "--keep: expected a share"),
         ("bank remove x.png", "x.png: not in the bank"),
-        ("calibrate", "needs 299 good images, found 10"),
+        ("calibrate --false-alarms 1%", "needs 299 good images, found 10"),
         ("calibrate --from weave/test/good --false-alarms 90%", "is a test image of the data set"),
         ("score --out weave", "lies among the data set's images"),
         ("score --exit-code", "holds no calibration yet"),

@@ -26,7 +26,8 @@ def scored(made: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     maps = tmp_path_factory.mktemp("scored") / "deep" / "maps"
     before = touched(made.store), touched(made.data)
     result = done("score", "--store", made.store, "--out", maps, "--overlay")
-    assert result.stderr == ""
+    assert result.stderr == "patchcli: no verdicts: not calibrated; run: patchcli calibrate\n"
+    assert done("score", "--store", made.store, "--quiet").stderr == ""
     assert (touched(made.store), touched(made.data)) == before
     return maps, records(result)
 

@@ -154,6 +154,36 @@ def test_what_cannot_be_added(world: World, tmp_path: Path) -> None:
     assert patchcli.bank_add(world.store, [bad, good, good], observer=told).images == 11
 
 
+def test_what_is_known_to_be_no_good_image_is_not_added(world: World, tmp_path: Path) -> None:
+    test = world.data / "test"
+    copies = [Path(shutil.copy(test / kind / "001.png", tmp_path / f"{kind}.png")) for kind in ("hole", "good")]
+    good = save(tmp_path / "new.png", texture(np.random.default_rng(3), *SIZE))
+    before, told = tree(world.store), Told()
+    with pytest.raises(InputError, match="no image to add"):
+        patchcli.bank_add(world.store, [test, *copies], observer=told)
+    assert tree(world.store) == before
+    assert len(told.problems) == 7
+    hole = test / "hole" / "001.png"
+    assert f"{hole}: is a test image of the data set (hole), not a good one to learn from; --force adds it" in told.problems
+    assert any(line.startswith(f"{copies[0]}: is a copy of test/hole/001.png, a test image") for line in told.problems)
+    assert any(line.startswith(f"{copies[1]}: is a copy of test/good/001.png, a test image") for line in told.problems)
+    told = Told()
+    assert patchcli.bank_add(world.store, [good, copies[0]], observer=told).images == 11
+    assert len(told.problems) == 1
+    told = Told()
+    assert patchcli.bank_add(world.store, [*copies, hole], force=True, observer=told).images == 14
+    assert not told.problems
+    assert told.notes[0].startswith(f"2 of the images are labelled as defective (first: {copies[0].as_posix()});")
+
+
+def test_a_data_set_that_is_gone_tells_nothing(world: World, tmp_path: Path) -> None:
+    image = Path(shutil.copy(world.data / "test" / "hole" / "001.png", tmp_path / "x.png"))
+    shutil.rmtree(world.data)
+    told = Told()
+    assert patchcli.bank_add(world.store, [image], observer=told).images == 11
+    assert told.notes[0].startswith(f"{world.data}: the data set is gone, so nothing tells whether its test images are among")
+
+
 def test_an_edit_needs_a_bank(bankless_world: Path) -> None:
     with pytest.raises(IncompleteError, match="no bank yet"):
         patchcli.bank_remove(bankless_world, ["train/good/001.png"])

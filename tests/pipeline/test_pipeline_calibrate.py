@@ -65,6 +65,24 @@ def test_no_test_image_has_a_say(split: World) -> None:
     assert patchcli.calibrate(split.store, false_alarms=0.25) == found
 
 
+def test_without_a_rate_the_best_one_is_promised(split: World) -> None:
+    told = Told()
+    found = patchcli.calibrate(split.store, observer=told)
+    assert told.notes == ["12 good images can promise a false-alarm rate of 22.1%; 1% takes 299"]
+    assert (found.false_alarms, found.images) == (0.221, 12)
+    assert found.promise.startswith("at most 22.1% of good images")
+    assert found == patchcli.calibrate(split.store, false_alarms=0.221)
+    with pytest.raises(InputError, match=r"--review: expected a rate above that of --false-alarms \(22.1%\), found 20%"):
+        patchcli.calibrate(split.store, review=0.2)
+    write_plain(split.data / "validation" / "good", 15, SIZE, seed=7)
+    truncate(split.data / "validation" / "good" / "003.png")
+    told = Told()
+    assert patchcli.calibrate(split.store, observer=told, review=0.5).false_alarms == 0.2  # of 14, after that one is left out
+    assert told.notes == ["14 good images can promise a false-alarm rate of 20%; 1% takes 299"]
+    with pytest.raises(InputError, match="--confidence: expected a share between 0 and 100%, found 100%"):
+        patchcli.calibrate(split.store, confidence=1)
+
+
 def test_leave_one_out(world: World) -> None:
     found = patchcli.calibrate(world.store, false_alarms=0.3)
     scores = [record.score for record in patchcli.audit(world.store)]
@@ -143,7 +161,7 @@ def test_a_calibration_of_another_bank(split: World, change: str) -> None:
 def test_no_calibration(made: World) -> None:
     told = Told()
     assert next(patchcli.score(made.store, observer=told)).verdict is None
-    assert not any("verdict" in note for note in told.notes)
+    assert told.notes == ["no verdicts: not calibrated; run: patchcli calibrate"]
     with pytest.raises(IncompleteError, match="holds no calibration yet; run: patchcli calibrate"):
         patchcli.score(made.store, calibrated=True)
 
@@ -181,7 +199,7 @@ def test_one_colour_scale_for_all_runs(split: World, tmp_path: Path) -> None:
 
 
 def test_the_review_rate_is_the_higher_one(made: World) -> None:
-    with pytest.raises(InputError, match=r"--review: expected a rate above that of --false-alarms, found 30%"):
+    with pytest.raises(InputError, match=r"--review: expected a rate above that of --false-alarms .30%., found 30%"):
         patchcli.calibrate(made.store, false_alarms=0.3, review=0.3)
 
 

@@ -15,8 +15,10 @@ from PIL import Image
 from smallworld import HOLE, SIZE, Told, World, make_store, save, texture, touched, tree, truncate, write_plain
 
 import patchcli
+from patchcli import runtime
 from patchcli.calibration import Calibration
 from patchcli.errors import IncompleteError, InputError, StoreError
+from patchcli.neighbours import paged
 from patchcli.pipeline import score as module
 from patchcli.pipeline.score import Record
 from patchcli.scoring import Scorer
@@ -371,3 +373,50 @@ def test_submissions_that_are_refused(private: World, made: World, tmp_path: Pat
     with pytest.raises(IncompleteError, match="patchcli calibrate"):
         patchcli.score(uncalibrated, out=out, submission="mvtec-ad-2")
     assert not out.exists()
+
+
+def test_images_of_the_bank_say_nothing(world: World, tmp_path: Path) -> None:
+    good = world.data / "train" / "good"
+    copied = Path(shutil.copy(good / "004.png", tmp_path / "copy.png"))
+    other = save(tmp_path / "other.bmp", np.asarray(Image.open(good / "005.png")))
+    told = Told()
+    paths = [world.data / "test" / "good" / "000.png", good / "003.png", copied, other]
+    scores = [record.score for record in patchcli.score(world.store, paths, observer=told)]
+    assert scores[0] > 0
+    assert scores[1:] == [0, 0, 0]
+    (note,) = [note for note in told.notes if "bank" in note]
+    assert note.startswith(f"3 of these images are in the bank (first: {(good / '003.png').as_posix()}): they score 0")
+    told = Told()
+    list(patchcli.score(world.store, observer=told))
+    assert told.notes == ["no verdicts: not calibrated; run: patchcli calibrate"]
+    patchcli.embed(world.store, keep=0.5)
+    told = Told()
+    list(patchcli.score(world.store, [good], observer=told))  # a thinned bank: by their names
+    assert told.notes[-1].startswith("10 of these images are in the bank")
+
+
+def test_memory_is_said_beforehand(made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told()
+    details: list[str] = []
+    monkeypatch.setattr(Told, "detail", lambda _, line: details.append(line))
+    rng = np.random.default_rng(0)
+    small = save(tmp_path / "a.png", texture(rng, 100, 100))
+    large = save(tmp_path / "b.png", texture(rng, 600, 1000))
+    missing = tmp_path / "missing.png"
+    bank = paged.total_memory(Store.open(made.store).bank())
+    working = 128 * 128 * module.FEATURES
+
+    def said(whole: int, size: str) -> str:
+        return f"images of up to {size} pixels need about {runtime.megabytes(whole)} of memory in all"
+
+    list(patchcli.score(made.store, [small, missing, small, large, small], batch=2, out=tmp_path / "maps", observer=told))
+    whole = module.PROGRAM + bank
+    assert details[1:] == [  # the first is about the bank
+        said(whole + working + 3 * 10_000 + 4 * 10_000, "100x100"),
+        said(whole + 2 * working + 3 * 610_000 + 4 * 600_000, "1000x600"),
+    ]
+    monkeypatch.setattr(runtime, "free_memory", lambda: 1_000_000)
+    list(patchcli.score(made.store, [large], memory=100, out=tmp_path / "maps", overlay=True, observer=told))
+    own = working + 97 * 600_000
+    needs = said(module.PROGRAM + 100 + own, "1000x600")
+    assert f"{needs}, {runtime.megabytes(own)} of it for themselves; 1.0 MB are free" in told.notes

@@ -119,7 +119,13 @@ def test_epochs_and_minutes(store: Path) -> None:
 def test_loss_that_is_not_finite(store: Path) -> None:
     with pytest.raises(ArithmeticError, match=r"not finite.*lower --lr"):
         patchcli.train(store=store, steps=20, lr=1e30, **QUICK)
-    assert Store.open(store).attributes_of("encoder") is None
+    trouble = str(patchcli.info(store)["encoder_trouble"])
+    assert trouble.startswith("training failed at step 2: a loss is not finite")
+    assert patchcli.info(store)["next"] == "patchcli train --overwrite"
+    before = tree(store)
+    with pytest.raises(StoreError, match=r"a loss is not finite.*lower --lr.*train --overwrite .or insist with embed --force"):
+        patchcli.embed(store)
+    assert tree(store) == before
 
 
 @pytest.mark.parametrize(
@@ -139,14 +145,35 @@ def test_loss_that_is_not_finite(store: Path) -> None:
         ({"seed": -1}, "--seed: expected 0 or more"),
         ({"threads": 0}, "--threads: expected 1 or more"),
         ({"device": "tpu"}, "--device: expected one of auto, cpu, cuda"),
+        ({"epochs": float("inf")}, "--epochs: expected 0 or more, found inf"),
+        ({"minutes": float("inf")}, "--minutes: expected 0 or more, found inf"),
+        ({"seed": 1 << 63}, r"--seed: expected less than 2\^63"),
+        ({"size": "64"}, "training needs images of at least 128×128 pixels, found a working size of 64×64"),
+        ({"size": "200x100", "encoder": "flat"}, "at least 128×128 pixels, found a working size of 100×200"),
+        ({"resume": True}, "--resume and --overwrite: give one of the two"),
+        ({"precision": "bfloat16", "device": "cpu"}, "this CPU has no bfloat16 instructions"),
     ],
 )
 def test_refused_before_anything_is_touched(
-    kept: World, tmp_path: Path, arguments: dict[str, Any], says: str
+    kept: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], says: str
 ) -> None:
+    monkeypatch.setattr(training, "cpu_has_bfloat16", lambda: False)
     other = write_plain(tmp_path / "other", 3)
-    with pytest.raises(InputError, match=says):
-        patchcli.train(other, kept.store, overwrite=True, **arguments)
+    for store in (kept.store, tmp_path / "new.zarr"):
+        with pytest.raises(InputError, match=says):
+            patchcli.train(other, store, overwrite=True, **arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_refused_before_the_data_set_is_read(kept: World, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no store found, so there is nothing to resume"):
+        patchcli.train(kept.data, tmp_path / "new.zarr", resume=True)
+    assert not list(tmp_path.iterdir())
+    moved = Path(shutil.copytree(kept.data, tmp_path / "moved"))  # a store follows it, but not when it is refused
+    with pytest.raises(StoreError, match="holds an encoder already"):
+        patchcli.train(moved, kept.store)
+    with pytest.raises(InputError, match="the checkpoint has --dim 16, found 8"):
+        patchcli.train(moved, kept.store, resume=True, D=8)
 
 
 def test_an_encoder_is_not_replaced_unasked(kept: World) -> None:
