@@ -93,6 +93,8 @@ class Step:
     seconds: float  # spent in this run
     seconds_left: float | None
     losses: dict[str, float]  # a running mean
+    criterion: float | None  # the last judgement's
+    judging: bool  # the encoder is about to be judged; else a step was done
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class Trained:
     interrupted: bool
     sha256: str
     collapsed: bool = False  # the separation's features, after the encoder that was kept
+    signal: int = 0  # that interrupted this process
 
 
 def build(architecture: str, D: int) -> Encoder:
@@ -393,7 +396,7 @@ def run(
     steps: int | None,
     seconds: float | None,
     progress: Callable[[Step], None],
-    stop: Callable[[], bool],
+    stop: Callable[[], int],
 ) -> Trained:
     """Train until `steps` in all are done, `seconds` of this run are over, or `stop()`; checkpoints on the way."""
     if trainer.recipe.precision == "bfloat16" and trainer.device.type == "cpu" and not cpu_has_bfloat16():
@@ -413,6 +416,14 @@ def run(
                 raise
             return None, True
 
+    def tell(judging: bool) -> None:
+        done, spent = len(trainer.history), time.monotonic() - begun
+        left = [max(0.0, seconds - spent)] if seconds is not None else []
+        if steps is not None and done > first:
+            left.append((steps - done) * spent / (done - first))
+        criterion = trainer.judged[-1][1] if trainer.judged else None
+        progress(Step(done, steps, spent, min(left, default=None), recent, criterion, judging))
+
     while True:
         now = time.monotonic()
         done, spent = len(trainer.history), now - begun
@@ -428,6 +439,7 @@ def run(
             saved = now
         if done % JUDGED_EVERY == 0:
             if trainer.process.rank == 0 and done not in (row[0] for row in trainer.judged):
+                tell(judging=True)
                 _, collapsed = judged()
             if trainer.process.total(torch.tensor([collapsed], dtype=torch.int32, device=trainer.device)).any():
                 collapsed = True
@@ -436,11 +448,7 @@ def run(
             trainer.check_position()
         losses = trainer.step(trainer.batch(done))
         recent = {name: 0.9 * recent.get(name, value) + 0.1 * value for name, value in losses.items()}
-        spent, done = time.monotonic() - begun, done + 1
-        left = [max(0.0, seconds - spent)] if seconds is not None else []
-        if steps is not None:
-            left.append((steps - done) * spent / (done - first))
-        progress(Step(done, steps, spent, min(left, default=None), recent))
+        tell(judging=False)
     candidate = None
     if trainer.history and trainer.process.rank == 0 and not (interrupted or collapsed):
         candidate, collapsed = judged()

@@ -73,7 +73,7 @@ def watch(
 
 
 def arrivals(
-    folder: Path, seen: dict[str, State], every: float, stop: Callable[[], bool], observer: Observer
+    folder: Path, seen: dict[str, State], every: float, stop: Callable[[], int], observer: Observer
 ) -> Iterator[tuple[str, State]]:
     """Complete images below the folder that are not in `seen`, which they are added to, until `stop()`."""
     before: dict[str, State] = {}
