@@ -1,24 +1,44 @@
 """Files that are whole or not there."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from patchcli.errors import InputError
 
 
 def target(option: str, path: Path | str, *suffixes: str) -> Path:
-    """The file, or without suffixes the folder, that an option names to be written; raises InputError where it cannot be."""
+    """The file, or without suffixes the folder, that an option names to be written; raises InputError where it cannot be.
+
+    A file without a name is made in the nearest folder that exists, and vanishes: permissions say nothing of a file system
+    that is read-only.
+    """
     path = Path(path)
     if path.suffix not in suffixes if suffixes else path.exists() and not path.is_dir():
         what = f"the name of a {' or '.join(suffixes)} file" if suffixes else "a folder, found a file"
         raise InputError(f"{option} {path}: expected {what}")
     if suffixes and path.is_dir():
         raise InputError(f"{option} {path}: expected the name of a file, found a folder")
-    above = next((folder for folder in path.parents if folder.exists()), path.parent)
+    above = next((folder for folder in ((path,) if not suffixes else ()) + tuple(path.parents) if folder.exists()), path.parent)
     if above.exists() and not above.is_dir():
         raise InputError(f"{option} {path}: expected a folder above it, found the file {above}")
+    try:
+        for part in path.relative_to(above).parts:
+            if (above / part).is_symlink() and not (suffixes and part == path.name):
+                raise InputError(f"{option} {path}: expected a folder, found a link to nowhere: {above / part}")
+            (above / f".{part}.part").exists()  # too long a name is an error
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise InputError(f"{option} {path}: cannot be written ({error.strerror}); name another place") from None
     return path
+
+
+def spreadsheet(value: Any) -> Any:
+    """A value for a cell of CSV: an apostrophe before text that a spreadsheet would take for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 @contextmanager

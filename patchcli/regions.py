@@ -87,7 +87,8 @@ def write(path: Path, found: Sequence[Found]) -> None:
         if path.suffix == ".csv":
             writer = csv.DictWriter(file, ["image", *(field.name for field in fields(Region))], lineterminator="\n")
             writer.writeheader()
-            writer.writerows({"image": image, **asdict(region)} for image, _, regions in found for region in regions)
+            rows = ((files.spreadsheet(image), region) for image, _, regions in found for region in regions)
+            writer.writerows({"image": image, **asdict(region)} for image, region in rows)
         else:
             json.dump(_coco(found), file, ensure_ascii=False)
             file.write("\n")

@@ -104,25 +104,27 @@ def megabytes(size: int) -> str:
 
 
 @contextlib.contextmanager
-def stopping() -> Iterator[Callable[[], bool]]:
-    """Within, SIGINT and SIGTERM only make the yielded function true; one that comes later interrupts at once.
+def stopping() -> Iterator[Callable[[], int]]:
+    """Within, SIGINT and SIGTERM only make the yielded function give their number instead of 0; a later one acts at once.
 
     Not one that comes with the first: timeout(1) and others signal a process and its group.
     """
-    seen: list[float] = []
+    seen: list[tuple[float, int]] = []
 
-    def note(_number: int, _frame: Any) -> None:
+    def note(number: int, frame: Any) -> None:
         now = time.monotonic()
-        if seen and now - seen[0] > TWICE:
+        if seen and now - seen[0][0] > TWICE:
+            if callable(handler := before[signal.Signals(number)]):
+                handler(number, frame)
             raise KeyboardInterrupt
-        seen.append(now)
+        seen.append((now, number))
 
     try:
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not in the main thread: signals are the caller's
         before = {}
     try:
-        yield lambda: bool(seen)
+        yield lambda: seen[0][1] if seen else 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

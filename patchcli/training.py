@@ -95,6 +95,8 @@ class Step:
     seconds: float  # spent in this run
     seconds_left: float | None
     losses: dict[str, float]  # a running mean
+    criterion: float | None  # the last judgement's
+    judging: bool  # the encoder is about to be judged; else a step was done
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class Trained:
     sha256: str
     collapsed: bool = False  # the separation's features, after the encoder that was kept
     trouble: str | None = None  # why the encoder should not be embedded, as the store says too
+    signal: int = 0  # that interrupted this process
 
 
 def build(architecture: str, D: int) -> Encoder:
@@ -440,7 +443,7 @@ def run(
     steps: int | None,
     seconds: float | None,
     progress: Callable[[Step], None],
-    stop: Callable[[], bool],
+    stop: Callable[[], int],
 ) -> Trained:
     """Train until `steps` in all are done, `seconds` of this run are over, or `stop()`; checkpoints on the way.
 
@@ -459,7 +462,7 @@ def _run(
     steps: int | None,
     seconds: float | None,
     progress: Callable[[Step], None],
-    stop: Callable[[], bool],
+    stop: Callable[[], int],
 ) -> Trained:
     begun = saved = time.monotonic()
     before, first = trainer.seconds, len(trainer.history)
@@ -476,6 +479,14 @@ def _run(
                 raise
             return None, True
 
+    def tell(judging: bool) -> None:
+        done, spent = len(trainer.history), time.monotonic() - begun
+        left = [max(0.0, seconds - spent)] if seconds is not None else []
+        if steps is not None and done > first:
+            left.append((steps - done) * spent / (done - first))
+        criterion = trainer.judged[-1][1] if trainer.judged else None
+        progress(Step(done, steps, spent, min(left, default=None), recent, criterion, judging))
+
     while True:
         now = time.monotonic()
         done, spent = len(trainer.history), now - begun
@@ -491,6 +502,7 @@ def _run(
             saved = now
         if done % JUDGED_EVERY == 0:
             if trainer.process.rank == 0 and done not in (row[0] for row in trainer.judged):
+                tell(judging=True)
                 _, collapsed = judged()
             if trainer.process.total(torch.tensor([collapsed], dtype=torch.int32, device=trainer.device)).any():
                 collapsed = True
@@ -499,11 +511,7 @@ def _run(
             trainer.check_position()
         losses = trainer.step(trainer.batch(done))
         recent = {name: 0.9 * recent.get(name, value) + 0.1 * value for name, value in losses.items()}
-        spent, done = time.monotonic() - begun, done + 1
-        left = [max(0.0, seconds - spent)] if seconds is not None else []
-        if steps is not None:
-            left.append((steps - done) * spent / (done - first))
-        progress(Step(done, steps, spent, min(left, default=None), recent))
+        tell(judging=False)
     candidate = None
     if trainer.history and trainer.process.rank == 0 and not (interrupted or collapsed):
         trainer.check_position()

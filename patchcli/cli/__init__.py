@@ -4,5 +4,6 @@
 def main() -> None:
     """Entry point of the `patchcli` command."""
     from patchcli.cli.app import app
+    from patchcli.cli.process import run
 
-    app()
+    run(app)

@@ -8,8 +8,8 @@ from patchcli.cli import options
 from patchcli.cli.terminal import Terminal
 
 COLUMNS = {
-    "source": "source", "images": "images", "threshold": "reject above", "review_threshold": "review above",
-    "pixel_threshold": "pixel",
+    "threshold": "reject above", "review_threshold": "review above", "pixel_threshold": "pixel", "images": "images",
+    "source": "source",
 }  # fmt: skip
 
 

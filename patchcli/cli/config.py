@@ -79,6 +79,6 @@ def _unknown(path: Path, what: str, where: str, key: str, known: Iterable[str]) 
 def _checked(ctx: Any, path: Path, key: str, option: Any, value: Any) -> Any:
     try:
         found = option.process_value(ctx, value)
+        return str(path.parent / found.expanduser()) if isinstance(found, Path) else value
     except Exception as error:  # whatever the option's type says
         raise InputError(f"{path}: {key}: {getattr(error, 'message', error)}") from None
-    return str(path.parent / found) if isinstance(found, Path) else value

@@ -9,8 +9,8 @@ from patchcli.cli import options
 from patchcli.cli.terminal import Terminal
 
 COLUMNS = {
-    "layout": "layout", "split": "split", "kind": "kind", "images": "images", "masks": "masks",
-    "unreadable": "unreadable", "height": "height", "width": "width",
+    "split": "split", "kind": "kind", "images": "images", "masks": "masks", "unreadable": "unreadable",
+    "height": "height", "width": "width", "layout": "layout",
     "smallest_height": "smallest height", "smallest_width": "smallest width",
 }  # fmt: skip
 

@@ -30,5 +30,5 @@ def demo(
 
         wanted = STEPS if steps is None else steps
         result = demo(folder, steps=wanted, seed=seed or 0, threads=threads, observer=terminal)
-        terminal.write(result.rows, form, {key: COLUMNS[key] for key in COLUMNS if key not in ("kind", "note")})
+        terminal.write(result.rows, form, {key: COLUMNS[key] for key in COLUMNS if key != "kind"})
         terminal.note(f"open {result.page} in a browser; the data set, the store and the maps are beside it")

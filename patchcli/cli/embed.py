@@ -37,7 +37,7 @@ def embed(
 
     Example: patchcli embed --tolerance 0.02
     """
-    with Terminal(quiet, verbose, dry_run) as terminal:
+    with Terminal(quiet, verbose, dry_run, "finished work is kept, run again to resume") as terminal:
         share = None if keep is None else options.share("--keep", keep)
         limit = options.memory(memory)
         from patchcli.pipeline.embed import embed

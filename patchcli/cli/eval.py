@@ -8,11 +8,11 @@ import typer
 from patchcli.cli import options
 from patchcli.cli.terminal import Terminal
 
-# What fits on 100 characters, without AUPRO 0.05 where there is a recall; JSON Lines and CSV have every figure.
+# JSON Lines and CSV have every figure.
 COLUMNS = {
     "category": "class", "map": "map", "kind": "kind", "image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC",
-    "aupro_30": "AUPRO 0.3", "aupro_05": "AUPRO 0.05", "image_recall": "recall", "image_false_alarms": "false alarms",
-    "images": "images", "note": "note",
+    "aupro_30": "AUPRO 0.3", "image_recall": "recall", "image_false_alarms": "false alarms", "images": "images",
+    "aupro_05": "AUPRO 0.05", "image_ap": "image AP", "pixel_ap": "pixel AP",
 }  # fmt: skip
 
 
@@ -57,10 +57,8 @@ def evaluate(
             store, maps=maps, roi=roi, out=out, device=device, search=search, memory=options.memory(memory), threads=threads,
             observer=terminal,
         )  # fmt: skip
-        columns = dict(COLUMNS)
-        for key in ("kind", "image_recall", "image_false_alarms", "note"):
-            if all(getattr(row, key) in (None, "") for row in rows):
-                del columns[key]
-        if "image_recall" in columns:
-            del columns["aupro_05"]
-        terminal.write(rows, form, columns)
+        empty = {key for key in ("kind", "image_recall", "image_false_alarms") if all(getattr(r, key) is None for r in rows)}
+        terminal.write(rows, form, {key: heading for key, heading in COLUMNS.items() if key not in empty})
+        if terminal.form(form) == "table":
+            for note in dict.fromkeys(row.note for row in rows if row.note):
+                terminal.note(note)

@@ -1,9 +1,7 @@
 """patchcli info."""
 
-import sys
-
 from patchcli.cli import options
-from patchcli.cli.terminal import Terminal, cell
+from patchcli.cli.terminal import Terminal
 
 
 def info(
@@ -21,8 +19,7 @@ def info(
         from patchcli.pipeline.info import info
 
         found = info(store)
-        if form == "table" or (form is None and sys.stdout.isatty()):
-            found = {key: value for key, value in found.items() if value is not None}
-            terminal.write([{"key": k, "value": cell(v)} for k, v in found.items()], "table", {"key": "", "value": ""})
+        if terminal.form(form) == "table":
+            terminal.write_pairs({key: value for key, value in found.items() if value is not None})
         else:
             terminal.write([found], form, {})

@@ -10,8 +10,8 @@ from patchcli.cli import options
 from patchcli.cli.terminal import REJECTED, Terminal
 
 COLUMNS = {
-    "image": "image", "score": "score", "verdict": "verdict", "regions": "regions", "peak_x": "peak x", "peak_y": "peak y",
-    "nearest_image": "nearest normal", "nearest_x": "x", "nearest_y": "y", "map": "map",
+    "image": "image", "score": "score", "verdict": "verdict", "peak_x": "peak x", "peak_y": "peak y", "regions": "regions",
+    "nearest_image": "nearest normal", "nearest_x": "x", "nearest_y": "y", "p_value": "p-value", "map": "map",
 }  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def score(
 
     Example: patchcli score --out maps/ --overlay
 
-    Example: ls line3/*.png | patchcli score - | jq -r 'select(.score > 0.01) | .image'
+    Example: ls line3/*.png | patchcli score - | jq -r 'select(.verdict == "reject") | .image'
 
     Example: find line3 -name '*.png' -print0 | patchcli score -0 -
 

@@ -1,13 +1,14 @@
 """patchcli train."""
 
 import os
+import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from patchcli.cli import options
-from patchcli.cli.terminal import INTERRUPTED, Terminal
+from patchcli.cli.terminal import Terminal
 
 
 def train(
@@ -66,7 +67,9 @@ def train(
 
     Example: torchrun --nproc-per-node=2 -m patchcli train ./mvtec/grid
     """
-    with Terminal(quiet or os.environ.get("RANK", "0") != "0", verbose, dry_run) as terminal:
+    again = "where a checkpoint was written, go on with: patchcli train --resume"
+    with Terminal(quiet or os.environ.get("RANK", "0") != "0", verbose, dry_run, again) as terminal:
+        terminal.progress("train", 0, None, "loading PyTorch")
         aside = None if holdout is None else options.share("--holdout", holdout)
         from patchcli.pipeline.train import train
 
@@ -84,5 +87,5 @@ def train(
         if trained.interrupted:
             usable = f"the encoder is usable, go on with: patchcli train --resume --store {store}"
             terminal.note(f"interrupted; {trained.trouble or usable}")
-            raise typer.Exit(INTERRUPTED)
+            raise typer.Exit(128 + (trained.signal or signal.SIGINT))
         terminal.note(f"encoder {trained.sha256[:12]} (of step {trained.chosen}) is in {store}; next: patchcli embed")

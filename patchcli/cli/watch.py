@@ -43,7 +43,8 @@ def watch(
 
     Example: patchcli watch /mnt/camera --log line3.jsonl | jq -r 'select(.verdict == "reject") | .file'
     """
-    with Terminal(quiet, verbose) as terminal:
+    with Terminal(quiet, verbose, again="run again to go on with what has no record") as terminal:
+        terminal.check_format("jsonl")
         from patchcli.pipeline.watch import watch
 
         records = watch(

@@ -1,6 +1,7 @@
 """Images in a store → a trained encoder in the store."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ def train(
                     observer.plan(f"{images} of {data}", f"{images} and an encoder into {store}", extracted.bytes)
         opened = Store.open(store) if process.rank else open_to_write(store, observer)
         chosen = check(opened, opened.canvas)
+        observer.progress("train", 0, None, "reading the images")
         trainer = training.Trainer(opened, chosen, target, process, resume)
         observer.plan(f"images of {store}", f"its encoder{f' and {report}' if report else ''}", trainer.bytes)
         process.wait()  # the store is read before rank 0 writes to it
@@ -112,14 +114,18 @@ def train(
         seconds = None if minutes is None else 60 * minutes
 
         def show(step: Step) -> None:
-            text = "  ".join(f"{name} {value:.3f}" for name, value in step.losses.items())
+            criterion = "" if step.criterion is None else f"criterion {step.criterion:.3f}"
+            told = [f"step {step.step}" + ("" if step.steps is None else f" of {step.steps}"), criterion]
+            if step.judging:
+                told[1:] = ["judging the encoder" if step.step else "judging the untrained encoder"]
+            text = ", ".join(filter(None, told))
             if step.steps is None or (seconds is not None and step.seconds / seconds > step.step / step.steps):
                 observer.progress("train", step.seconds, seconds, text)
             else:
                 observer.progress("train", step.step, step.steps, text)
 
         with runtime.stopping() as stop:
-            trained = training.run(trainer, steps, seconds, show, stop)
+            trained = replace(training.run(trainer, steps, seconds, show, stop), signal=stop())
         if trainer.separates:
             observer.note(f"{_SEPARATES.format(trainer.alignment)}; the encoder learned from synthetic defects")
             if trained.collapsed:

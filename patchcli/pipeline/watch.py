@@ -129,7 +129,7 @@ def watch(
 
 
 def arrivals(
-    folder: Path, seen: dict[str, State], every: float, stop: Callable[[], bool], observer: Observer
+    folder: Path, seen: dict[str, State], every: float, stop: Callable[[], int], observer: Observer
 ) -> Iterator[Arrival]:
     """Complete images below the folder that are not in `seen`, which they are added to, until `stop()`."""
     before: dict[str, State] = {}
@@ -196,7 +196,7 @@ def _version(store: Path) -> Version:
     return tuple(found)
 
 
-def _pause(seconds: float, stop: Callable[[], bool]) -> None:
+def _pause(seconds: float, stop: Callable[[], int]) -> None:
     until = time.monotonic() + seconds
     while not stop() and (left := until - time.monotonic()) > 0:
         time.sleep(min(left, 0.1))

@@ -16,6 +16,7 @@ def run(*arguments: object, stdin: str | None = None) -> Result:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception  # what a user would see as a traceback
+    assert result.exit_code != 70, f"an internal error: {result.stderr}"
     return result
 
 

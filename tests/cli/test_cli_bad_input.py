@@ -213,7 +213,7 @@ def test_a_half_written_bank(bankless: Path, monkeypatch: pytest.MonkeyPatch) ->
         patched.setattr(Bank, "write_block", interrupted)
         result = run("embed", "--store", bankless, "--quiet")
     assert (result.exit_code, result.stdout) == (130, "")
-    assert result.stderr == "patchcli: interrupted; nothing that was finished is lost, the same command goes on\n"
+    assert result.stderr == "patchcli: interrupted; finished work is kept, run again to resume\n"
     for command in ("score", "eval"):
         says = ("bankless.zarr: the bank is half-written (3 of 10 blocks)", "run: patchcli embed")
         refused(command, "--store", bankless, says=says)
@@ -391,7 +391,7 @@ def test_a_full_disk(
     given = [str(names[argument]()) if argument in names else argument for argument in arguments]
     with monkeypatch.context() as patched:
         patched.setattr(where, _full)
-        refused(*given, says=("No space left on device", "run the same command again"))
+        refused(*given, says=("No space left on device", "fix this"))
     assert not (tmp_path / "s.zarr").exists()
     done(*given)
     assert patchcli.info(world.store)["images"] == 10

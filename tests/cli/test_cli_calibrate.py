@@ -25,7 +25,7 @@ def test_the_record_and_the_promise(calibrated: World) -> None:
     assert (record["schema"], record["images"], record["review_rate"]) == ("patchcli.calibration/1", 12, 0.4)
     assert f"patchcli: {record['promise']}; next: patchcli score" in result.stderr.splitlines()
     table = done(*arguments, "--format", "table").stdout.splitlines()
-    assert table[0].split() == ["source", "images", "reject", "above", "review", "above", "pixel"]
+    assert table[0].split() == ["reject", "above", "review", "above", "pixel", "images", "source"]
     assert f"{record['threshold']:.4g}" in table[1]
     (found,) = records(done("info", "--store", calibrated.store))
     assert (found["calibration"], found["threshold"]) == (record["promise"], record["threshold"])

@@ -131,7 +131,7 @@ def test_embed_on_a_full_disk(
     with monkeypatch.context() as patched:
         patched.setattr(store_module, "BANK_CHUNK_BYTES", 1)
         patched.setattr(Bank, "write_block", full)
-        says = ("No space left on device (bank/small/features/c/1)", "run the same command again")
+        says = ("No space left on device (bank/small/features/c/1)", "fix this; finished work is kept, run again to resume")
         assert len(refused("embed", "--quiet", *options, says=says).splitlines()) == 1
     assert "(9 embedded now)" in done("embed", *options).stderr
     assert _bank(bankless) == uninterrupted
@@ -172,4 +172,4 @@ def test_score_interrupted(made: World, tmp_path: Path) -> None:
     arguments = ("score", "--store", made.store, "--quiet", "--out", tmp_path / "maps")
     status, stdout, stderr = finished(*arguments, driver=SIGINT_WHILE_IT_EMBEDS_AHEAD)
     assert (status, stdout) == (130, "")
-    assert stderr == "patchcli: interrupted; nothing that was finished is lost, the same command goes on\n"
+    assert stderr == "patchcli: interrupted\n"

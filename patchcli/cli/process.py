@@ -1,0 +1,38 @@
+"""The process around a verb: its standard streams, SIGTERM, and the exit status of what nothing else catches."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from patchcli.cli.terminal import BROKEN_PIPE, TERMINATED, Terminal
+
+
+def run(app: Callable[[], Any]) -> NoReturn:
+    """Run the command line and exit."""
+    _open_streams()
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # as after Ctrl-C, what is begun is tidied up
+    try:
+        app()
+    except SystemExit as end:
+        if isinstance(end.__context__, OSError):  # Typer exits with 1 where a pipe of its own output is closed
+            sys.exit(BROKEN_PIPE)
+        raise
+    except BaseException as error:
+        sys.exit(Terminal(verbose=bool({"-v", "--verbose"} & set(sys.argv))).explain(error))
+    sys.exit()
+
+
+def _open_streams() -> None:
+    """Closed streams lead nowhere: else a file of ours would get their number, and what is written to them."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
