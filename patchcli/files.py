@@ -16,24 +16,30 @@ def target(option: str, path: Path | str, *suffixes: str) -> Path:
     that is read-only.
     """
     path = Path(path)
-    if path.suffix not in suffixes if suffixes else path.exists() and not path.is_dir():
-        what = f"the name of a {' or '.join(suffixes)} file" if suffixes else "a folder, found a file"
-        raise InputError(f"{option} {path}: expected {what}")
-    if suffixes and path.is_dir():
-        raise InputError(f"{option} {path}: expected the name of a file, found a folder")
-    above = next((folder for folder in ((path,) if not suffixes else ()) + tuple(path.parents) if folder.exists()), path.parent)
-    if above.exists() and not above.is_dir():
-        raise InputError(f"{option} {path}: expected a folder above it, found the file {above}")
     try:
-        for part in path.relative_to(above).parts:
-            if (above / part).is_symlink() and not (suffixes and part == path.name):
-                raise InputError(f"{option} {path}: expected a folder, found a link to nowhere: {above / part}")
-            (above / f".{part}.part").exists()  # too long a name is an error
-        with tempfile.TemporaryFile(dir=above):
-            pass
+        _try(f"{option} {path}", path, suffixes)
     except OSError as error:
         raise InputError(f"{option} {path}: cannot be written ({error.strerror}); name another place") from None
     return path
+
+
+def _try(named: str, path: Path, suffixes: tuple[str, ...]) -> None:
+    """Raise InputError, or an OSError of the file system, where `target` refuses."""
+    if path.suffix not in suffixes if suffixes else path.exists() and not path.is_dir():
+        what = f"the name of a {' or '.join(suffixes)} file" if suffixes else "a folder, found a file"
+        raise InputError(f"{named}: expected {what}")
+    if suffixes and path.is_dir():
+        raise InputError(f"{named}: expected the name of a file, found a folder")
+    folders = path.parents if suffixes else (path, *path.parents)
+    above = next((folder for folder in folders if folder.exists()), path.parent)
+    if above.exists() and not above.is_dir():
+        raise InputError(f"{named}: expected a folder above it, found the file {above}")
+    for part in path.relative_to(above).parts:
+        if (above / part).is_symlink() and not (suffixes and part == path.name):
+            raise InputError(f"{named}: expected a folder, found a link to nowhere: {above / part}")
+        (above / f".{part}.part").exists()  # too long a name is an error
+    with tempfile.TemporaryFile(dir=above):
+        pass
 
 
 def spreadsheet(value: Any) -> Any:

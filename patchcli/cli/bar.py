@@ -20,7 +20,7 @@ class Bar:
         self._line = ""
 
     def update(self, task: str, done: float, total: float | None, detail: str) -> None:
-        """`done` of `total` of a task, which may be another than before; drawn unless it was just now and a next one is near."""
+        """`done` of `total` of a task, which may be another than before; drawn at most every tenth of a second."""
         now = time.monotonic()
         if task != self._task:
             self._task, self._begun, self._from, self._drawn = task, now, done, 0.0

@@ -88,3 +88,13 @@ def test_names_that_end_in_nul(world: World) -> None:
     assert len(records(done("score", "-0", "-", "--store", world.store, stdin=listed.rstrip("\0")))) == 2
     done("bank", "remove", "--null", "-", "--store", world.store, stdin="train/good/000.png\0train/good/001.png\0")
     assert len(records(done("bank", "list", "--store", world.store))) == 8
+
+
+def test_a_tilde_is_the_home_folder(made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    shutil.copytree(made.store, tmp_path / "home" / "own.zarr")
+    Path("patchcli.toml").write_text('store = "~/own.zarr"')
+    (found,) = records(done("info"))
+    assert Path(found["store"]) == tmp_path / "home" / "own.zarr"
+    Path("patchcli.toml").write_text('store = "~nobody-of-this-name/own.zarr"')
+    refused("info", says=("patchcli.toml: store: ", "home directory"))
