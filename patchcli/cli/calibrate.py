@@ -33,6 +33,8 @@ def calibrate(
         typer.Option("--review", metavar="RATE", help="A higher rate, such as 5%: what is above its threshold is for review."),
     ] = None,
     roi: options.Roi = None,
+    mask_threshold: options.MaskThreshold = None,
+    large: options.Large = False,
     form: options.Format = None,
     search: options.Search = "auto",
     memory: options.Memory = None,
@@ -59,6 +61,7 @@ def calibrate(
         named = source[0] if source in (["holdout"], ["validation"], ["loo"]) else source
         record = calibrate(
             store, named, false_alarms=rates[0], confidence=rates[1], review=reviewed, roi=roi,
+            mask_threshold=mask_threshold, large=large,
             device=device, search=search, memory=limit, threads=threads, observer=terminal,
         )  # fmt: skip
         terminal.note(record.promise)

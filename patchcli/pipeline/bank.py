@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from patchcli import embedding, images, layouts, runtime, training
 from patchcli.errors import InputError, StoreError
+from patchcli.images import Pixels
 from patchcli.neighbours.pruned import Stream
 from patchcli.observer import Observer
+from patchcli.pipeline.data import Remarks
 from patchcli.pipeline.embed import Embedded, Thinning, embed, index, pages_stream
 from patchcli.pipeline.score import make_scorer
 from patchcli.scoring import Scored, Scorer
@@ -50,7 +52,7 @@ class Audited:
     nearest_height: int
 
 
-Decoded = tuple[str, tuple[int, int], NDArray[np.uint8]]
+Decoded = tuple[str, tuple[int, int], Pixels]
 
 
 def bank_list(store: Path | str = "patchcli.zarr") -> list[Held]:
@@ -94,7 +96,7 @@ def bank_add(
     opened = Store.open(store, observer.mode)
     root, held = Path(opened.dataset["root"]), set(opened.image_ids)
     aside = {digest: name for name, digest in opened.held_out.items()}
-    canvas = opened.canvas
+    canvas, reader, remarks = opened.canvas, opened.reader, Remarks(observer)
     added: list[Decoded] = []
     for given in map(Path, paths):
         for path in list(images.find(given)) if given.is_dir() else [given]:
@@ -104,7 +106,7 @@ def bank_add(
                 observer.problem(f"{path}: an image of this id ({name}) is in the bank; remove it first to replace it")
                 continue
             try:
-                pixels = images.decode(path)
+                pixels = reader.read(path, remarks)
             except InputError as error:
                 observer.problem(str(error))
                 continue
@@ -114,6 +116,7 @@ def bank_add(
                 continue
             held.add(name)
             added.append((name, (pixels.shape[0], pixels.shape[1]), canvas.fit(pixels)))
+    remarks.close()
     if not added:
         raise InputError("no image to add; expected png, jpg, bmp, tif or webp files that are not in the bank")
     return _edit(opened, list(range(opened.images.shape[0])), added, observer=observer, **options)

@@ -16,12 +16,13 @@ from patchcli import report as pictures
 from patchcli.calibration import Calibration, Thresholds
 from patchcli.curves import Chart, bars
 from patchcli.errors import InputError
+from patchcli.images import Pixels
 from patchcli.layouts import Sample
 from patchcli.observer import Observer
-from patchcli.pipeline.data import read_mask
+from patchcli.pipeline.data import mask_rule, read_mask
 from patchcli.pipeline.evaluate import Row, evaluate, share_above
 from patchcli.pipeline.info import info
-from patchcli.pipeline.score import Record, colour_scale, score
+from patchcli.pipeline.score import Record, all_samples, colour_scale, score
 from patchcli.report import Card, ColourScale
 from patchcli.store import Store
 
@@ -56,11 +57,12 @@ def write_report(
         opened, rows = Store.open(store), list[Row]()
         if paths is None:
             try:
-                rows = evaluate(store, maps=folder, roi=options.get("roi"), observer=Observer())
+                same = {name: options[name] for name in ("roi", "mask_threshold", "large") if name in options}
+                rows = evaluate(store, maps=folder, observer=Observer(), **same)
             except InputError as error:
                 observer.note(f"no figures: {error}")
         title = f"{opened.dataset['category']}: {len(found)} images"
-        files.write_text(out, page(store, found, title, [], rows, limit, observer))
+        files.write_text(out, page(store, found, title, [], rows, limit, observer, options.get("mask_threshold")))
     return out
 
 
@@ -76,7 +78,7 @@ def score_all(
 
 def page(
     store: Path | str, found: Sequence[tuple[Sample, Record]], title: str, lines: Sequence[str], rows: Sequence[Row],
-    limit: int, observer: Observer,
+    limit: int, observer: Observer, mask_threshold: int | None = None,
 ) -> str:  # fmt: skip
     """The page of samples and records whose maps are on disk; `rows` are of these images."""
     opened = Store.open(store)
@@ -95,10 +97,12 @@ def page(
     maps = (tifffile.imread(str(record.map)) for _, record in shown)
     scale = colour_scale(thresholds, ((float(np.median(values)), float(values.max())) for values in maps))
     names = {name: number for number, name in enumerate(opened.image_ids)}
+    rule, reader = mask_rule(all_samples(opened), mask_threshold, True), opened.reader.lifted(True)  # they are scored
     cards = []
     for done, (sample, record) in enumerate(shown, 1):
         normal = _normal_patch(opened, names[record.nearest_image], record)
-        cards.append(_card(record, sample, tifffile.imread(str(record.map)), scale, normal, observer))
+        mask = read_mask(sample, images.size(sample.path), rule, observer)
+        cards.append(_card(record, sample, reader.read(sample.path), tifffile.imread(str(record.map)), mask, scale, normal))
         observer.progress("report", done, len(shown))
     threshold = None if thresholds is None else thresholds.threshold
     rows = [_at_threshold(row, found, threshold) for row in rows]
@@ -110,11 +114,9 @@ def page(
 
 
 def _card(
-    record: Record, sample: Sample, values: NDArray[np.float32], scale: ColourScale, normal: NDArray[np.uint8],
-    observer: Observer,
+    record: Record, sample: Sample, pixels: Pixels, values: NDArray[np.float32], mask: NDArray[np.bool_] | None,
+    scale: ColourScale, normal: NDArray[np.uint8],
 ) -> Card:  # fmt: skip
-    pixels = images.decode(sample.path)
-    mask = read_mask(sample, values.shape, observer)
     outlined = pictures.overlay(pixels, np.full_like(values, scale.low), mask, scale)
     heat = pictures.overlay(pixels, values, None, scale)
     regions = record.regions or []
@@ -128,7 +130,7 @@ def _card(
     if len(regions) > 3:
         facts.append(f"and {len(regions) - 3} smaller regions")
     left, top = record.patch_x, record.patch_y
-    patch = pixels[top : top + record.patch_height, left : left + record.patch_width]
+    patch = images.shown(pixels[top : top + record.patch_height, left : left + record.patch_width])
     where = f"nearest normal patch: {record.nearest_image} at {record.nearest_x}, {record.nearest_y}"
     return Card(
         title=record.image,
@@ -153,8 +155,7 @@ def _normal_patch(store: Store, number: int, record: Record) -> NDArray[np.uint8
     top, left = round(record.nearest_y * down), round(record.nearest_x * across)
     bottom = max(top + 1, round((record.nearest_y + record.nearest_height) * down))
     right = max(left + 1, round((record.nearest_x + record.nearest_width) * across))
-    patch: NDArray[np.uint8] = pixels[top:bottom, left:right]
-    return patch
+    return images.shown(pixels[top:bottom, left:right])
 
 
 def _charts(

@@ -27,6 +27,8 @@ def train(
     layout: str | None = None,
     holdout: float | None = None,
     size: tuple[int, int] | str | None = None,
+    bits: int | None = None,
+    large: bool = False,
     steps: int | None = None,
     epochs: float | None = None,
     minutes: float | None = None,
@@ -52,7 +54,7 @@ def train(
             raise InputError(f"--{name}: expected 0 or more, found {value}")
     if steps is not None and epochs is not None:
         raise InputError("--steps and --epochs: give one of the two")
-    for name, given in (("layout", layout), ("holdout", holdout)):
+    for name, given in (("layout", layout), ("holdout", holdout), ("bits", bits)):
         if given is not None and data is None:
             raise InputError(f"--{name}: expected DATA too")
     if report is not None:
@@ -69,7 +71,7 @@ def train(
             observer.dry = dry
         with process.after_first(target):
             if process.rank == 0 and data is not None:
-                extracted = extract(data, store, size, overwrite, observer, layout, holdout)
+                extracted = extract(data, store, size, overwrite, observer, layout, holdout, bits, large)
                 if extracted.held_out:
                     observer.note(f"{extracted.held_out} good images are held out, for patchcli calibrate")
                 if extracted.images < 10:

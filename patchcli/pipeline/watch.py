@@ -13,8 +13,10 @@ from typing import Any
 
 from patchcli import images, runtime
 from patchcli.errors import InputError
+from patchcli.images import Reader
 from patchcli.observer import Observer
 from patchcli.pipeline.score import SCHEMA, score
+from patchcli.store import Store
 
 EVERY = 1.0  # seconds between two looks at the folder; network shares tell of no changes, so it is looked at
 PATIENCE = 5  # looks for which an unchanged file that cannot be decoded may still be being written
@@ -54,9 +56,11 @@ def watch(
         with _ledger(log) as (seen, write), runtime.stopping() as stop:
             now: tuple[str, State] | None = None
 
+            reader = Store.open(store).reader.lifted(options.get("large", False))
+
             def paths() -> Iterator[Path]:
                 nonlocal now
-                for now in arrivals(folder, seen, every, stop, observer):
+                for now in arrivals(folder, seen, every, stop, observer, reader):
                     yield folder / now[0]
 
             records = score(store, paths(), batch=1, endless=True, observer=observer, **options)
@@ -73,8 +77,9 @@ def watch(
 
 
 def arrivals(
-    folder: Path, seen: dict[str, State], every: float, stop: Callable[[], bool], observer: Observer
-) -> Iterator[tuple[str, State]]:
+    folder: Path, seen: dict[str, State], every: float, stop: Callable[[], bool], observer: Observer,
+    reader: Reader,
+) -> Iterator[tuple[str, State]]:  # fmt: skip
     """Complete images below the folder that are not in `seen`, which they are added to, until `stop()`."""
     before: dict[str, State] = {}
     failed: dict[str, int] = {}
@@ -93,7 +98,7 @@ def arrivals(
                 failed.pop(name, None)
                 continue
             try:
-                images.decode(folder / name)
+                reader.read(folder / name)
             except InputError as error:
                 failed[name] = failed.get(name, 0) + 1
                 if failed[name] == PATIENCE:
