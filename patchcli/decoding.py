@@ -210,6 +210,7 @@ class _Tiff:
         self._file.seek(0)
         image = TiffImagePlugin.TiffImageFile(self._file)
         image.seek(self._number)
+        image.im = Image.core.new(image.mode, (self._page.imagewidth, self._page.imagelength))  # or Pillow applies its limit
         return image
 
     def _values(self) -> Array:

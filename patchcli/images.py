@@ -115,9 +115,9 @@ def _scaled(values: NDArray[Any], full: int, top: int, inverted: bool) -> Pixels
     return scaled
 
 
-def strips(height: int, width: int, pixels: int = decoding.STRIP) -> Iterator[slice]:
+def strips(height: int, width: int, pixels: int | None = None) -> Iterator[slice]:
     """The rows of a picture, about so many pixels at a time: what is made of a large one takes little memory by itself."""
-    rows = max(1, pixels // width)
+    rows = max(1, (pixels or decoding.STRIP) // width)
     return (slice(top, min(height, top + rows)) for top in range(0, height, rows))
 
 
@@ -186,7 +186,9 @@ def resize(pixels: Pixels, height: int, width: int) -> Pixels:
 
 
 def _resampled(values: NDArray[Any], height: int, width: int, how: Image.Resampling) -> NDArray[Any]:
-    """Values (h, w, …) at another size: across, then down, as Pillow does it, a part at a time."""
+    """Values (h, w, …) at another size; of large ones a part at a time, across, then down."""
+    if max(values.shape[0], height) * max(values.shape[1], width) <= decoding.STRIP:
+        return np.asarray(Image.fromarray(values).resize((width, height), how))
     if values.shape[1] != width:
         rows = [Image.fromarray(np.ascontiguousarray(values[part])) for part in strips(*values.shape[:2])]
         values = np.concatenate([np.asarray(part.resize((width, part.height), how)) for part in rows])
