@@ -9,6 +9,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from patchcli.images import Pixels, levels
+
 VISIBLE = 8  # grey levels: a pixel that is changed by less is not part of a defect
 
 Floats = NDArray[np.float64]
@@ -92,14 +94,15 @@ KINDS: dict[str, Callable[[np.random.Generator, Floats, Floats], Floats]] = {
 
 
 def damage(
-    rng: np.random.Generator, pixels: NDArray[np.uint8], other: NDArray[np.uint8], count: int
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    rng: np.random.Generator, pixels: Pixels, other: Pixels, count: int
+) -> tuple[Pixels, NDArray[np.bool_]]:
     """A copy of `pixels` (H, W, 3) with `count` defects of random kinds, and the mask (H, W) of what visibly changed.
 
     `other` is a good image of the same size, from which pieces are taken.
     """
-    out, source = pixels.astype(np.float64), other.astype(np.float64)
+    out, source = levels(pixels).astype(np.float64), levels(other).astype(np.float64)
     for kind in rng.choice(list(KINDS), count):
         out = KINDS[kind](rng, out, source)
-    damaged = out.clip(0, 255).round().astype(np.uint8)
-    return damaged, np.abs(damaged.astype(np.int16) - pixels).max(axis=2) > VISIBLE
+    level = 1 if pixels.dtype == np.uint8 else 257
+    damaged = (out.clip(0, 255) * level).round().astype(pixels.dtype)
+    return damaged, np.abs(damaged.astype(np.int32) - pixels).max(axis=2) > VISIBLE * level

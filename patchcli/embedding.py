@@ -12,7 +12,7 @@ from torch import Tensor
 from patchcli.encoder import Encoder
 from patchcli.errors import InputError
 from patchcli.grid import PatchGrid
-from patchcli.images import standardise
+from patchcli.images import Pixels, standardise
 
 Starts = tuple[int, ...]
 
@@ -77,12 +77,12 @@ def _spans(starts: Mapping[str, Starts], K: Mapping[str, int], length: int) -> l
 @torch.inference_mode()
 def embed(
     encoder: Encoder,
-    pixels: NDArray[np.uint8],
+    pixels: Pixels,
     mean: NDArray[np.float32],
     grids: Mapping[str, PatchGrid],
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """Images (B, H, W, 3) uint8 → features of each scale, (B, rows, columns, D) float32 on `device`.
+    """Images (B, H, W, 3) → features of each scale, (B, rows, columns, D) float32 on `device`.
 
     Images larger than TILE go through the encoder tile by tile, with the same features: the convolutions are unpadded,
     so a patch's feature depends on its own pixels alone.

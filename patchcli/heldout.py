@@ -16,6 +16,7 @@ from patchcli import defects, maps, metrics
 from patchcli.embedding import embed
 from patchcli.encoder import Encoder
 from patchcli.grid import PatchGrid
+from patchcli.images import Pixels
 
 HELD, BANK, COPIES = 8, 24, 2  # at most: images held out, images of the bank; damaged copies of each held-out image
 SHARE = 5  # at most one image of so many is held out
@@ -40,9 +41,9 @@ class Judgement:
 
 
 class HeldOut:
-    """Held-out images (n, H, W, 3) uint8, their damaged copies, and the images of the bank."""
+    """Held-out images (n, H, W, 3), their damaged copies, and the images of the bank."""
 
-    def __init__(self, held: NDArray[np.uint8], bank: NDArray[np.uint8], mean: NDArray[np.float32]) -> None:
+    def __init__(self, held: Pixels, bank: Pixels, mean: NDArray[np.float32]) -> None:
         top, left = (max(0, side - WINDOW) // 2 for side in held.shape[1:3])
         held, bank = (part[:, top : top + WINDOW, left : left + WINDOW] for part in (held, bank))
         mean = mean[top : top + WINDOW, left : left + WINDOW]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from patchcli import files, images
+from patchcli import files, images, masks
 from patchcli.errors import InputError
 
 SUFFIXES = (".csv", ".json")  # what regions are written as
@@ -42,11 +42,16 @@ def find(
     """
     from scipy.ndimage import label
 
-    labels, count = label(anomaly_map > threshold, np.ones((3, 3)))
-    if not count:
+    hot = anomaly_map > threshold
+    down, across = np.flatnonzero(hot.any(axis=1)), np.flatnonzero(hot.any(axis=0))
+    if not down.size:
         return []
-    at = np.flatnonzero(labels)
-    of, values = labels.ravel()[at], anomaly_map.ravel()[at]
+    box = slice(down[0], down[-1] + 1), slice(across[0], across[-1] + 1)  # labels take four bytes a pixel
+    labels, count = label(hot[box], np.ones((3, 3)))
+    inside = np.nonzero(labels)
+    of = labels[inside]
+    at = (inside[0] + down[0]) * anomaly_map.shape[1] + inside[1] + across[0]
+    values = anomaly_map.ravel()[at]
     order = np.lexsort((at, -values, of))  # region after region, each from its peak downwards
     at, of, values = at[order], of[order], values[order]
     first = np.searchsorted(of, np.arange(1, count + 1))
@@ -121,9 +126,9 @@ class Roi:
     mask: NDArray[np.bool_]  # (h, w), of the images' size or of another with their aspect ratio
 
     @classmethod
-    def read(cls, path: Path | str) -> "Roi":
-        """The pixels of an image that are not 0. Raises InputError where there are none, or it cannot be decoded."""
-        mask = images.read_mask(Path(path), nonzero=True)
+    def read(cls, path: Path | str, mask_threshold: int | None = None, large: bool = False) -> "Roi":
+        """The pixels of an image that count, by the rule of masks. Raises InputError where it has none or is no image."""
+        mask = masks.Rule.of([Path(path)], mask_threshold, large).read(Path(path))
         if not mask.any():
             raise InputError(f"--roi {path}: expected pixels that are not 0 where to look, found none")
         return cls(Path(path), mask)

@@ -13,11 +13,13 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from patchcli import curves
 from patchcli.curves import Chart, svg
+from patchcli.images import Pixels, levels, strips
 
 # Anchors of a perceptually even map (dark blue to yellow, readable with colour blindness); red is left to the mask.
 _ANCHORS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], np.float32)
 
 
+OVERLAID = 1 << 20  # pixels that are drawn at a time
 SIDE = 1024  # pixels a side of a picture of the page, at most
 SMALLEST = 64  # and at least, however many there are
 TITLE = 100  # letters of a title; a longer one loses its middle
@@ -39,17 +41,21 @@ class ColourScale:
 
 
 def overlay(
-    pixels: NDArray[np.uint8], values: NDArray[np.float32], mask: NDArray[np.bool_] | None, scale: ColourScale
+    pixels: Pixels, values: NDArray[np.float32], mask: NDArray[np.bool_] | None, scale: ColourScale
 ) -> NDArray[np.uint8]:
     """Image (H, W, 3) under its anomaly map (H, W), the mask's outline in red."""
-    heat = scale.heat(values)
-    at = heat * (len(_ANCHORS) - 1)
-    colours = np.stack([np.interp(at, range(len(_ANCHORS)), _ANCHORS[:, c]) for c in range(3)], axis=-1)
-    alpha = (0.85 * heat)[..., None]
-    blended = pixels * (1 - alpha) + colours * alpha
+    drawn = np.empty(pixels.shape, np.uint8)
+    for rows in strips(values.shape[0], values.shape[1], OVERLAID):
+        heat = scale.heat(values[rows])
+        at = heat * (len(_ANCHORS) - 1)
+        for channel in range(3):
+            alpha = 0.85 * heat
+            colours = np.interp(at, range(len(_ANCHORS)), _ANCHORS[:, channel])
+            blended = levels(pixels[rows, :, channel]) * (1 - alpha) + colours * alpha
+            drawn[rows, :, channel] = blended.round()
     if mask is not None and mask.any():
-        blended[outline(mask, max(1, round(min(mask.shape) / 200)))] = (255, 0, 0)
-    return blended.round().astype(np.uint8)
+        drawn[outline(mask, max(1, round(min(mask.shape) / 200)))] = (255, 0, 0)
+    return drawn
 
 
 def outline(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:

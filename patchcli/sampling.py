@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from patchcli import defects
 from patchcli.encoder import Scale
 from patchcli.errors import InputError
-from patchcli.images import standardise
+from patchcli.images import pixels_of, standardise
 
 NOISE = 0.02  # σ of the random RGB shift and of the pixel noise, in standardised units (Sect. 4.1)
 DIRECTIONS = np.array([(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)])  # label → (dy, dx)
@@ -172,6 +172,7 @@ def dense_batch(
     stride: int,
     jitter: Callable[[Scale], int] = paper_jitter,
     mean: Floats | None = None,
+    dtype: str = "uint8",
 ) -> Batch:
     """Every patch of a random part of each image, CROP pixels a side: two views with independent colour and noise.
 
@@ -179,9 +180,10 @@ def dense_batch(
     the first by a jitter that is not zero, so odd offsets occur too; what a pair was to be apart is moved to the
     nearest offset that the two grids have (less than `stride` away, and never farther apart than the largest jitter).
     For the separation, with the `mean` (H, W, 3) that the images lack: synthetic defects are drawn into the second view,
-    pieces that are pasted coming from elsewhere in it, and no second patch of a jitter pair has any of them.
+    whose pixels were of `dtype`, pieces that are pasted coming from elsewhere in it, and no second patch of a jitter pair
+    has any of them.
     """
-    return merge([_look(rng, image, scales, stride, jitter, mean) for rng, image in zip(rngs, images, strict=True)])
+    return merge([_look(rng, image, scales, stride, jitter, mean, dtype) for rng, image in zip(rngs, images, strict=True)])
 
 
 def _look(
@@ -191,6 +193,7 @@ def _look(
     stride: int,
     jitter: Callable[[Scale], int],
     mean: Floats | None,
+    dtype: str,
 ) -> Batch:
     _, H, W = image.shape
     J = min(map(paper_jitter, scales.values()))
@@ -201,7 +204,7 @@ def _look(
     parts = [(slice(y, y + size[0]), slice(x, x + size[1])) for y, x in (origin, origin + phase)]
     looks = [image[:, rows, columns] for rows, columns in parts]
     if mean is not None:
-        looks[1], mask = _damage(rng, looks[1], mean[parts[1]])
+        looks[1], mask = _damage(rng, looks[1], mean[parts[1]], dtype)
     views = [_augment(rng, look) for look in looks]
 
     def read(name: str, offset: Ints, label: Ints) -> Pairs:
@@ -229,9 +232,9 @@ def _look(
     return batch
 
 
-def _damage(rng: np.random.Generator, image: Floats, mean: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+def _damage(rng: np.random.Generator, image: Floats, mean: Floats, dtype: str) -> tuple[Floats, NDArray[np.bool_]]:
     """A standardised image (3, H, W) with synthetic defects, and the mask (H, W) of what they changed."""
-    pixels = (image.transpose(1, 2, 0) * 255 + mean).round().clip(0, 255).astype(np.uint8)
+    pixels = pixels_of(image, mean, dtype)
     damaged, mask = defects.damage(rng, pixels, pixels, DEFECTS)
     return standardise(damaged[None], mean)[0], mask
 

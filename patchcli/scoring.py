@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from patchcli import maps, neighbours, training
 from patchcli.embedding import embed, grids
 from patchcli.errors import InputError
+from patchcli.images import Pixels
 from patchcli.neighbours import paged
 from patchcli.regions import Roi
 from patchcli.store import Store
@@ -54,10 +55,12 @@ class Embedded:
 class Scorer:
     """Everything that is loaded once to score images against one store."""
 
-    def __init__(self, store: Store, device: torch.device, method: str, memory: int, roi: Roi | None = None) -> None:
+    def __init__(
+        self, store: Store, device: torch.device, method: str, memory: int, roi: Roi | None = None, large: bool = False
+    ) -> None:
         self.bank = bank = store.bank()
         self.encoder = training.load(store, device)
-        self.mean, self.canvas = store.mean, store.canvas
+        self.mean, self.canvas, self.reader = store.mean, store.canvas, store.reader.lifted(large)
         self.roi = roi
         if roi is not None and not roi.at(*self.canvas.covered(*roi.mask.shape)).any():
             found = f"nothing of it is left at the store's working size of {self.canvas.width}x{self.canvas.height} pixels"
@@ -71,16 +74,16 @@ class Scorer:
             self.search[scale] = neighbours.searcher(method, paged.read(bank, scale, left), device, left)
             left = max(0, left - paged.memory(bank, scale))
 
-    def embed(self, images: list[NDArray[np.uint8]]) -> Embedded:
-        """Decoded images, each (h, w, 3) uint8 of any size, at the store's working size through the encoder."""
+    def embed(self, images: list[Pixels]) -> Embedded:
+        """Decoded images, each (h, w, 3) of any size, at the store's working size through the encoder."""
         pixels = np.stack([self.canvas.fit(image) for image in images])
         return self.embed_stored(pixels, [(image.shape[0], image.shape[1]) for image in images])
 
-    def embed_stored(self, pixels: NDArray[np.uint8], sizes: list[tuple[int, int]]) -> Embedded:
+    def embed_stored(self, pixels: Pixels, sizes: list[tuple[int, int]]) -> Embedded:
         """Images (B, H, W, 3) that have the working size, with their original sizes."""
         return Embedded(embed(self.encoder, pixels, self.mean, self.grids, self.device), sizes)
 
-    def score(self, images: list[NDArray[np.uint8]]) -> list[Scored]:
+    def score(self, images: list[Pixels]) -> list[Scored]:
         """Score decoded images together."""
         return self.compare(self.embed(images))
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.grid import PatchGrid
-from patchcli.images import Canvas
+from patchcli.images import Canvas, Pixels, Reader, levels
 
 FORMAT_VERSION = 1
 PARTS = ("images", "encoder", "bank", "calibration")  # groups that are replaced whole
@@ -128,14 +128,14 @@ class Store:
     # ---- images -------------------------------------------------------------------------------------------------
 
     def write_images(self, decoded: Iterator[tuple[str, tuple[int, int], Array]], height: int, width: int) -> int:
-        """Write images (id, original (height, width), pixels (height, width, 3) uint8) and their mean; how many."""
-        return _write_images(self.group.create_group("images"), decoded, height, width, None)
+        """Write images (id, original (height, width), pixels (height, width, 3)) and their mean, in levels; how many."""
+        return _write_images(self.group.create_group("images"), decoded, height, width, self.reader.dtype, None)
 
     def edit_images(self, decoded: Iterator[tuple[str, tuple[int, int], Array]]) -> int:
         """Replace the images; their mean stays, since encoder and features depend on it. How many."""
         height, width = self.images.shape[1:3]
         with self.replacing("images") as group:
-            return _write_images(group, decoded, height, width, self.mean)
+            return _write_images(group, decoded, height, width, self.reader.dtype, self.mean)
 
     def update_dataset(self, **changes: Any) -> None:
         """Change what is said of the data set."""
@@ -144,12 +144,17 @@ class Store:
 
     @property
     def images(self) -> "zarr.Array[Any]":
-        """images/train: uint8 (N, H, W, 3); slices of it stream from the store."""
+        """images/train: uint8, or uint16 of deeper files, (N, H, W, 3); slices of it stream from the store."""
         return _array(self.group, "images/train")
 
-    def read_images(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Training images start:stop as (B, H, W, 3) uint8."""
-        return cast(NDArray[np.uint8], _read(self.images, slice(start, stop)))
+    def read_images(self, start: int, stop: int) -> Pixels:
+        """Training images start:stop as (B, H, W, 3)."""
+        return _read(self.images, slice(start, stop))
+
+    @property
+    def reader(self) -> Reader:
+        """How image files become pixels of these."""
+        return Reader(self.dataset.get("bits", 8), self.dataset.get("large", False))
 
     @property
     def canvas(self) -> Canvas:
@@ -169,7 +174,7 @@ class Store:
 
     @property
     def mean(self) -> NDArray[np.float32]:
-        """Per-pixel mean of the training images, float32 (H, W, 3)."""
+        """Per-pixel mean of the training images, in levels of 0 to 255, float32 (H, W, 3)."""
         return cast(NDArray[np.float32], _read(_array(self.group, "images/mean")))
 
     # ---- encoder ------------------------------------------------------------------------------------------------
@@ -460,11 +465,12 @@ class Bank:
 
 
 def _write_images(
-    group: zarr.Group, decoded: Iterator[tuple[str, tuple[int, int], Array]], height: int, width: int, mean: Array | None
-) -> int:
+    group: zarr.Group, decoded: Iterator[tuple[str, tuple[int, int], Array]], height: int, width: int, dtype: str,
+    mean: Array | None,
+) -> int:  # fmt: skip
     """Write images into an empty group; the mean is theirs where none is given."""
     train = group.create_array(
-        "train", shape=(0, height, width, 3), chunks=(IMAGE_BLOCK, height, width, 3), dtype="uint8"
+        "train", shape=(0, height, width, 3), chunks=(IMAGE_BLOCK, height, width, 3), dtype=dtype
     )
     total, count = np.zeros((height, width, 3), np.float64), 0
     ids: list[str] = []
@@ -480,7 +486,7 @@ def _write_images(
         ids.append(name)
         sizes.append(size)
         block.append(pixels)
-        total += pixels
+        total += levels(pixels)
         count += 1
         if len(block) == IMAGE_BLOCK:
             flush()

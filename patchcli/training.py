@@ -17,7 +17,7 @@ from patchcli import heldout, sampling
 from patchcli.encoder import ARCHITECTURES, Encoder
 from patchcli.errors import IncompleteError, InputError, StoreError, TrainingError
 from patchcli.heldout import HeldOut, split
-from patchcli.images import standardise
+from patchcli.images import Pixels, standardise
 from patchcli.losses import PatchSVDDLoss, total
 from patchcli.runtime import Process
 from patchcli.store import Store, digest_of
@@ -127,7 +127,7 @@ def load(store: Store, device: torch.device) -> Encoder:
     return encoder.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
 
-def alignment(images: Iterable[NDArray[np.uint8]]) -> float:
+def alignment(images: Iterable[Pixels]) -> float:
     """How much of the detail of two or more images (H, W, 3) is at the same place in all: an R² without bias, at least 0.
 
     It is what the mean image explains of each image's detail: the mean colour of its CELLS × CELLS cells or more, less that
@@ -215,8 +215,8 @@ class Trainer:
         names = [f"{kind}_{scale}" for scale in scales for kind in kinds]
         return [*names, *(f"sep_{scale}" for scale in scales)] if self.separates else names
 
-    def _read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Images (B, H, W, 3) uint8 of the store."""
+    def _read(self, indices: NDArray[np.int64]) -> Pixels:
+        """Images (B, H, W, 3) of the store."""
         return np.concatenate([self._image(i) for i in indices.tolist()])
 
     def batch(self, step: int) -> sampling.Batch:
@@ -232,7 +232,8 @@ class Trainer:
             return sampling.patch_batch(rngs, images, scales)
         jitter = sampling.contrast_jitter if self.loss.contrast else sampling.paper_jitter
         mean = self.mean if self.separates else None
-        return sampling.dense_batch(rngs, images, scales, self.loss.encoder.stride, jitter, mean)
+        dtype = self.store.reader.dtype
+        return sampling.dense_batch(rngs, images, scales, self.loss.encoder.stride, jitter, mean, dtype)
 
     def step(self, batch: sampling.Batch) -> dict[str, float]:
         """One update of encoder and classifiers; the losses before it, averaged over the processes."""

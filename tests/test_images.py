@@ -32,17 +32,6 @@ def test_grey_is_replicated(tmp_path: Path, grey: np.ndarray) -> None:
     assert_grey(images.decode(tmp_path / "a.png"), grey)
 
 
-def test_a_16_bit_png_keeps_its_high_byte(tmp_path: Path, grey: np.ndarray) -> None:
-    Image.fromarray(grey.astype(np.uint16) * 256 + 200).save(tmp_path / "a.png")
-    assert_grey(images.decode(tmp_path / "a.png"), grey)
-
-
-@pytest.mark.parametrize("byteorder", ["<", ">"])
-def test_a_16_bit_tiff_keeps_its_high_byte(tmp_path: Path, grey: np.ndarray, byteorder: str) -> None:
-    tifffile.imwrite(tmp_path / "a.tif", grey.astype(np.uint16) * 256 + 200, byteorder=byteorder)
-    assert_grey(images.decode(tmp_path / "a.tif"), grey)
-
-
 def test_a_palette_is_resolved(tmp_path: Path) -> None:
     indices = np.zeros((H, W), np.uint8)
     indices[:, W // 2 :] = 1
@@ -182,68 +171,6 @@ def test_find_below_a_hidden_folder(tmp_path: Path) -> None:
 def test_find_takes_digits_that_are_no_decimals(tmp_path: Path) -> None:
     touch(tmp_path, "10²3.png", "9²3.png")
     assert found(tmp_path) == ["9²3.png", "10²3.png"]
-
-
-# ---- masks --------------------------------------------------------------------------------------------------------
-
-
-def written(path: Path, values: np.ndarray) -> Path:
-    Image.fromarray(values).save(path)
-    return path
-
-
-@pytest.mark.parametrize("values", [[0, 255], [0, 1], [0, 128], [127, 200], [128, 129]])
-def test_a_mask_is_what_is_bright(tmp_path: Path, values: list[int]) -> None:
-    defect = np.zeros((H, W), bool)
-    defect[5:9, 20:30] = True
-    low, high = values
-    mask = images.read_mask(written(tmp_path / "m.png", np.where(defect, high, low).astype(np.uint8)))
-    assert mask.dtype == bool
-    np.testing.assert_array_equal(mask, defect)
-
-
-def test_antialiased_edges_of_a_mask_count_above_128(tmp_path: Path) -> None:
-    values = np.tile(np.array([0, 1, 128, 129, 255], np.uint8), (4, 1))
-    mask = images.read_mask(written(tmp_path / "m.png", values))
-    np.testing.assert_array_equal(mask, values > 128)
-
-
-def test_an_empty_mask_is_empty(tmp_path: Path) -> None:
-    assert not images.read_mask(written(tmp_path / "m.png", np.zeros((H, W), np.uint8))).any()
-
-
-def test_a_one_bit_mask(tmp_path: Path) -> None:
-    defect = np.eye(40, dtype=bool)
-    np.testing.assert_array_equal(images.read_mask(written(tmp_path / "m.png", defect)), defect)
-
-
-@pytest.mark.parametrize("high", [65535, 1])
-def test_a_16_bit_mask(tmp_path: Path, high: int) -> None:
-    defect = np.eye(40, dtype=bool)
-    np.testing.assert_array_equal(images.read_mask(written(tmp_path / "m.png", defect * np.uint16(high))), defect)
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "I;16", "RGB"])
-def test_a_mask_of_label_values(tmp_path: Path, mode: str) -> None:
-    """All but 0 is defect, also beside a label above 128; of a palette it is the index that counts."""
-    labels = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
-    if mode == "RGB":
-        image = Image.fromarray(np.stack([labels * 0, labels, labels * 0], axis=-1))
-    elif mode == "I;16":
-        image = Image.fromarray(labels.astype(np.uint16))
-    else:
-        image = Image.fromarray(labels)
-    if mode == "P":
-        image.putpalette([0, 0, 0] * 256)
-    assert image.mode == mode
-    image.save(tmp_path / "m.png")
-    np.testing.assert_array_equal(images.read_mask(tmp_path / "m.png", nonzero=True), labels > 0)
-
-
-def test_an_unreadable_mask_is_named(tmp_path: Path) -> None:
-    (tmp_path / "m.png").write_text("not an image")
-    with pytest.raises(InputError, match=r"m\.png: mask cannot be decoded"):
-        images.read_mask(tmp_path / "m.png")
 
 
 # ---- size and scale -----------------------------------------------------------------------------------------------

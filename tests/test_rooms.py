@@ -25,8 +25,9 @@ LAYERS = [
     ["encoder"],
     ["store"],
     ["curves", "defects", "layouts", "maps", "metrics", "observer", "regions", "runtime", "weave"],
+    ["masks"],
     ["images"],
-    ["files", "grid"],
+    ["decoding", "files", "grid"],
     ["errors"],
 ]
 DEPTH = {room: depth for depth, layer in enumerate(LAYERS) for room in layer}

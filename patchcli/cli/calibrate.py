@@ -39,6 +39,8 @@ def calibrate(
         typer.Option("--review", metavar="RATE", help="A higher rate, such as 5%: what is above its threshold is for review."),
     ] = None,
     roi: options.Roi = None,
+    mask_threshold: options.MaskThreshold = None,
+    large: options.Large = False,
     form: options.Format = None,
     search: options.Search = "auto",
     memory: options.Memory = None,
@@ -65,6 +67,7 @@ def calibrate(
         named = source[0] if source in (["holdout"], ["validation"], ["loo"]) else source
         record = calibrate(
             store, named, false_alarms=rate, confidence=options.share("--confidence", confidence), review=reviewed, roi=roi,
+            mask_threshold=mask_threshold, large=large,
             device=device, search=search, memory=limit, threads=threads, observer=terminal,
         )  # fmt: skip
         terminal.note(f"{record.promise}; next: patchcli score")

@@ -12,17 +12,21 @@ COLUMNS = {
     "split": "split", "kind": "kind", "images": "images", "masks": "masks", "unreadable": "unreadable",
     "height": "height", "width": "width", "layout": "layout",
     "smallest_height": "smallest height", "smallest_width": "smallest width",
+    "bits": "bits", "lowest": "lowest", "highest": "highest", "turned": "turned",
 }  # fmt: skip
 
 
 def data(
     data: Annotated[Path, typer.Argument(help="A data set, a folder of good images, or a manifest (.csv, .jsonl).")],
     layout: options.Layout = None,
+    bits: options.Bits = None,
+    large: options.Large = False,
+    mask_threshold: options.MaskThreshold = None,
     form: options.Format = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Show how a data set is understood: images, masks, sizes, and what cannot be used.
+    """Show how a data set is understood: images, masks, sizes, depth, values, and what cannot be used.
 
     Nothing is written. Images that are there twice are notes; what would be left out makes the exit status 2.
 
@@ -34,4 +38,5 @@ def data(
         terminal.check_format(form)
         from patchcli.pipeline.data import data as describe
 
-        terminal.write(describe(data, layout, terminal), form, COLUMNS)
+        kinds = describe(data, layout, terminal, bits=bits, large=large, mask_threshold=mask_threshold)
+        terminal.write(kinds, form, COLUMNS)

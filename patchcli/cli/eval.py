@@ -26,6 +26,8 @@ def evaluate(
         Path | None, typer.Option("--metrics", help="Write all numbers as one nested object into this .json file, for dvc.")
     ] = None,
     roi: options.Roi = None,
+    mask_threshold: options.MaskThreshold = None,
+    large: options.Large = False,
     form: options.Format = None,
     search: options.Search = "auto",
     memory: options.Memory = None,
@@ -55,7 +57,7 @@ def evaluate(
 
         rows = evaluate(
             store, maps=maps, roi=roi, out=out, device=device, search=search, memory=options.memory(memory), threads=threads,
-            observer=terminal,
+            mask_threshold=mask_threshold, large=large, observer=terminal,
         )  # fmt: skip
         empty = {key for key in ("kind", "image_recall", "image_false_alarms") if all(getattr(r, key) is None for r in rows)}
         terminal.write(rows, form, {key: heading for key, heading in COLUMNS.items() if key not in empty})

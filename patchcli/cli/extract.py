@@ -17,6 +17,8 @@ def extract(
     layout: options.Layout = None,
     size: options.Size = None,
     holdout: options.Holdout = None,
+    bits: options.Bits = None,
+    large: options.Large = False,
     overwrite: options.Overwrite = False,
     patches: Annotated[
         Path | None, typer.Option("--patches", help="Write the patches of chosen images as PNG below this folder.")
@@ -43,7 +45,7 @@ def extract(
         if data is None and patches is None:
             raise InputError("DATA: expected a data set or a folder of good images (or --patches DIR)")
         if data is not None:
-            found = extract(data, store, size, overwrite, terminal, layout, aside)
+            found = extract(data, store, size, overwrite, terminal, layout, aside, bits, large)
             what = f"{found.images} images of {found.height}x{found.width} pixels"
             if dry_run and (found.fresh or patches is None):
                 into = f"{what} into {store}" if found.fresh else f"nothing: {store} holds them already"

@@ -56,6 +56,21 @@ Roi = Annotated[
         "calibrated with one hold with the same one, those without hold with any.",
     ),
 ]
+Bits = Annotated[
+    int | None,
+    typer.Option(
+        "--bits", metavar="8-16",
+        help="How many bits of its 16-bit files the camera fills. [default: what the files say, else what their values need]",
+    ),
+]
+Large = Annotated[bool, typer.Option("--large", help="Read images of more than 178 megapixels too.")]
+MaskThreshold = Annotated[
+    int | None,
+    typer.Option(
+        "--mask-threshold", metavar="VALUE",
+        help="Values of masks (and --roi) above it count. [default: 0 where they hold labels; else half, such as 128 of 255]",
+    ),
+]
 MinArea = Annotated[
     int, typer.Option("--min-area", metavar="PIXELS", help="Leave smaller regions out; the verdict is of the score alone.")
 ]

@@ -19,6 +19,8 @@ def report(
     roi: options.Roi = None,
     min_area: options.MinArea = 1,
     mm_per_pixel: options.MmPerPixel = None,
+    mask_threshold: options.MaskThreshold = None,
+    large: options.Large = False,
     search: options.Search = "auto",
     memory: options.Memory = None,
     device: options.Device = "auto",
@@ -38,7 +40,8 @@ def report(
         from patchcli.pipeline.report import write_report
 
         page = write_report(
-            store, paths or None, out=out, limit=limit, roi=roi, min_area=min_area, mm_per_pixel=mm_per_pixel,
+            store, paths or None, out=out, limit=limit, roi=roi, mask_threshold=mask_threshold, large=large,
+            min_area=min_area, mm_per_pixel=mm_per_pixel,
             search=search, memory=options.memory(memory), device=device, threads=threads, observer=terminal,
         )  # fmt: skip
         terminal.note(f"{page} is written")

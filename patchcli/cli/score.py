@@ -40,6 +40,8 @@ def score(
         typer.Option("--submission", help="mvtec-ad-2: with --out, what that benchmark's server takes, of its private images."),
     ] = None,
     form: options.Format = None,
+    mask_threshold: options.MaskThreshold = None,
+    large: options.Large = False,
     search: options.Search = "auto",
     memory: options.Memory = None,
     device: options.Device = "auto",
@@ -75,7 +77,8 @@ def score(
         records = score(
             store, given, out=out, overlay=overlay, batch=1 if piped else BATCH,
             device=device, search=search, memory=options.memory(memory), threads=threads, calibrated=exit_code,
-            roi=roi, min_area=min_area, mm_per_pixel=mm_per_pixel, regions_out=regions, submission=submission,
+            roi=roi, mask_threshold=mask_threshold, large=large,
+            min_area=min_area, mm_per_pixel=mm_per_pixel, regions_out=regions, submission=submission,
             observer=terminal,
         )  # fmt: skip
 

@@ -19,6 +19,8 @@ def train(
     layout: options.Layout = None,
     holdout: options.Holdout = None,
     size: options.Size = None,
+    bits: options.Bits = None,
+    large: options.Large = False,
     steps: Annotated[int | None, typer.Option("--steps", help="Steps in all. [default: 1000]")] = None,
     epochs: Annotated[float | None, typer.Option("--epochs", help="The same in passes over the images.")] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", help="Stop after so long, whatever the steps.")] = None,
@@ -78,8 +80,9 @@ def train(
             "lr": lr, "batch": batch, "precision": precision, "seed": seed,
         }  # fmt: skip
         trained = train(
-            data, store, layout=layout, holdout=aside, size=size, steps=steps, epochs=epochs, minutes=minutes,
-            resume=resume, overwrite=overwrite, device=device, threads=threads, report=report, observer=terminal,
+            data, store, layout=layout, holdout=aside, size=size, bits=bits, large=large, steps=steps,
+            epochs=epochs, minutes=minutes, resume=resume, overwrite=overwrite, device=device,
+            threads=threads, report=report, observer=terminal,
             **{name: value for name, value in given.items() if value is not None},
         )  # fmt: skip
         losses = ", ".join(f"{name} {value:.3f}" for name, value in trained.losses.items())

@@ -28,6 +28,8 @@ def watch(
     roi: options.Roi = None,
     min_area: options.MinArea = 1,
     mm_per_pixel: options.MmPerPixel = None,
+    mask_threshold: options.MaskThreshold = None,
+    large: options.Large = False,
     search: options.Search = "auto",
     memory: options.Memory = None,
     device: options.Device = "auto",
@@ -48,7 +50,8 @@ def watch(
         from patchcli.pipeline.watch import watch
 
         records = watch(
-            folder, store, log=log, every=every, out=out, overlay=overlay, roi=roi, min_area=min_area,
+            folder, store, log=log, every=every, out=out, overlay=overlay, roi=roi, mask_threshold=mask_threshold, large=large,
+            min_area=min_area,
             mm_per_pixel=mm_per_pixel, search=search, memory=options.memory(memory), device=device, threads=threads,
             observer=terminal,
         )  # fmt: skip

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from patchcli.errors import InputError
-from patchcli.images import find, printable, read_mask
+from patchcli.images import find, printable
 from patchcli.layouts.dataset import Dataset, Layout, Sample, held_out, subfolders
+from patchcli.masks import Rule
 
 
 def _pairs(folder: Path, ending: str, problems: list[str]) -> Iterator[tuple[Path, Path, bool]]:
@@ -22,7 +23,7 @@ def _pairs(folder: Path, ending: str, problems: list[str]) -> Iterator[tuple[Pat
             problems.append(f"{path}: expected its mask {mask.name} beside it, found none")
             continue
         try:
-            defective = bool(read_mask(mask, nonzero=True).any())
+            defective = bool(Rule(0).read(mask).any())
         except InputError as error:
             problems.append(str(error))
             continue

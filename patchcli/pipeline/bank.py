@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from patchcli import embedding, images, layouts, runtime, training
 from patchcli.errors import InputError, StoreError
+from patchcli.images import Pixels
 from patchcli.layouts import Sample
 from patchcli.neighbours.pruned import Stream
 from patchcli.observer import Observer
+from patchcli.pipeline.data import Remarks
 from patchcli.pipeline.embed import Embedded, Thinning, embed, index, pages_stream
 from patchcli.pipeline.score import all_samples, make_scorer
 from patchcli.pipeline.writing import open_to_write
@@ -52,7 +54,7 @@ class Audited:
     nearest_height: int
 
 
-Decoded = tuple[str, tuple[int, int], NDArray[np.uint8]]
+Decoded = tuple[str, tuple[int, int], Pixels]
 
 
 def bank_list(store: Path | str = "patchcli.zarr") -> list[Held]:
@@ -99,7 +101,7 @@ def bank_add(
     opened = open_to_write(store, observer)
     root, held = Path(opened.dataset["root"]), set(opened.image_ids)
     aside = {digest: name for name, digest in opened.held_out.items()}
-    canvas = opened.canvas
+    canvas, reader, remarks = opened.canvas, opened.reader, Remarks(observer)
     added: list[Decoded] = []
     defective: list[str] = []
     given = [path for name in map(Path, paths) for path in (images.find(name) if name.is_dir() else [name])]
@@ -120,7 +122,7 @@ def bank_add(
             observer.problem(f"{path}: is {copy_of(path, other)}{what}, not a good one to learn from; --force adds it")
             continue
         try:
-            pixels = images.decode(path)
+            pixels = reader.read(path, remarks)
         except InputError as error:
             observer.problem(str(error))
             continue
@@ -131,6 +133,7 @@ def bank_add(
         held.add(name)
         defective += [name] * (path in unfit and unfit[path].defective)
         added.append((name, (pixels.shape[0], pixels.shape[1]), canvas.fit(pixels)))
+    remarks.close()
     if defective:
         found = f"{len(defective)} of the images are labelled as defective (first: {defective[0]})"
         observer.note(f"{found}; with them in the bank, defects like theirs score low")

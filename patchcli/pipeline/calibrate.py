@@ -35,6 +35,8 @@ def calibrate(
     search: str = "auto",
     memory: int | None = None,
     threads: int | None = None,
+    mask_threshold: int | None = None,
+    large: bool = False,
     observer: Observer | None = None,
 ) -> Thresholds:
     """Set the thresholds that at most a share `false_alarms` of good images exceeds, with this confidence.
@@ -44,11 +46,12 @@ def calibrate(
     "loo", leaving out each of the bank's images in turn, for which the promise holds approximately (the encoder knows the
     image, and one bank is not the other); or files and folders. Without it, the first of the three that there is.
     `review` is the higher rate of a lower threshold. `roi` is a mask as `score` takes it, which then needs the same one;
-    thresholds without one hold within any. Raises InputError where the images are too few, of the bank, or test images.
+    thresholds without one hold within any; `mask_threshold` and `large` are those of `score`. Raises InputError where the
+    images are too few, of the bank, or test images.
     """
     observer = observer or Observer()
     runtime.set_threads(threads)
-    interest = None if roi is None else Roi.read(roi)
+    interest = None if roi is None else Roi.read(roi, mask_threshold, large)
     opened, target = open_to_write(store, observer), runtime.device(device)
     bank = opened.bank()
     samples, origin = _samples(opened, source, observer)
@@ -65,9 +68,9 @@ def calibrate(
     promised(bank.images if samples is None else len(samples))
     if samples is None:
         check_whole(opened)
-    scorer = make_scorer(opened, target, search, memory, observer, interest)
+    scorer = make_scorer(opened, target, search, memory, observer, interest, large)
     if observer.dry and samples is not None:
-        samples = [sample for sample, _ in readable(samples, interest, observer)]
+        samples = [sample for sample, _ in readable(samples, interest, scorer.reader, observer)]
         promised(len(samples))
     count = bank.images if samples is None else len(samples)
     observer.plan(f"{count} good images ({origin})", f"the calibration of {store}")

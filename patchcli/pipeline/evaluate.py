@@ -17,7 +17,7 @@ from patchcli.encoder import ARCHITECTURES
 from patchcli.errors import InputError
 from patchcli.layouts import Dataset, Sample
 from patchcli.observer import Observer
-from patchcli.pipeline.data import read_mask
+from patchcli.pipeline.data import mask_rule, read_mask
 from patchcli.pipeline.score import BATCH, calibration_of, make_scorer, scored
 from patchcli.regions import Roi
 from patchcli.store import Store, stores_in
@@ -86,6 +86,8 @@ def evaluate(
     search: str = "auto",
     memory: int | None = None,
     threads: int | None = None,
+    mask_threshold: int | None = None,
+    large: bool = False,
     observer: Observer | None = None,
 ) -> list[Row]:
     """Compare the test images' scores and maps with their labels and masks, at the masks' size.
@@ -98,21 +100,23 @@ def evaluate(
     class), brought to the image's size, and their maximum is the image's score. `out`, a .json file, gets all numbers.
 
     `roi` is a mask as `score` takes it: what is outside counts neither in scores nor as pixels, normal or defective.
+    Values of masks above `mask_threshold` are defects; without it, see masks.Rule. `large` images are those of `score`.
     """
     observer = observer or Observer()
     runtime.set_threads(threads)
     folder = Path(store)
     target = None if out is None else files.target("--metrics", out, ".json")
     source = None if maps is None else Path(maps)
-    interest = None if roi is None else Roi.read(roi)
+    interest = None if roi is None else Roi.read(roi, mask_threshold, large)
+    how = interest, device, search, memory, mask_threshold, large, observer
     if not folder.is_dir() or (folder / "zarr.json").exists():
-        rows = _evaluate_one(Store.open(store), source, interest, device, search, memory, observer)
+        rows = _evaluate_one(Store.open(store), source, *how)
     else:
         rows = []
         for path in stores_in(folder):
             opened = Store.open(path)
             below = None if source is None else source / opened.dataset["category"]
-            rows.append(totals(_evaluate_one(opened, below, interest, device, search, memory, observer))[-1])
+            rows.append(totals(_evaluate_one(opened, below, *how))[-1])
         rows.append(_average(rows))
     if target is not None:
         files.write_text(target, json.dumps(numbers(rows), indent=2) + "\n")
@@ -165,8 +169,9 @@ def _average(rows: list[Row]) -> Row:
 
 
 def _evaluate_one(
-    store: Store, maps: Path | None, roi: Roi | None, device: str, search: str, memory: int | None, observer: Observer
-) -> list[Row]:
+    store: Store, maps: Path | None, roi: Roi | None, device: str, search: str, memory: int | None,
+    mask_threshold: int | None, large: bool, observer: Observer,
+) -> list[Row]:  # fmt: skip
     """The rows of one class, maps read or made one image at a time, their pixels kept in temporary files (TMPDIR)."""
     dataset = layouts.read(Path(store.dataset["root"]), store.dataset["layout"])
     for line in dataset.problems:
@@ -184,18 +189,19 @@ def _evaluate_one(
         labels = {name: scale.label for name, scale in scales.items()}
         if len(scales) > 1:
             labels["multi"] = "product"
-        scorer = make_scorer(store, runtime.device(device), search, memory, observer, roi)
+        scorer = make_scorer(store, runtime.device(device), search, memory, observer, roi, large)
         calibration = calibration_of(store, roi, "no recall at the threshold", observer)
         threshold = None if calibration is None else calibration.thresholds.threshold
         stream = ((sample, result.size, result.maps) for sample, result in scored(scorer, samples, BATCH, observer))
     else:
         labels = {"maps": "maps"}
         stream = _read(dataset, samples, maps, roi, encoders, observer)
+    rule = mask_rule(dataset.samples, mask_threshold, large)
     judged: list[_Judged] = []
     with ExitStack() as stack:
         pixels = {name: metrics.Pixels(stack.enter_context(tempfile.TemporaryFile())) for name in labels}
         for sample, size, found in stream:
-            mask = read_mask(sample, size, observer) if sample.defective else np.zeros(size, bool)
+            mask = read_mask(sample, size, rule, observer) if sample.defective else np.zeros(size, bool)
             if mask is not None:
                 counted = None if roi is None else roi.at(*size)
                 for name in labels:

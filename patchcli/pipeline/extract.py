@@ -12,9 +12,10 @@ from patchcli import files, images, layouts
 from patchcli.encoder import HierarchicalEncoder
 from patchcli.errors import InputError, StoreError
 from patchcli.grid import PatchGrid
-from patchcli.images import Canvas
+from patchcli.images import Canvas, Reader
 from patchcli.layouts import Sample
 from patchcli.observer import Observer
+from patchcli.pipeline.data import Remarks, depth
 from patchcli.store import Store, check_replaceable, existing
 
 SIDE = 256  # of the working size
@@ -30,11 +31,12 @@ class Extracted:
     width: int
     fresh: bool  # False where the store already held these images
     held_out: int  # good images that were set aside for calibration
+    bits: int  # the depth of the images
 
     @property
     def bytes(self) -> int:
         """What the images take on disk at most."""
-        return self.images * self.height * self.width * 3 if self.fresh else 0
+        return self.images * self.height * self.width * 3 * (1 if self.bits == 8 else 2) if self.fresh else 0
 
 
 def extract(
@@ -45,6 +47,8 @@ def extract(
     observer: Observer | None = None,
     layout: str | None = None,
     holdout: float | None = None,
+    bits: int | None = None,
+    large: bool = False,
     check: Callable[[Store | None, Canvas], object] = lambda _present, _canvas: None,
 ) -> Extracted:
     """Read the training images of `data`, resize them to `size` (height, width) and write a new store.
@@ -54,12 +58,15 @@ def extract(
     the images' own, or "keep:256", that shorter side with their aspect ratio, which both need images that are alike.
     A store that already holds the same images is left as it is, also with `overwrite`. What cannot be decoded is
     reported to the observer and left out; in a dry run that is all. A share `holdout` of the images is set aside: neither
-    trained with nor in the bank, `calibrate` uses them. `check` may refuse, before anything is written, the store that is
-    left as it is, if there is one, and the working size. Raises InputError (no usable images), StoreError (another data
-    set there).
+    trained with nor in the bank, `calibrate` uses them. `bits`, 8 to 16, is how many bits of 16-bit files the camera fills;
+    without it the files say so, or the highest value of all does. `large` images have more than decoding.LIMIT pixels.
+    `check` may refuse, before anything is written, the store that is left as it is, if there is one, and the working size.
+    Raises InputError (no usable images), StoreError (another data set there).
     """
     observer = observer or Observer()
     store = Path(store)
+    if bits is not None:
+        images.check_bits(bits)
     dataset = layouts.read(Path(data), layout)
     for line in dataset.problems:
         observer.problem(line)
@@ -71,16 +78,16 @@ def extract(
     if existing(store):
         try:
             opened = Store.open(store, observer.mode)
-            _check_same(opened, dataset, manifest, wanted, None if holdout is None else aside)
+            _check_same(opened, dataset, manifest, wanted, None if holdout is None else aside, bits)
         except StoreError:
             if not overwrite:
                 raise
         else:
             check(opened, opened.canvas)
             if not observer.dry:
-                _remember_root(opened, dataset)
+                _remember(opened, dataset, large)
             count, height, width, _ = opened.images.shape
-            return Extracted(count, height, width, False, len(opened.held_out))
+            return Extracted(count, height, width, False, len(opened.held_out), opened.reader.bits)
     canvas = wanted or Canvas(SIDE, SIDE)
     check(None, canvas)
     height, width = canvas.height, canvas.width
@@ -92,19 +99,31 @@ def extract(
         first = f"{alike[0][0].id} and {alike[0][1].id}"
         observer.note(f"images that are there more than once: {len(alike)}, such as {first}; see: patchcli data {data}")
 
+    if bits is None:
+        found_depth = depth(samples, large)
+        bits = found_depth.bits
+        if not found_depth.stated:
+            found = f"16-bit files with values up to {found_depth.highest}: taken as {bits} bits"
+            observer.note(f"{found}; if the camera has more, give --bits")
+    reader, remarks = Reader(bits, large), Remarks(observer)
+
     def decoded() -> Iterator[tuple[str, tuple[int, int], Any]]:
         for done, sample in enumerate(samples, 1):
             try:
-                pixels = images.decode(sample.path)
+                pixels = reader.read(sample.path, remarks)
             except InputError as error:
                 observer.problem(str(error))
             else:
-                yield sample.id, (pixels.shape[0], pixels.shape[1]), canvas.fit(pixels)
+                size = pixels.shape[0], pixels.shape[1]
+                if canvas.distorts(*size):
+                    remarks(sample.path, f"stretched to {height}x{width}; --size fit:{height}x{width} keeps the aspect ratio")
+                yield sample.id, size, canvas.fit(pixels)
             observer.progress("extract", done, len(samples))
+        remarks.close()
 
     attributes = {
         "root": str(dataset.root), "layout": dataset.layout, "category": dataset.category, "manifest": manifest,
-        "holdout": aside, "keeps_aspect": canvas.keeps_aspect,
+        "holdout": aside, "keeps_aspect": canvas.keeps_aspect, "bits": bits, "large": large,
     }  # fmt: skip
 
     def check_count(count: int) -> None:
@@ -115,10 +134,10 @@ def extract(
     if observer.dry:
         check_replaceable(store, overwrite)
         check_count(count := sum(1 for _ in decoded()))
-        return Extracted(count, height, width, True, len(aside))
+        return Extracted(count, height, width, True, len(aside), bits)
     with Store.creating(store, attributes, overwrite) as new:
         check_count(count := new.write_images(decoded(), height, width))
-    return Extracted(count, height, width, True, len(aside))
+    return Extracted(count, height, width, True, len(aside), bits)
 
 
 def _canvas(size: tuple[int, int] | str, samples: Sequence[Sample]) -> Canvas:
@@ -157,8 +176,9 @@ def _own_size(samples: Sequence[Sample], wanted: str) -> tuple[int, int]:
 
 
 def _check_same(
-    store: Store, dataset: layouts.Dataset, manifest: str, wanted: Canvas | None, aside: dict[str, str] | None
-) -> None:
+    store: Store, dataset: layouts.Dataset, manifest: str, wanted: Canvas | None, aside: dict[str, str] | None,
+    bits: int | None,
+) -> None:  # fmt: skip
     """Refuse a store that holds other images than these."""
     held = store.canvas
     advice = "name another with --store, or replace it with --overwrite"
@@ -167,6 +187,9 @@ def _check_same(
         raise StoreError(f"{store.path}: {found}; {advice}")
     if aside not in (None, store.held_out):
         found = f"the store holds {len(store.held_out)} other images out than these {len(aside or ())} (--holdout)"
+        raise StoreError(f"{store.path}: {found}; {advice}")
+    if bits not in (None, store.reader.bits):
+        found = f"the store's images have {store.reader.bits} bits, not {bits}"
         raise StoreError(f"{store.path}: {found}; {advice}")
     if wanted not in (None, held):
         found = f"the store's images are {_said(held)}, not {_said(wanted)}"
@@ -178,9 +201,9 @@ def _said(canvas: Canvas) -> str:
     return f"{canvas.height}x{canvas.width} ({how})"
 
 
-def _remember_root(store: Store, dataset: layouts.Dataset) -> None:
+def _remember(store: Store, dataset: layouts.Dataset, large: bool) -> None:
     """The same images at another place or in another layout: follow them, so that `score` finds the test images."""
-    now = {"root": str(dataset.root), "layout": dataset.layout}
+    now = {"root": str(dataset.root), "layout": dataset.layout, "large": store.reader.lifted(large).large}
     if store.dataset != store.dataset | now:
         store.update_dataset(**now)
 
@@ -204,7 +227,7 @@ def cut_patches(
     (observer or Observer()).plan(f"{len(names)} images of {store}", f"{len(names) * grid.patches} patches below {folder}")
     for name in names:
         number = ids.index(name)
-        pixels = opened.read_images(number, number + 1)[0]
+        pixels = images.shown(opened.read_images(number, number + 1)[0])
         target = folder / Path(name).with_suffix("")
         target.mkdir(parents=True, exist_ok=True)
         for y in grid.ys:

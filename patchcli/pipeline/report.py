@@ -11,17 +11,18 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from patchcli import files, images, metrics
+from patchcli import files, metrics
 from patchcli import report as pictures
 from patchcli.calibration import Calibration, Thresholds
 from patchcli.curves import Chart, bars
 from patchcli.errors import InputError
+from patchcli.images import Pixels
 from patchcli.layouts import Sample
 from patchcli.observer import Observer
-from patchcli.pipeline.data import read_mask
+from patchcli.pipeline.data import mask_rule, read_mask
 from patchcli.pipeline.evaluate import Row, evaluate, share_above
 from patchcli.pipeline.info import info
-from patchcli.pipeline.score import Record, colour_scale, score
+from patchcli.pipeline.score import Record, all_samples, colour_scale, score
 from patchcli.report import Card, ColourScale
 from patchcli.store import Store
 
@@ -58,11 +59,12 @@ def write_report(
         opened, rows = Store.open(store), list[Row]()
         if paths is None:
             try:
-                rows = evaluate(store, maps=folder, roi=options.get("roi"), observer=Observer())
+                same = {name: options[name] for name in ("roi", "mask_threshold", "large") if name in options}
+                rows = evaluate(store, maps=folder, observer=Observer(), **same)
             except InputError as error:
                 observer.note(f"no figures: {error}")
         title = f"{opened.dataset['category']}: {len(found)} images"
-        files.write_text(out, page(store, found, title, [], rows, limit, observer))
+        files.write_text(out, page(store, found, title, [], rows, limit, observer, options.get("mask_threshold")))
     return out
 
 
@@ -78,7 +80,7 @@ def score_all(
 
 def page(
     store: Path | str, found: Sequence[tuple[Sample, Record]], title: str, lines: Sequence[str], rows: Sequence[Row],
-    limit: int, observer: Observer,
+    limit: int, observer: Observer, mask_threshold: int | None = None,
 ) -> str:  # fmt: skip
     """The page of samples and records whose maps are on disk; `rows` are of these images."""
     opened = Store.open(store)
@@ -98,11 +100,14 @@ def page(
     scale = colour_scale(thresholds, ((float(np.median(values)), float(values.max())) for values in maps))
     legend = pictures.colour_bar(scale, {} if thresholds is None else {"pixel threshold": thresholds.pixel_threshold})
     numbers = {name: number for number, name in enumerate(opened.image_ids)}
+    rule, reader = mask_rule(all_samples(opened), mask_threshold, True), opened.reader.lifted(True)  # they are scored
     cards = []
     for done, (sample, record) in enumerate(shown, 1):
         try:
+            pixels = reader.read(sample.path)
+            mask = read_mask(sample, pixels.shape[:2], rule, observer)
             number = numbers[record.nearest_image]
-            cards.append(_card(opened, number, record, sample, scale, BYTES // (4 * len(shown)), observer))
+            cards.append(_card(opened, number, record, sample, pixels, mask, scale, BYTES // (4 * len(shown))))
         except InputError as error:  # it is gone since it was scored
             observer.problem(str(error))
         observer.progress("report", done, len(shown))
@@ -117,12 +122,12 @@ def page(
 
 
 def _card(
-    store: Store, number: int, record: Record, sample: Sample, scale: ColourScale, limit: int, observer: Observer
-) -> Card:
+    store: Store, number: int, record: Record, sample: Sample, pixels: Pixels, mask: NDArray[np.bool_] | None,
+    scale: ColourScale, limit: int,
+) -> Card:  # fmt: skip
     """An image, its map and the two patches that were compared (the normal one of training image `number`), each picture of
     at most `limit` bytes."""
-    pixels, values = images.decode(sample.path), tifffile.imread(str(record.map))
-    mask = read_mask(sample, values.shape, observer)
+    values = tifffile.imread(str(record.map))
     outlined = pictures.overlay(pixels, np.full_like(values, scale.low), mask, scale)
     heat = pictures.overlay(pixels, values, None, scale)
     regions = record.regions or []

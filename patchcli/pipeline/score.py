@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from patchcli import files, images, layouts, neighbours, regions, report, runtime
 from patchcli.calibration import Calibration, Thresholds
 from patchcli.errors import IncompleteError, InputError, StoreError
+from patchcli.images import Canvas, Pixels, Read, Reader
 from patchcli.layouts import Sample
 from patchcli.neighbours import paged
 from patchcli.observer import Observer
-from patchcli.pipeline.data import read_mask
+from patchcli.pipeline.data import Remarks, mask_rule, read_mask
 from patchcli.regions import Found, Region, Roi
 from patchcli.scoring import Embedded, Scored, Scorer
 from patchcli.store import Store
@@ -36,7 +37,6 @@ FEATURES = 48  # a pixel of the working size, of each image that is searched for
 DECODED = 3  # a pixel of each of these images,
 MAP, OVERLAY = 4, 90  # and of the largest, with maps and with overlays at the images' size
 MVTEC2 = "mvtec-ad-2"
-Decode = Callable[[Path], NDArray[np.uint8]]  # an image file → pixels (H, W, 3); raises InputError
 NOTHING = "no image could be scored; expected png, jpg, bmp, tif or webp files"
 
 
@@ -87,9 +87,11 @@ def score(
     mm_per_pixel: float | None = None,
     regions_out: Path | str | None = None,
     submission: str | None = None,
+    mask_threshold: int | None = None,
+    large: bool = False,
     each: Callable[[Sample, Record], None] | None = None,
     endless: bool = False,
-    decode: Decode = images.decode,
+    read: Read | None = None,
     observer: Observer | None = None,
 ) -> Iterator[Record]:
     """Score images (Algorithm 2): the given files and folders, or the test images of the store's data set.
@@ -104,7 +106,8 @@ def score(
     These three need a calibration too, and so does `submission`, "mvtec-ad-2": then it is the private test images that are
     scored, and `out` gets what that benchmark's server takes (float16 maps, in multiples of the pixel threshold, and
     pictures of what is above it). `each` is called with sample and record before a record is yielded. `endless` paths may
-    name nothing, and what is scored is not remembered. `decode` reads an image file.
+    name nothing, and what is scored is not remembered. `read` gives an image file's pixels, as images.Reader does. Values of
+    masks above `mask_threshold` are defects; without it, see masks.Rule. `large` images have more than decoding.LIMIT pixels.
     """
     observer = observer or Observer()
     runtime.set_threads(threads)
@@ -121,7 +124,7 @@ def score(
     if mm_per_pixel is not None and not (mm_per_pixel > 0 and 0 < mm_per_pixel * mm_per_pixel < math.inf):
         raise InputError(f"--mm-per-pixel: expected the size of a pixel in mm, above 0, found {mm_per_pixel:g}")
     table = None if regions_out is None else files.target("--regions", regions_out, *regions.SUFFIXES)
-    interest = None if roi is None else Roi.read(roi)
+    interest = None if roi is None else Roi.read(roi, mask_threshold, large)
     opened = Store.open(store)
     known = by_path(all_samples(opened))
     if paths is None:
@@ -139,7 +142,9 @@ def score(
         raise InputError(f"--out {folder}: lies among the data set's images; expected another folder, such as maps/")
     if table is not None and _among_images(table.resolve(), opened):
         raise InputError(f"--regions {table}: lies among the data set's images; expected another place")
-    scorer = make_scorer(opened, target, search, memory, observer, interest)
+    scorer = make_scorer(opened, target, search, memory, observer, interest, large)
+    read_image = read or scorer.reader.read
+    rule = mask_rule(known.values() if overlay else (), mask_threshold, large)
     needed = calibrated or table is not None or min_area > 1 or mm_per_pixel is not None or submission is not None
     calibration = calibration_of(opened, interest, "no verdicts", observer, needed)
     scale = None if calibration is None else colour_scale(calibration.thresholds, ())
@@ -155,7 +160,7 @@ def score(
         provenance["roi"] = interest.sha256
 
     if observer.dry:
-        usable, taken = list(readable(samples, interest, observer)), set[Path]()
+        usable, taken = list(readable(samples, interest, scorer.reader, observer)), set[Path]()
         if not usable and not endless:
             raise InputError(NOTHING)
         if folder is not None:
@@ -176,7 +181,11 @@ def score(
             return
         write_map(map_path, values, {"image": sample.id, **provenance})
         if picture is not None and scale is not None:
-            _draw(sample, values, picture, scale, observer, decode)
+            draw(sample, values, picture, scale)
+
+    def draw(sample: Sample, values: NDArray[np.float32], picture: Path, colours: report.ColourScale) -> None:
+        mask = read_mask(sample, values.shape, rule, observer)
+        images.write_png(picture, report.overlay(read_image(sample.path, None), values, mask, colours))
 
     def finished(sample: Sample, record: Record, written: Future[None] | None) -> Record:
         if written is not None:
@@ -194,7 +203,8 @@ def score(
         with ThreadPoolExecutor(1) as writer:
             waiting: deque[tuple[Sample, Record, Future[None] | None]] = deque()
             announced = _announced(scorer, samples, batch, MAP * (folder is not None) + OVERLAY * overlay, observer)
-            for sample, result in scored(scorer, announced, batch, observer, decode):
+            pending: deque[int] = deque()  # pixels of the maps that wait
+            for sample, result in scored(scorer, announced, batch, observer, read_image):
                 map_path = picture = written = areas = None
                 if calibration is not None or folder is not None:
                     values = original_size(result)
@@ -212,8 +222,10 @@ def score(
                         taken.clear()
                 record = _record(sample, result, areas, calibration, map_path, picture, error, sha256)
                 waiting.append((sample, record, written))
-                while len(waiting) >= batch:  # a record is out when its map is there
-                    yield finished(*waiting.popleft())
+                pending.append(result.size[0] * result.size[1])
+                while len(waiting) >= batch or (written and sum(pending) > PIXELS):
+                    pending.popleft()
+                    yield finished(*waiting.popleft())  # a record is out when its map is there
                 done += 1
                 banked.look(sample, record.score)
                 observer.progress("score", done, total, sample.id)
@@ -227,7 +239,7 @@ def score(
         if drawn:
             run_scale = colour_scale(None, ((typical, float(tifffile.imread(path).max())) for _, path, _, typical in drawn))
             for count, (sample, path, picture, _) in enumerate(drawn, 1):
-                _draw(sample, tifffile.imread(path), picture, run_scale, observer, decode)
+                draw(sample, tifffile.imread(path), picture, run_scale)
                 observer.progress("overlay", count, len(drawn))
 
     return run()
@@ -286,8 +298,9 @@ def calibration_of(
 
 
 def make_scorer(
-    store: Store, device: torch.device, search: str, memory: int | None, observer: Observer, roi: Roi | None = None
-) -> Scorer:
+    store: Store, device: torch.device, search: str, memory: int | None, observer: Observer, roi: Roi | None = None,
+    large: bool = False,
+) -> Scorer:  # fmt: skip
     """A scorer with the search that is asked for, or the exact way that is there; says what memory the bank takes."""
     budget = runtime.memory(memory)
     attributes = store.encoder_attributes
@@ -296,7 +309,7 @@ def make_scorer(
     method, why = neighbours.choose(search, device, attributes["D"])
     if why:
         observer.note(why)
-    scorer = Scorer(store, device, method, budget, roi)
+    scorer = Scorer(store, device, method, budget, roi, large)
     needed = paged.total_memory(scorer.bank)
     if needed <= budget:
         observer.detail(f"the bank takes {runtime.megabytes(needed)} of memory")
@@ -306,28 +319,40 @@ def make_scorer(
     return scorer
 
 
+@dataclass(frozen=True)
+class _Decoded:
+    """An image at the working size of a canvas, so that of large ones only one is in memory at a time."""
+
+    sample: Sample
+    size: tuple[int, int]  # original (height, width)
+    pixels: Pixels
+    remarks: list[tuple[Path, str]]
+
+
 def _decoded(
-    samples: Iterable[Sample], roi: Roi | None, decode: Decode = images.decode
-) -> Iterator[tuple[Sample, NDArray[np.uint8] | InputError]]:
+    samples: Iterable[Sample], roi: Roi | None, read: Read, canvas: Canvas | None = None
+) -> Iterator[_Decoded | InputError]:
     for sample in samples:
+        remarks: list[tuple[Path, str]] = []
         try:
-            pixels = decode(sample.path)
+            pixels = read(sample.path, lambda *one, into=remarks: into.append(one))
+            size = pixels.shape[0], pixels.shape[1]
             if roi is not None:
-                roi.check(sample.path, *pixels.shape[:2])
-            yield sample, pixels
+                roi.check(sample.path, *size)
+            yield _Decoded(sample, size, canvas.fit(pixels) if canvas else pixels[:0], remarks)
         except InputError as error:
-            yield sample, error
+            yield error
 
 
 def readable(
-    samples: Iterable[Sample], roi: Roi | None, observer: Observer
+    samples: Iterable[Sample], roi: Roi | None, reader: Reader, observer: Observer
 ) -> Iterator[tuple[Sample, tuple[int, int]]]:
     """The samples that `scored` would score, with (height, width); what cannot be read is reported and left out."""
-    for sample, pixels in _decoded(samples, roi):
-        if isinstance(pixels, InputError):
-            observer.problem(str(pixels))
+    for one in _decoded(samples, roi, reader.read):
+        if isinstance(one, InputError):
+            observer.problem(str(one))
         else:
-            yield sample, (pixels.shape[0], pixels.shape[1])
+            yield one.sample, one.size
 
 
 def _at_once(scorer: Scorer, batch: int) -> int:
@@ -361,32 +386,45 @@ def _announced(
 
 
 def scored(
-    scorer: Scorer, samples: Iterable[Sample], batch: int, observer: Observer, decode: Decode = images.decode
+    scorer: Scorer, samples: Iterable[Sample], batch: int, observer: Observer, read: Read | None = None
 ) -> Iterator[tuple[Sample, Scored]]:
     """Decode and score samples, `batch` at a time; what cannot be read is reported and left out.
 
     The next images are decoded and embedded while these are searched for; one at a time, each is answered at once.
     """
     batch = _at_once(scorer, batch)
+    remarks, aspects = Remarks(observer), [width / height for height, width in scorer.sizes.tolist()]
 
-    def embedded() -> Iterator[tuple[list[Sample], Embedded | InputError]]:
-        group: list[tuple[Sample, NDArray[np.uint8]]] = []
-        for sample, pixels in _decoded(samples, scorer.roi, decode):
-            if isinstance(pixels, InputError):
-                yield [], pixels
+    def together(group: list[_Decoded]) -> tuple[list[_Decoded], Embedded]:
+        return group, scorer.embed_stored(np.stack([one.pixels for one in group]), [one.size for one in group])
+
+    def embedded() -> Iterator[tuple[list[_Decoded], Embedded | InputError]]:
+        group: list[_Decoded] = []
+        for one in _decoded(samples, scorer.roi, read or scorer.reader.read, scorer.canvas):
+            if isinstance(one, InputError):
+                yield [], one
                 continue
-            group.append((sample, pixels))
+            group.append(one)
             if len(group) == batch:
-                yield [sample for sample, _ in group], scorer.embed([pixels for _, pixels in group])
+                yield together(group)
                 group = []
         if group:
-            yield [sample for sample, _ in group], scorer.embed([pixels for _, pixels in group])
+            yield together(group)
 
     for group, found in embedded() if batch == 1 else runtime.ahead(embedded()):
         if isinstance(found, InputError):
             observer.problem(str(found))
-        else:
-            yield from zip(group, scorer.compare(found), strict=True)
+            continue
+        for one, result in zip(group, scorer.compare(found), strict=True):
+            for remark in one.remarks:
+                remarks(*remark)
+            aspect = one.size[1] / one.size[0]
+            nearest = min(max(aspect, min(aspects)), max(aspects))
+            if not scorer.canvas.keeps_aspect and images.unlike(aspect, nearest):
+                advice = "extract with --size fit:HxW to keep it"
+                remarks(one.sample.path, f"stretched, and no good image has its aspect ratio; {advice}")
+            yield one.sample, result
+    remarks.close()
 
 
 def original_size(result: Scored, name: str = "multi") -> NDArray[np.float32]:
@@ -489,12 +527,3 @@ def colour_scale(thresholds: Thresholds | None, extents: Iterable[tuple[float, f
         return report.ColourScale(thresholds.colour_low, thresholds.colour_high)
     typical, highest = zip(*extents, strict=True)
     return report.ColourScale(float(np.median(typical)), max(highest))
-
-
-def _draw(
-    sample: Sample, values: NDArray[np.float32], picture: Path, scale: report.ColourScale, observer: Observer,
-    decode: Decode,
-) -> None:  # fmt: skip
-    """Write the overlay of a map at the image's original size."""
-    mask = read_mask(sample, values.shape, observer)
-    images.write_png(picture, report.overlay(decode(sample.path), values, mask, scale))

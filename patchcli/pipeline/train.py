@@ -32,6 +32,8 @@ def train(
     layout: str | None = None,
     holdout: float | None = None,
     size: tuple[int, int] | str | None = None,
+    bits: int | None = None,
+    large: bool = False,
     steps: int | None = None,
     epochs: float | None = None,
     minutes: float | None = None,
@@ -59,7 +61,7 @@ def train(
         raise InputError("--resume and --overwrite: give one of the two")
     if steps is not None and epochs is not None:
         raise InputError("--steps and --epochs: give one of the two")
-    for name, given in (("layout", layout), ("holdout", holdout)):
+    for name, given in (("layout", layout), ("holdout", holdout), ("bits", bits)):
         if given is not None and data is None:
             raise InputError(f"--{name}: expected DATA too")
     if report is not None:
@@ -93,7 +95,7 @@ def train(
 
         with process.after_first(target):
             if process.rank == 0 and data is not None:
-                extracted = extract(data, store, size, overwrite, observer, layout, holdout, check)
+                extracted = extract(data, store, size, overwrite, observer, layout, holdout, bits, large, check)
                 if extracted.held_out:
                     observer.note(f"{extracted.held_out} good images are held out, for patchcli calibrate")
                 if extracted.images < 10:

@@ -10,13 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from patchcli import images, runtime
 from patchcli.errors import InputError, PatchcliError, StoreError
+from patchcli.images import Pixels, Reader, Remark
 from patchcli.observer import Observer
 from patchcli.pipeline.score import SCHEMA, Record, score
+from patchcli.store import Store
 
 EVERY = 1.0  # seconds between two looks at the folder; network shares tell of no changes, so it is looked at
 PATIENCE = 5  # looks for which an unchanged file that cannot be decoded may still be being written
@@ -32,7 +31,8 @@ class Arrival:
 
     name: str
     state: State
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
+    remarks: list[str]
 
 
 def watch(
@@ -69,7 +69,8 @@ def watch(
 
     def run() -> Iterator[dict[str, Any]]:
         with _ledger(log) as (seen, write), runtime.stopping() as stop:
-            arriving = arrivals(folder, seen, every, stop, observer)
+            reader = Reader()
+            arriving = arrivals(folder, seen, every, stop, observer, lambda: reader)
             now: Arrival | None = None  # the image that has no record yet
             loaded: Version | None = None
             following: Iterator[Record] | None = None  # records of what arrives after the store has changed
@@ -77,10 +78,10 @@ def watch(
 
             def load() -> Iterator[Record]:
                 """The store as it is, loaded: a record for each image that arrives, until the store changes."""
-                nonlocal loaded
+                nonlocal loaded, reader
                 version = _version(Path(store))
-                records = score(store, paths(version), batch=1, endless=True, decode=decoded, observer=observer, **options)
-                loaded = version
+                records = score(store, paths(version), batch=1, endless=True, read=decoded, observer=observer, **options)
+                loaded, reader = version, Store.open(store).reader.lifted(options.get("large", False))
                 return records
 
             def paths(version: Version) -> Iterator[Path]:
@@ -101,8 +102,11 @@ def watch(
                     yield folder / now.name
                     now = None
 
-            def decoded(_path: Path) -> NDArray[np.uint8]:
+            def decoded(path: Path, remark: Remark | None) -> Pixels:
                 assert now is not None
+                if remark is not None:
+                    for line in now.remarks:
+                        remark(path, line)
                 return now.pixels
 
             following = load()
@@ -129,8 +133,9 @@ def watch(
 
 
 def arrivals(
-    folder: Path, seen: dict[str, State], every: float, stop: Callable[[], int], observer: Observer
-) -> Iterator[Arrival]:
+    folder: Path, seen: dict[str, State], every: float, stop: Callable[[], int], observer: Observer,
+    reader: Callable[[], Reader],
+) -> Iterator[Arrival]:  # fmt: skip
     """Complete images below the folder that are not in `seen`, which they are added to, until `stop()`."""
     before: dict[str, State] = {}
     failed: dict[str, int] = {}
@@ -152,29 +157,30 @@ def arrivals(
                 failed.pop(name, None)
                 continue
             try:
-                pixels = _decode(folder / name, state)
+                arrival = _decode(folder, name, state, reader())
             except InputError as error:
                 failed[name] = failed.get(name, 0) + 1
                 if failed[name] == PATIENCE:
                     seen[name] = state
                     observer.problem(str(error))
                 continue
-            if pixels is None:
+            if arrival is None:
                 continue
             seen[name] = state
-            yield Arrival(name, state, pixels)
+            yield arrival
         before = now
         _pause(every, stop)
 
 
-def _decode(path: Path, state: State) -> NDArray[np.uint8] | None:
+def _decode(folder: Path, name: str, state: State, reader: Reader) -> Arrival | None:
     """The image, read once; None where the file is gone or not in that state, before and after it was read."""
+    path, remarks = folder / name, list[str]()
     try:
         with path.open("rb") as file:
             if _state(os.fstat(file.fileno())) != state:
                 return None
-            pixels = images.decode(path, file)
-            return pixels if _state(os.fstat(file.fileno())) == state else None
+            pixels = reader.read(path, lambda _, line: remarks.append(line), file)
+            return Arrival(name, state, pixels, remarks) if _state(os.fstat(file.fileno())) == state else None
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -20,7 +20,8 @@ def test_a_data_set_is_described_and_left_alone(made: World) -> None:
     assert train == {
         "schema": "patchcli.data/1", "category": "weave", "layout": "mvtec", "split": "train", "kind": "good",
         "images": 10, "masks": 0, "unreadable": 0, "height": 140, "width": 160,
-        "smallest_height": 140, "smallest_width": 160,
+        "smallest_height": 140, "smallest_width": 160, "bits": 8, "lowest": train["lowest"], "highest": train["highest"],
+        "turned": 0,
     }  # fmt: skip
     assert (good["split"], good["kind"], good["images"], good["masks"]) == ("test", "good", 2, 0)
     assert (hole["split"], hole["kind"], hole["images"], hole["masks"]) == ("test", "hole", 3, 3)

@@ -12,6 +12,7 @@ from smallworld import SIZE, WORKING, Told, World, save, truncate, write_dataset
 import patchcli
 from patchcli.errors import InputError
 from patchcli.layouts import Sample
+from patchcli.masks import Rule
 from patchcli.pipeline.data import Kind, read_mask
 from patchcli.pipeline.evaluate import totals
 from patchcli.store import Store
@@ -72,10 +73,10 @@ def test_several_masks_are_united(tmp_path: Path) -> None:
     paths = tuple(save(tmp_path / f"{number}.png", mask) for number, mask in enumerate((one, two)))
     told = Told()
     sample = Sample("x.png", tmp_path / "x.png", "test", "hole", paths, nonzero=True)
-    np.testing.assert_array_equal(read_mask(sample, SIZE, told), (one > 0) | (two > 0))
+    np.testing.assert_array_equal(read_mask(sample, SIZE, Rule(0), told), (one > 0) | (two > 0))
     assert told.problems == []
     Image.fromarray(two[:9]).save(paths[1])
-    assert read_mask(sample, SIZE, told) is None  # half a truth is none
+    assert read_mask(sample, SIZE, Rule(0), told) is None  # half a truth is none
     assert told.problems == [f"{paths[1]}: expected a mask of the image's size, found 160x9, its image has 160x140"]
 
 

@@ -46,7 +46,7 @@ def image(path: Path, seed: int = 0) -> Path:
 
 
 def came(folder: Path, looks: Looks, told: Told | None = None) -> list[str]:
-    return [arrival.name for arrival in arrivals(folder, {}, 1e-6, looks.over, told or Told())]
+    return [arrival.name for arrival in arrivals(folder, {}, 1e-6, looks.over, told or Told(), images.Reader)]
 
 
 def test_an_image_is_taken_when_it_has_not_changed_between_two_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
