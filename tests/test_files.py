@@ -27,7 +27,7 @@ def test_a_place_that_can_be_written(tmp_path: Path, place: str, suffixes: tuple
 def test_a_place_that_cannot(tmp_path: Path, place: str, suffixes: tuple[str, ...]) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
-    with pytest.raises(InputError, match="^--out /"):
+    with pytest.raises(InputError, match=r"^--out /"):
         files.target("--out", tmp_path / f"{place}{''.join(suffixes)}", *suffixes)
     assert {path.name for path in tmp_path.iterdir()} == {"file", "nowhere"}
 

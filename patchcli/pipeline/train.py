@@ -119,7 +119,7 @@ def train(
             criterion = "" if step.criterion is None else f"criterion {step.criterion:.3f}"
             told = [f"step {step.step}" + ("" if step.steps is None else f" of {step.steps}"), criterion]
             if step.judging:
-                told[1:] = ["judging the encoder" if step.step else "judging the untrained encoder"]
+                told = ["judging the encoder" if step.step else "judging the untrained encoder"]
             text = ", ".join(filter(None, told))
             if step.steps is None or (seconds is not None and step.seconds / seconds > step.step / step.steps):
                 observer.progress("train", step.seconds, seconds, text)
