@@ -62,8 +62,8 @@ def test_the_batch_does_not_matter(made: World) -> None:
 
 def test_large_images_are_few_at_a_time(made: World, monkeypatch: pytest.MonkeyPatch) -> None:
     together: list[int] = []
-    embed = Scorer.embed
-    monkeypatch.setattr(Scorer, "embed", lambda self, images: together.append(len(images)) or embed(self, images))
+    embed = Scorer.embed_stored
+    monkeypatch.setattr(Scorer, "embed_stored", lambda self, *args: together.append(len(args[0])) or embed(self, *args))
     whole = [record.score for record in patchcli.score(made.store)]
     monkeypatch.setattr(module, "PIXELS", 2 * 128 * 128 + 1)
     assert [record.score for record in patchcli.score(made.store)] == pytest.approx(whole, rel=1e-4)
