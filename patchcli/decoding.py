@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import BmpImagePlugin, ExifTags, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 from PIL import WebPImagePlugin as WebP
 
+from patchcli import files
 from patchcli.errors import InputError
 
 LIMIT = 178_000_000  # pixels; a larger picture may be a trap of a few bytes, so it is read only when told to
@@ -360,6 +361,8 @@ _STARTS = {
 @contextlib.contextmanager
 def _opened(path: Path, given: BinaryIO | None = None) -> Iterator[_Pillow | _Tiff]:
     """A file whose head is read. What goes wrong then, or in the block, is an InputError that names the file."""
+    if given is None:
+        files.check_regular(path)
     try:
         with path.open("rb") if given is None else contextlib.nullcontext(given) as file:
             start = _at(file, 0, 16)

@@ -1,5 +1,8 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and what a path leads to."""
 
+import errno
+import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +10,59 @@ from pathlib import Path
 from typing import Any
 
 from patchcli.errors import InputError
+
+_KINDS = {
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}  # fmt: skip
+_UNREACHABLE = {errno.ELOOP: "links to itself", errno.ENAMETOOLONG: "a name or the path is too long"}
+SHOWN = 400  # characters of a path in a message
+
+
+def trouble(path: Path) -> str | None:
+    """Why a path leads to no regular file, None where it does. Nothing is opened: a FIFO would wait, a device may act."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return f"broken link to {path.readlink()}" if path.is_symlink() else "no such file"
+    except ValueError:
+        return "no such file"  # a zero byte
+    except OSError as error:
+        return _UNREACHABLE.get(error.errno or 0, f"cannot be read ({error.strerror})")
+    return None if stat.S_ISREG(mode) else f"expected a file, found {_KINDS.get(stat.S_IFMT(mode), 'something else')}"
+
+
+def check_regular(path: Path) -> None:
+    """Raise InputError where a path leads to no regular file."""
+    if why := trouble(path):
+        raise InputError(f"{shown(path)}: {why}")
+
+
+def shown(path: Path) -> str:
+    """A path in a message; of a very long one, the beginning."""
+    name = str(path)
+    return name if len(name) <= SHOWN else f"{name[:SHOWN]}…"
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path leads to a folder; False also where it leads nowhere, in circles, or is too long."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def real(path: Path) -> Path:
+    """The absolute path without links; of one that leads nowhere or in circles, as far as it goes."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:
+        return path
+
+
+def place(path: Path) -> Path:
+    """The absolute path with its folders resolved and its last name as given: a link is told apart from its target."""
+    return real(path) if path.name in ("", "..") else real(path.parent) / path.name
 
 
 def target(option: str, path: Path | str, *suffixes: str) -> Path:

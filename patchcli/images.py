@@ -1,6 +1,8 @@
 """Images and maps: find, read, resize, standardise. Pixels are RGB, uint8 or uint16, until they are standardised."""
 
+import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +17,9 @@ from patchcli import decoding, files
 from patchcli.errors import InputError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+STRAY = frozenset(
+    {"@eadir", "#recycle", "@recycle", "#snapshot", "$recycle.bin", "lost+found", "__macosx", "thumbs", "thumbnails"}
+)
 MAP_SUFFIXES = (".tiff", ".tif", ".npy", ".png")  # what maps are read from, the first that is there
 SMALLEST = 32  # pixels a side: one patch of the smaller scale
 DISTORTION = 0.15  # by how much an aspect ratio may differ before it is worth a note
@@ -34,16 +39,55 @@ def natural_key(path: Path) -> list[tuple[int, int | str]]:
     return [(0, int(t)) if t.isdecimal() else (1, t) for t in re.split(r"(\d+)", path.as_posix())]
 
 
-def find(folder: Path) -> Iterator[Path]:
-    """Image files below `folder`, at any depth, in natural order; hidden files and folders are passed over."""
-    found = (
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
-    return iter(sorted(found, key=natural_key))
+def passed_over(name: str) -> bool:
+    """Whether files and folders of this name are nobody's images: hidden, thumbnails, the leavings of a NAS or archive."""
+    return name.startswith(".") or name.casefold() in STRAY
+
+
+def named_as_one(path: Path) -> bool:
+    """Whether a path has the name of an image file."""
+    return path.suffix.lower() in SUFFIXES and not passed_over(path.name)
+
+
+def find(*folders: Path, problem: Callable[[str], object]) -> Iterator[Path]:
+    """Image files below folders, at any depth, in natural order, by the names that are seen there.
+
+    Links are followed; a folder that is there under several names is taken once, by a name without links where it has one.
+    `problem` is told of broken links, of links to a folder that holds them, and of what is no regular file or cannot be read.
+    """
+    return iter(sorted(walk(*folders, problem=problem), key=natural_key))
+
+
+def walk(*folders: Path, problem: Callable[[str], object]) -> Iterator[Path]:
+    """As `find`, in no order."""
+    unread = [folder for folder in folders if not folder.is_symlink()]
+    linked = deque(folder for folder in folders if folder.is_symlink())
+    tops = {files.real(folder) for folder in folders}
+    seen: set[tuple[int, int]] = set()
+    while unread or linked:
+        folder = unread.pop() if unread else linked.popleft()
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            entries = sorted(entry.name for entry in os.scandir(folder))
+        except OSError as error:
+            problem(f"{folder}: cannot be read ({error.strerror})")
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for path in (folder / name for name in entries if not passed_over(name)):
+            if files.is_folder(path):
+                if not path.is_symlink():
+                    unread.append(path)
+                elif any(inside.is_relative_to(files.real(path)) for inside in (*tops, files.real(folder))):
+                    problem(f"{path}: links to a folder that it lies in, and is not followed")
+                else:
+                    linked.append(path)
+            elif named_as_one(path) or path.is_symlink():
+                if why := files.trouble(path):
+                    problem(f"{path}: {why}")
+                elif named_as_one(path):
+                    yield path
 
 
 def full_scale(bits: int) -> int:
@@ -270,6 +314,7 @@ def read_map(path: Path) -> NDArray[np.float32]:
 
     Raises InputError where the file cannot be read or holds no finite number a pixel.
     """
+    files.check_regular(path)
     try:
         if path.suffix == ".npy":
             values: NDArray[Any] = np.load(path, allow_pickle=False)

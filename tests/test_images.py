@@ -89,7 +89,7 @@ def test_formats(tmp_path: Path, name: str) -> None:
     pixels = np.stack([x * 4, y * 5, x + y], axis=-1).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / name)
     np.testing.assert_allclose(images.decode(tmp_path / name).astype(int), pixels, atol=16)  # JPEG and WebP lose some
-    assert list(images.find(tmp_path)) == [tmp_path / name]
+    assert list(images.find(tmp_path, problem=pytest.fail)) == [tmp_path / name]
 
 
 # ---- what decode refuses ------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def touch(root: Path, *names: str) -> None:
 
 
 def found(root: Path) -> list[str]:
-    return [path.relative_to(root).as_posix() for path in images.find(root)]
+    return [path.relative_to(root).as_posix() for path in images.find(root, problem=pytest.fail)]
 
 
 def test_find_is_in_natural_order_at_any_depth(tmp_path: Path) -> None:

@@ -77,8 +77,10 @@ def test_a_mask_without_an_image_is_a_problem(mvtec: Path) -> None:
 
 def test_images_that_share_a_mask_name_are_a_problem(mvtec: Path) -> None:
     write(mvtec, "test/bent/000.jpg")
-    (problem,) = layouts.read(mvtec).problems
-    assert "test/bent/000.*: 2 images share one mask name" in problem
+    dataset = layouts.read(mvtec)
+    (problem,) = dataset.problems
+    assert problem.endswith("ground_truth/bent/000_mask.png: 2 images share this mask's name")
+    assert by_id(dataset)["test/bent/000.png"].masks == by_id(dataset)["test/bent/000.jpg"].masks == ()
 
 
 def test_test_and_ground_truth_may_be_missing(tmp_path: Path) -> None:
@@ -206,10 +208,10 @@ def test_masks_that_fit_no_image_or_several(folders: Path) -> None:
     write(folders, "masks/000.png", "masks/dent/009.png", "scratch/003.png", "dent/003.png", "masks/003.png", "loose.png")
     problems = layouts.read(folders).problems
     assert [problem.removeprefix(f"{folders.resolve()}/").split(";")[0] for problem in problems] == [
-        "masks/000.png: mask without a defective image",
+        "masks/000.png: mask without an image",
         "masks/003.png: 2 images share this mask's name",
-        "masks/dent/009.png: mask without a defective image",
-        "loose.png: lies beside the folder of good images",
+        "masks/dent/009.png: mask without an image",
+        "loose.png: not used",
     ]
     assert by_id(layouts.read(folders))["dent/003.png"].masks == ()
 

@@ -74,8 +74,8 @@ BAD_ROWS = {
     "b.png,bad,,,good": "kind: found good, where the label says bad",
     "b.png,bad,x.png,,": "mask: no such file: ",
     "sub/../a.png,good,,,": "path: listed in line 2 already: sub/../a.png",
-    "sub,good,,,": "path: no such file: ",
-    f"{'x' * 3000},good,,,": "path: no such file: ",
+    "sub,good,,,": "path: expected a file, found a folder: ",
+    f"{'x' * 3000},good,,,": "path: a name or the path is too long: ",
     "b.png,good,,,,more": "more fields than columns",
 }
 

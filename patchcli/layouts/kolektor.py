@@ -5,13 +5,13 @@ from pathlib import Path
 
 from patchcli.errors import InputError
 from patchcli.images import find, printable
-from patchcli.layouts.dataset import Dataset, Layout, Sample, held_out, subfolders
+from patchcli.layouts.dataset import Dataset, Layout, Sample, below, broken, held_out, subfolders
 from patchcli.masks import Rule
 
 
 def _pairs(folder: Path, ending: str, problems: list[str]) -> Iterator[tuple[Path, Path, bool]]:
     """Images of a folder with their masks <stem><ending>, and whether these show a defect."""
-    paths = list(find(folder))
+    paths = dict.fromkeys(find(folder, problem=problems.append))
     images = {path.stem for path in paths}
     for path in paths:
         if path.name.endswith(ending):
@@ -19,7 +19,7 @@ def _pairs(folder: Path, ending: str, problems: list[str]) -> Iterator[tuple[Pat
                 problems.append(f"{path}: mask without an image; expected {path.name.removesuffix(ending)}.*")
             continue
         mask = path.with_name(path.stem + ending)
-        if not mask.is_file():
+        if mask not in paths:
             problems.append(f"{path}: expected its mask {mask.name} beside it, found none")
             continue
         try:
@@ -40,7 +40,7 @@ def _ksdd(root: Path) -> Dataset:
     It names no split for training on good images alone. Here good images train, one item in five left out for testing
     (`held_out` of its folder's name: all of its good images), and defective images test.
     """
-    samples, problems = [], list[str]()
+    samples, problems = [], list(broken(root))
     for item in subfolders(root):
         for path, mask, defective in _pairs(item, "_label.bmp", problems):
             split = "test" if defective or held_out(item.name) else "train"
@@ -50,9 +50,9 @@ def _ksdd(root: Path) -> Dataset:
 
 def _ksdd2(root: Path) -> Dataset:
     """KolektorSDD2: train/<id>.png and test/<id>.png with <id>_GT.png; defective images of train are not used."""
-    samples, problems = [], list[str]()
+    samples, problems = [], list(broken(root))
     for split in ("train", "test"):
-        for path, mask, defective in _pairs(root / split, "_GT.png", problems):
+        for path, mask, defective in (pair for folder in below(root, split) for pair in _pairs(folder, "_GT.png", problems)):
             used = "unused" if split == "train" and defective else split
             samples.append(_sample(root, path, mask, used, defective))
     return Dataset(root, "ksdd2", root.name, samples, problems)
@@ -60,13 +60,13 @@ def _ksdd2(root: Path) -> Dataset:
 
 KSDD = Layout(
     "<item>/<part>.jpg with <part>_label.bmp",
-    lambda root: any(True for _ in root.glob("*/*_label.bmp")),
+    lambda root: any(path.name.endswith("_label.bmp") for item in subfolders(root) for path in item.iterdir()),
     _ksdd,
     ("",),
 )
 KSDD2 = Layout(
     "train/<id>.png with <id>_GT.png",
-    lambda root: any(True for _ in root.glob("train/*_GT.png")),
+    lambda root: any(path.name.endswith("_GT.png") for train in below(root, "train") for path in train.iterdir()),
     _ksdd2,
     ("train", "test"),
 )

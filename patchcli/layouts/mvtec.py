@@ -1,10 +1,21 @@
-"""MVTec AD and its kin: train/<good>, test/<kind>, masks in a tree of the same kinds."""
+"""MVTec AD and its kin: train/<good>, test/<kind>, masks in a tree of the same kinds. Names are taken in any case."""
 
-from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from patchcli.images import find, printable
-from patchcli.layouts.dataset import Dataset, Layout, Sample, subfolders
+from patchcli.images import find, named_as_one, printable
+from patchcli.layouts.dataset import (
+    MASKS,
+    Dataset,
+    Layout,
+    Mask,
+    Sample,
+    assign,
+    below,
+    broken,
+    is_good,
+    subfolders,
+    unused,
+)  # fmt: skip
 
 PRIVATE = ("test_private", "test_private_mixed")
 
@@ -13,7 +24,6 @@ def tree(
     root: Path,
     layout: str,
     *,
-    good: str = "good",
     test: str = "test",
     truth: str = "ground_truth",
     nested: bool = False,
@@ -23,57 +33,74 @@ def tree(
 
     `nested`: several masks an image, <truth>/<kind>/<stem>/*.png. `nonzero`: masks of label values.
     """
-    masks: dict[tuple[str, str], list[Path]] = {}
-    for path in find(root / truth) if (root / truth).is_dir() else ():
-        where = path.parent.relative_to(root / truth)
-        kind, stem = (where.parent, where.name) if nested else (where, path.stem.removesuffix("_mask"))
-        masks.setdefault((kind.as_posix(), stem), []).append(path)
     samples: list[Sample] = []
-    stems: Counter[tuple[str, str]] = Counter()
+    problems = list(broken(root))
 
-    def add(split: str, folder: str, name: str, kind: str) -> None:
-        for path in find(root / folder / name):
-            own: list[Path] = []
-            if split == "test":
-                own = masks.pop((name, path.stem), [])
-                stems[name, path.stem] += 1
-            samples.append(Sample(printable(path.relative_to(root)), path, split, kind, tuple(own), nonzero))
+    def sample(path: Path, split: str, kind: str, own: tuple[Path, ...] = ()) -> Sample:
+        return Sample(printable(path.relative_to(root)), path, split, kind, own, nonzero)
 
     for split in ("train", "validation"):
-        if (root / split / good).is_dir():
-            add(split, split, good, "good")
-    for child in subfolders(root / test) if (root / test).is_dir() else ():
-        if child != root / truth:
-            add("test", test, child.name, "good" if child.name == good else child.name)
+        parents = below(root, split)
+        good = [child for parent in parents for child in subfolders(parent) if is_good(child.name)]
+        samples += [sample(path, split, "good") for path in find(*good, problem=problems.append)]
+        for parent in parents:
+            problems += unused(parent, good, f"good images in {parent.name}/good/")
+
+    truths = below(root, truth)
+    tests: list[tuple[Path, PurePosixPath, str]] = []  # path, place below the folder of tests, kind
+    for parent in below(root, test):
+        kinds = [child for child in subfolders(parent) if child.name.casefold() not in MASKS]
+        for child in kinds:
+            kind = "good" if is_good(child.name) else child.name
+            paths = find(child, problem=problems.append)
+            tests += [(path, PurePosixPath(printable(path.relative_to(parent))), kind) for path in paths]
+        expected = f"images in {parent.name}/good/ and {parent.name}/<kind of defect>/"
+        problems += unused(parent, [*kinds, *truths], expected)
+    masks = [_mask(path, parent, nested) for parent in truths for path in find(parent, problem=problems.append)]
+    own, unclaimed = assign([(place, kind != "good") for _, place, kind in tests], masks, test)
+    samples += [sample(path, "test", kind, paths) for (path, _, kind), paths in zip(tests, own, strict=True)]
     for split in PRIVATE if test == "test_public" else ():
-        if (root / split).is_dir():
-            add(split, split, "", "unlabelled")
-    problems = [
-        f"{mask}: mask without an image; expected {test}/{name}/{stem}.*"
-        for (name, stem), paths in masks.items()
-        for mask in paths
-    ]
-    shared = ((name, stem, count) for (name, stem), count in stems.items() if count > 1)
-    problems += [f"{root}/{test}/{name}/{stem}.*: {count} images share one mask name" for name, stem, count in shared]
-    return Dataset(root, layout, root.name, samples, problems)
+        paths = find(*below(root, split), problem=problems.append)
+        samples += [sample(path, split, "unlabelled") for path in paths]
+    return Dataset(root, layout, root.name, samples, problems + unclaimed)
 
 
-def _is_mvtec(root: Path) -> bool:
-    return (root / "train" / "good").is_dir()
+def _mask(path: Path, truth: Path, nested: bool) -> Mask:
+    where = PurePosixPath(printable(path.parent.relative_to(truth)))
+    return Mask(path, where.parent, where.name) if nested else Mask(path, where, path.stem.removesuffix("_mask"))
+
+
+def _good(root: Path) -> set[str]:
+    """Names of the folders of good images in train/, in lower case."""
+    return {child.name.casefold() for train in below(root, "train") for child in subfolders(train) if is_good(child.name)}
+
+
+def is_mvtec(root: Path) -> bool:
+    """Whether there is a folder of good images in train/."""
+    return bool(_good(root))
 
 
 def _is_mvtec2(root: Path) -> bool:
-    return _is_mvtec(root) and (root / "test_public").is_dir()
+    return is_mvtec(root) and bool(below(root, "test_public"))
 
 
 def _is_loco(root: Path) -> bool:
-    truth = root / "ground_truth"
-    return _is_mvtec(root) and truth.is_dir() and any(True for kind in subfolders(truth) for _ in subfolders(kind))
+    """Whether more test images have a folder of masks than a mask; other folders among the masks say nothing."""
+    if not is_mvtec(root):
+        return False
+    folders = single = 0
+    kinds = [kind for truth in below(root, "ground_truth") for kind in subfolders(truth)]
+    for kind in kinds:
+        tests = below(root, f"test/{kind.name.casefold()}")
+        stems = {path.stem for test in tests for path in test.iterdir() if named_as_one(path)}
+        folders += sum(child.name in stems for child in subfolders(kind))
+        single += sum(path.stem.removesuffix("_mask") in stems for path in kind.iterdir() if named_as_one(path))
+    return folders > single
 
 
 MVTEC = Layout(
     "train/good",
-    _is_mvtec,
+    is_mvtec,
     lambda root: tree(root, "mvtec"),
     ("train", "validation", "test", "ground_truth"),
 )
@@ -91,7 +118,7 @@ LOCO = Layout(
 )
 BTAD = Layout(
     "train/ok",
-    lambda root: (root / "train" / "ok").is_dir(),
-    lambda root: tree(root, "btad", good="ok"),
+    lambda root: _good(root) == {"ok"},
+    lambda root: tree(root, "btad"),
     MVTEC.folders,
 )

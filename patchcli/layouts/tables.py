@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from patchcli import files
 from patchcli.errors import InputError
 from patchcli.images import printable
-from patchcli.layouts.dataset import BAD, GOOD, Dataset, Layout, Sample
-from patchcli.layouts.mvtec import MVTEC, tree
+from patchcli.layouts.dataset import BAD, GOOD, Dataset, Layout, Sample, below
+from patchcli.layouts.mvtec import MVTEC, is_mvtec, tree
 
+SUFFIXES = (".csv", ".jsonl")  # of manifests
 SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 
 
@@ -47,23 +49,22 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | _RowError]]:
             yield number, row if isinstance(row, dict) else _RowError(f"expected an object, found {line.strip()[:40]}")
 
 
-def _file(base: Path, name: Any, column: str) -> Path:
-    """A row's file, which must be there."""
+def _file(bases: tuple[Path, ...], name: Any, column: str) -> Path:
+    """A row's file, below the first of the folders that has it."""
     if not isinstance(name, str) or not name.strip():
         raise _RowError(f"{column}: expected a path, found {name!r}")
-    try:
-        if (base / name.strip()).resolve().is_file():
-            return base / name.strip()
-    except (OSError, ValueError):  # too long a name, a zero byte, …
-        pass
-    raise _RowError(f"{column}: no such file: {base / name.strip()}")
+    paths = [base / name.strip() for base in bases]
+    for path in paths:
+        if files.trouble(path) is None:
+            return path
+    raise _RowError(f"{column}: {files.trouble(paths[0])}: {files.shown(paths[0])}")
 
 
-def _sample(row: Mapping[str, Any], base: Path) -> Sample:
-    """One row as a sample; paths are relative to `base`. Raises _RowError with the reason where it cannot be used."""
+def _sample(row: Mapping[str, Any], bases: tuple[Path, ...]) -> Sample:
+    """One row as a sample; paths are relative to `bases`. Raises _RowError with the reason where it cannot be used."""
     if None in row:
         raise _RowError("more fields than columns")
-    path = _file(base, row.get("path"), "path")
+    path = _file(bases, row.get("path"), "path")
     word = str(row.get("label", "")).strip().casefold()
     if word not in GOOD | BAD | {"0", "1"}:
         raise _RowError(f"label: expected good or bad, or 0 or 1, found {row.get('label')!r}")
@@ -77,12 +78,12 @@ def _sample(row: Mapping[str, Any], base: Path) -> Sample:
     if not good and kind.casefold() == "good":
         raise _RowError("kind: found good, where the label says bad")
     given = row.get("mask") or []
-    masks = tuple(_file(base, name, "mask") for name in (given if isinstance(given, list) else [given]))
+    masks = tuple(_file(bases, name, "mask") for name in (given if isinstance(given, list) else [given]))
     return Sample(printable(Path(row["path"].strip())), path, SPLITS[text], kind, masks)
 
 
 def _samples(
-    rows: Iterator[tuple[int, Mapping[str, Any] | _RowError]], table: Path, base: Path
+    rows: Iterator[tuple[int, Mapping[str, Any] | _RowError]], table: Path, bases: tuple[Path, ...]
 ) -> tuple[list[Sample], list[str]]:
     """Samples of the usable rows, and a line for each other."""
     seen: dict[Path, int] = {}
@@ -92,8 +93,8 @@ def _samples(
             try:
                 if isinstance(row, _RowError):
                     raise row
-                sample = _sample(row, base)
-                place = sample.path.resolve()
+                sample = _sample(row, bases)
+                place = files.place(sample.path)
                 if place in seen:
                     raise _RowError(f"path: listed in line {seen[place]} already: {sample.id}")
             except _RowError as error:
@@ -108,13 +109,20 @@ def _samples(
     return samples, problems
 
 
+def _suffix(path: Path) -> str:
+    """The suffix of a manifest's name; of a link that has no such suffix, that of the file it leads to."""
+    own = path.suffix.lower()
+    return own if own in SUFFIXES else files.real(path).suffix.lower()
+
+
 def _manifest(path: Path) -> Dataset:
     """A CSV or JSON Lines file: path, label, and where wanted mask, split and kind; paths relative to its folder.
 
+    Of a manifest that is a link: relative to the link's folder, or to that of the file it leads to.
     Without a split, good images train and defective ones test. In JSON Lines, mask may be a list.
     """
-    rows = _csv(path, ("path", "label")) if path.suffix.lower() == ".csv" else _jsonl(path)
-    samples, problems = _samples(rows, path, path.parent)
+    rows = _csv(path, ("path", "label")) if _suffix(path) == ".csv" else _jsonl(path)
+    samples, problems = _samples(rows, path, tuple(dict.fromkeys((path.parent, files.real(path).parent))))
     if not samples:
         raise InputError(f"{path}: no usable row; expected path and label in each" + "".join(f"; {p}" for p in problems[:1]))
     return Dataset(path, "manifest", path.stem, samples, problems)
@@ -122,17 +130,17 @@ def _manifest(path: Path) -> Dataset:
 
 def _visa(root: Path) -> Dataset:
     """VisA's class folder as published, with the split of split_csv/1cls.csv beside it; or converted to train/good."""
-    if (root / "train" / "good").is_dir():
+    if is_mvtec(root):
         return tree(root, "visa", nonzero=True)
     table = root.parent / "split_csv" / "1cls.csv"
-    if not table.is_file():
-        raise InputError(f"{root}: expected VisA's split in {table}, found no such file; put it there")
+    if why := files.trouble(table):
+        raise InputError(f"{root}: expected VisA's split in {table}, found {why}; put it there")
     rows = (
         (line, {**row, "path": row["image"]})
         for line, row in _csv(table, ("object", "split", "label", "image", "mask"))
         if row["object"] == root.name
     )
-    samples, problems = _samples(rows, table, root.parent)
+    samples, problems = _samples(rows, table, (root.parent,))
     if not samples and not problems:
         raise InputError(f"{table}: expected rows of the object {root.name}, the folder's name; found none")
     below = [replace(sample, id=sample.id.removeprefix(f"{root.name}/"), nonzero=True) for sample in samples]
@@ -141,13 +149,13 @@ def _visa(root: Path) -> Dataset:
 
 MANIFEST = Layout(
     "a .csv or .jsonl file with rows of label good",
-    lambda root: root.is_file() and root.suffix.lower() in (".csv", ".jsonl"),
+    lambda root: root.is_file() and _suffix(root) in SUFFIXES,
     _manifest,
     (),
 )
 VISA = Layout(
     "Data/Images/Normal",
-    lambda root: (root / "Data" / "Images" / "Normal").is_dir() or (root / "train" / "good").is_dir(),
+    lambda root: bool(below(root, "data/images/normal")) or is_mvtec(root),
     _visa,
-    ("Data", *MVTEC.folders),
+    ("data", *MVTEC.folders),
 )

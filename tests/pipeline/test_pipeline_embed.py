@@ -142,7 +142,8 @@ def distances(made: World) -> Callable[[Path], dict[str, np.ndarray]]:
     def of(path: Path) -> dict[str, np.ndarray]:
         opened = Store.open(path)
         bank, encoder = opened.bank(), training.load(opened, torch.device("cpu"))
-        pixels = np.stack([images.resize(images.decode(file), 128, 128) for file in images.find(made.data / "test")])
+        paths = images.find(made.data / "test", problem=pytest.fail)
+        pixels = np.stack([images.resize(images.decode(file), 128, 128) for file in paths])
         grids = embedding.grids(encoder, 128, 128, {})
         found = {}
         for scale, queries in embedding.embed(encoder, pixels, opened.mean, grids, torch.device("cpu")).items():
