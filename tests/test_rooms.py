@@ -27,7 +27,8 @@ LAYERS = [
     ["curves", "defects", "layouts", "maps", "metrics", "observer", "regions", "runtime", "weave"],
     ["masks"],
     ["images"],
-    ["decoding", "files", "grid"],
+    ["decoding"],
+    ["files", "grid"],
     ["errors"],
 ]
 DEPTH = {room: depth for depth, layer in enumerate(LAYERS) for room in layer}
