@@ -1,7 +1,7 @@
 """What a bank holds, image by image: list, remove, add, and find the bad among the good."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from patchcli.neighbours.pruned import Stream
 from patchcli.observer import Observer
 from patchcli.pipeline.embed import Embedded, Thinning, embed, index, pages_stream
 from patchcli.pipeline.score import make_scorer
+from patchcli.pipeline.sources import Paths, all_by_path, all_samples, each, expanded, id_of
 from patchcli.scoring import Scored, Scorer
 from patchcli.store import Bank, Store, bank_bytes
 
@@ -26,7 +27,8 @@ class Held:
     """A training image in the bank."""
 
     schema: str
-    image: str  # its id
+    image: str  # its id, as no path was given
+    id: str
     width: int  # original pixels
     height: int
     vectors_big: int
@@ -38,7 +40,8 @@ class Audited:
     """A training image, scored against the bank without itself; coordinates are original pixels."""
 
     schema: str
-    image: str
+    image: str  # its id, as no path was given
+    id: str
     score: float  # maximum of the product map
     deviation: float  # (score - median) / (1.4826 · median absolute deviation) over all training images
     peak_x: int
@@ -63,57 +66,60 @@ def bank_list(store: Path | str = "patchcli.zarr") -> list[Held]:
             count += np.bincount(ids // bank.patches(scale), minlength=bank.images)
     small = counts.get("small")
     return [
-        Held(LIST_SCHEMA, name, int(size[1]), int(size[0]), int(counts["big"][n]), None if small is None else int(small[n]))
+        Held(
+            LIST_SCHEMA, name, name, int(size[1]), int(size[0]), int(counts["big"][n]),
+            None if small is None else int(small[n]),
+        )
         for n, (name, size) in enumerate(zip(opened.image_ids, opened.image_sizes, strict=True))
-    ]
+    ]  # fmt: skip
 
 
-def bank_remove(
-    store: Path | str, names: Iterable[str], *, observer: Observer | None = None, **options: Any
-) -> Embedded:
-    """Take images out of the store and its bank; options are those of `_edit`."""
+def bank_remove(store: Path | str, names: Paths, *, observer: Observer | None = None, **options: Any) -> Embedded:
+    """Take images out of the store and its bank, one or many, by id or by the path that `bank_add` was given.
+
+    Options are those of `_edit`.
+    """
     observer = observer or Observer()
     opened = Store.open(store, observer.mode)
-    held = opened.image_ids
-    unwanted = list(dict.fromkeys(names))
-    for name in unwanted:
+    held, known = opened.image_ids, all_by_path(all_samples(opened))
+    unwanted: set[str] = set()
+    for path in each(names, observer.problem):
+        name = images.printable(path)
+        name = name if name in held else id_of(path, opened, known)
         if name not in held:
-            raise InputError(f"{name}: not in the bank; expected an id such as {held[0]} (see: patchcli bank list)")
+            raise InputError(f"{path}: not in the bank; expected an id such as {held[0]} (see: patchcli bank list)")
+        unwanted.add(name)
     if not unwanted:
         raise InputError("expected ids of images to remove, found none (see: patchcli bank list)")
     if len(held) - len(unwanted) < 2:
         raise InputError(f"expected at least 2 images to stay, found {len(held) - len(unwanted)} of {len(held)}")
-    return _edit(opened, [n for n, name in enumerate(held) if name not in set(unwanted)], [], observer=observer, **options)
+    return _edit(opened, [n for n, name in enumerate(held) if name not in unwanted], [], observer=observer, **options)
 
 
-def bank_add(
-    store: Path | str, paths: Iterable[Path | str], *, observer: Observer | None = None, **options: Any
-) -> Embedded:
-    """Put good images, or folders of them, into the store and its bank; what cannot be read is reported and left out."""
+def bank_add(store: Path | str, paths: Paths, *, observer: Observer | None = None, **options: Any) -> Embedded:
+    """Put good images and folders of them, one or many, into the store and its bank; what cannot be read is left out."""
     observer = observer or Observer()
     opened = Store.open(store, observer.mode)
-    root, held = Path(opened.dataset["root"]), set(opened.image_ids)
+    held, known = set(opened.image_ids), all_by_path(all_samples(opened))
     aside = {digest: name for name, digest in opened.held_out.items()}
     canvas = opened.canvas
     added: list[Decoded] = []
-    for given in map(Path, paths):
-        for path in list(images.find(given)) if given.is_dir() else [given]:
-            full = path.resolve()
-            name = images.printable(full.relative_to(root) if full.is_relative_to(root) else path)
-            if name in held:
-                observer.problem(f"{path}: an image of this id ({name}) is in the bank; remove it first to replace it")
-                continue
-            try:
-                pixels = images.decode(path)
-            except InputError as error:
-                observer.problem(str(error))
-                continue
-            reserved = aside.get(layouts.digest(path)) if aside else None
-            if reserved is not None or name in opened.held_out:
-                observer.problem(f"{path}: is held out for calibration ({reserved or name}), so the bank may not hold it")
-                continue
-            held.add(name)
-            added.append((name, (pixels.shape[0], pixels.shape[1]), canvas.fit(pixels)))
+    for path in expanded(paths, observer.problem):
+        name = id_of(path, opened, known)
+        if name in held:
+            observer.problem(f"{path}: an image of this id ({name}) is in the bank; remove it first to replace it")
+            continue
+        try:
+            pixels = images.decode(path)
+        except InputError as error:
+            observer.problem(str(error))
+            continue
+        reserved = aside.get(layouts.digest(path)) if aside else None
+        if reserved is not None or name in opened.held_out:
+            observer.problem(f"{path}: is held out for calibration ({reserved or name}), so the bank may not hold it")
+            continue
+        held.add(name)
+        added.append((name, (pixels.shape[0], pixels.shape[1]), canvas.fit(pixels)))
     if not added:
         raise InputError("no image to add; expected png, jpg, bmp, tif or webp files that are not in the bank")
     return _edit(opened, list(range(opened.images.shape[0])), added, observer=observer, **options)
@@ -215,7 +221,7 @@ def audit(
     spread = 1.4826 * float(np.median(np.abs(scores - np.median(scores))))
     records = [
         Audited(
-            AUDIT_SCHEMA, name, result.score(), (result.score() - float(np.median(scores))) / max(spread, 1e-30),
+            AUDIT_SCHEMA, name, name, result.score(), (result.score() - float(np.median(scores))) / max(spread, 1e-30),
             *result.evidence.peak, result.evidence.normal_image, *result.evidence.normal_box,
         )
         for name, result in found

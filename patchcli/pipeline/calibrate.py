@@ -1,18 +1,19 @@
 """Good images that the bank does not hold → thresholds in the store, with what they promise."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from patchcli import calibration, runtime
+from patchcli import calibration, files, runtime
 from patchcli.calibration import Thresholds
 from patchcli.errors import InputError
 from patchcli.layouts import Sample, digest
 from patchcli.observer import Observer
 from patchcli.pipeline.bank import check_whole, leave_one_out
-from patchcli.pipeline.score import BATCH, all_samples, by_path, make_scorer, named, original_size, readable, scored
+from patchcli.pipeline.score import BATCH, make_scorer, original_size, readable, scored
+from patchcli.pipeline.sources import Paths, all_samples, by_path, named
 from patchcli.regions import Roi
 from patchcli.scoring import Scored
 from patchcli.store import Store
@@ -24,7 +25,7 @@ HOTTEST = 2  # full heat in pictures, in pixel thresholds
 
 def calibrate(
     store: Path | str = "patchcli.zarr",
-    source: str | Sequence[Path | str] | None = None,
+    source: Paths | None = None,
     *,
     false_alarms: float = FALSE_ALARMS,
     confidence: float = CONFIDENCE,
@@ -40,7 +41,8 @@ def calibrate(
 
     `source` of good images: "holdout", those that `extract` or `train` set aside; "validation", the data set's split;
     "loo", leaving out each of the bank's images in turn, for which the promise holds approximately (the encoder knows the
-    image, and one bank is not the other); or files and folders. Without it, the first of the three that there is.
+    image, and one bank is not the other); or files and folders, one or many. Without it, the first of the three that there
+    is.
     `review` is the higher rate of a lower threshold. `roi` is a mask as `score` takes it, which then needs the same one;
     thresholds without one hold within any. Raises InputError where the images are too few, of the bank, or test images.
     """
@@ -103,7 +105,7 @@ def calibrate(
 
 
 def _samples(
-    store: Store, source: str | Sequence[Path | str] | None, observer: Observer
+    store: Store, source: Paths | None, observer: Observer
 ) -> tuple[list[Sample] | None, str]:
     """The good images to score, None for those of the bank, and what to call them."""
     every, root, ids = all_samples(store), Path(store.dataset["root"]), set(store.image_ids)
@@ -119,9 +121,7 @@ def _samples(
         source = "holdout" if store.held_out else "validation" if groups["validation"] else "loo"
     if source == "loo":
         return None, "leave-one-out over the bank's own images"
-    if isinstance(source, str):
-        if source not in groups:
-            raise InputError(f"--from: expected holdout, validation, loo or a list of paths, found {source!r}")
+    if isinstance(source, str) and source in groups:
         found = groups[source]
         missing = "no validation split there" if source == "validation" else "no unchanged held-out images there"
         if not found:
@@ -133,7 +133,9 @@ def _samples(
             gone = len(store.held_out) - len(found)
             observer.note(f"{gone} of {len(store.held_out)} held-out images are gone or changed, and not used")
         return [sample for sample in found if sample.path not in used], origins[source]
-    given = list({sample.path.resolve(): sample for sample in named(source, by_path(every), observer)}.values())
+    if isinstance(source, str) and files.trouble(Path(source)) == "no such file":
+        raise InputError(f"--from: expected holdout, validation, loo or paths, found {source!r}, which is no file or folder")
+    given = list({files.real(sample.path): sample for sample in named(source, by_path(every), observer)}.values())
     for path, other in _same(given, tests).items():
         raise InputError(f"{path}: is {_as(path, other)}a test image of the data set, which no threshold may see")
     for path, other in _same(given, banked).items():
@@ -142,17 +144,17 @@ def _samples(
 
 
 def _as(path: Path, other: Sample) -> str:
-    return "" if path.resolve() == other.path.resolve() else f"a copy of {other.id}, "
+    return "" if files.real(path) == files.real(other.path) else f"a copy of {other.id}, "
 
 
 def _same(samples: list[Sample], others: list[Sample]) -> dict[Path, Sample]:
     """Paths of the samples that are a file of the others, or have the content of one, with that one."""
-    paths = {other.path.resolve(): other for other in others}
-    found = {sample.path: paths[sample.path.resolve()] for sample in samples if sample.path.resolve() in paths}
-    rest = [sample for sample in samples if sample.path not in found and sample.path.is_file()]
+    paths = {files.real(other.path): other for other in others}
+    found = {sample.path: paths[files.real(sample.path)] for sample in samples if files.real(sample.path) in paths}
+    rest = [sample for sample in samples if sample.path not in found and not files.trouble(sample.path)]
     sizes = {sample.path.stat().st_size for sample in rest}
     contents = {
-        digest(other.path): other for other in others if other.path.is_file() and other.path.stat().st_size in sizes
+        digest(other.path): other for other in others if not files.trouble(other.path) and other.path.stat().st_size in sizes
     }
     if contents:
         found |= {sample.path: contents[key] for sample in rest if (key := digest(sample.path)) in contents}

@@ -111,7 +111,7 @@ def arrivals(
 def _look(folder: Path) -> tuple[dict[str, State], set[str]]:
     """Image files below the folder and their states, the oldest first, and folders that may not be read.
 
-    Hidden ones are passed over.
+    Hidden and stray ones are passed over.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: the folder that was watched is gone; bring it back and run the same command again")
@@ -129,7 +129,7 @@ def _look(folder: Path) -> tuple[dict[str, State], set[str]]:
         with entries:
             for entry in entries:
                 name = above + entry.name
-                if entry.name.startswith("."):
+                if images.passed_over(entry.name):
                     continue
                 suffix = os.path.splitext(name)[1]  # noqa: PTH122  (a Path for each of 10,000 takes its time)
                 with contextlib.suppress(FileNotFoundError):
