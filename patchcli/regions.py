@@ -79,8 +79,8 @@ def find(
     ]
 
 
-# An image's id, its (height, width) and its regions.
-Found = tuple[str, tuple[int, int], list[Region]]
+# An image as the user calls it, its id, its (height, width) and its regions.
+Found = tuple[str, str, tuple[int, int], list[Region]]
 
 
 def write(path: Path, found: Sequence[Found]) -> None:
@@ -90,10 +90,13 @@ def write(path: Path, found: Sequence[Found]) -> None:
     """
     with files.replacing(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
         if path.suffix == ".csv":
-            writer = csv.DictWriter(file, ["image", *(field.name for field in fields(Region))], lineterminator="\n")
+            writer = csv.DictWriter(file, ["image", "id", *(field.name for field in fields(Region))], lineterminator="\n")
             writer.writeheader()
-            rows = ((files.spreadsheet(image), region) for image, _, regions in found for region in regions)
-            writer.writerows({"image": image, **asdict(region)} for image, region in rows)
+            writer.writerows(
+                {"image": files.spreadsheet(image), "id": files.spreadsheet(id_), **asdict(region)}
+                for image, id_, _, regions in found
+                for region in regions
+            )
         else:
             json.dump(_coco(found), file, ensure_ascii=False)
             file.write("\n")
@@ -104,7 +107,7 @@ def _coco(found: Sequence[Found]) -> dict[str, list[dict[str, object]]]:
     return {
         "images": [
             {"id": number, "file_name": image, "width": width, "height": height}
-            for number, (image, (height, width), _) in enumerate(found, 1)
+            for number, (image, _, (height, width), _) in enumerate(found, 1)
         ],
         "annotations": [
             {

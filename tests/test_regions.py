@@ -62,17 +62,18 @@ def test_a_map_without_a_scale_has_no_mm() -> None:
 def test_the_files_hold_every_region(tmp_path: Path) -> None:
     values = np.zeros((8, 12), np.float32)
     values[1:3, 2:6], values[6, 10] = 2, 5
-    found = [("a,b.png", (8, 12), regions.find(values, 1, mm_per_pixel=2)), ("good.png", (8, 12), [])]
+    areas = regions.find(values, 1, mm_per_pixel=2)
+    found = [("x/a,b.png", "a,b.png", (8, 12), areas), ("x/good.png", "good.png", (8, 12), [])]
     regions.write(tmp_path / "new" / "r.csv", found)
     with (tmp_path / "new" / "r.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["image"], row["area"], row["area_mm2"], row["peak"]) for row in rows] == [
-        ("a,b.png", "1", "4", "5.0"), ("a,b.png", "8", "32", "2.0"),
+    assert [(row["image"], row["id"], row["area"], row["area_mm2"], row["peak"]) for row in rows] == [
+        ("x/a,b.png", "a,b.png", "1", "4", "5.0"), ("x/a,b.png", "a,b.png", "8", "32", "2.0"),
     ]  # fmt: skip
     regions.write(tmp_path / "new" / "r.json", found)
     coco = json.loads((tmp_path / "new" / "r.json").read_text())
     assert [(image["id"], image["file_name"], image["width"], image["height"]) for image in coco["images"]] == [
-        (1, "a,b.png", 12, 8), (2, "good.png", 12, 8),
+        (1, "x/a,b.png", 12, 8), (2, "x/good.png", 12, 8),
     ]  # fmt: skip
     assert [(a["id"], a["image_id"], a["bbox"], a["area"]) for a in coco["annotations"]] == [
         (1, 1, [10, 6, 1, 1], 1), (2, 1, [2, 1, 4, 2], 8),

@@ -1,7 +1,7 @@
 """What a bank holds, image by image: list, remove, add, and find the bad among the good."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchcli import embedding, images, layouts, runtime, training
+from patchcli import embedding, files, images, layouts, runtime, training
 from patchcli.errors import InputError, StoreError
 from patchcli.images import Pixels
 from patchcli.layouts import Sample
@@ -17,7 +17,8 @@ from patchcli.neighbours.pruned import Stream
 from patchcli.observer import Observer
 from patchcli.pipeline.data import Remarks
 from patchcli.pipeline.embed import Embedded, Thinning, embed, index, pages_stream
-from patchcli.pipeline.score import all_samples, make_scorer
+from patchcli.pipeline.score import make_scorer
+from patchcli.pipeline.sources import Paths, all_by_path, all_samples, each, expanded, id_of
 from patchcli.pipeline.writing import open_to_write
 from patchcli.scoring import Scored, Scorer
 from patchcli.store import Bank, Store, bank_bytes
@@ -30,7 +31,8 @@ class Held:
     """A training image in the bank."""
 
     schema: str
-    image: str  # its id
+    image: str  # its id, as no path was given
+    id: str
     width: int  # original pixels
     height: int
     vectors_big: int
@@ -42,7 +44,8 @@ class Audited:
     """A training image, scored against the bank without itself; coordinates are original pixels."""
 
     schema: str
-    image: str
+    image: str  # its id, as no path was given
+    id: str
     score: float  # maximum of the product map
     deviation: float  # (score - median) / (1.4826 · median absolute deviation) over all training images
     peak_x: int
@@ -67,52 +70,59 @@ def bank_list(store: Path | str = "patchcli.zarr") -> list[Held]:
             count += np.bincount(ids // bank.patches(scale), minlength=bank.images)
     small = counts.get("small")
     return [
-        Held(LIST_SCHEMA, name, int(size[1]), int(size[0]), int(counts["big"][n]), None if small is None else int(small[n]))
+        Held(
+            LIST_SCHEMA, name, name, int(size[1]), int(size[0]), int(counts["big"][n]),
+            None if small is None else int(small[n]),
+        )
         for n, (name, size) in enumerate(zip(opened.image_ids, opened.image_sizes, strict=True))
-    ]
+    ]  # fmt: skip
 
 
-def bank_remove(
-    store: Path | str, names: Iterable[str], *, observer: Observer | None = None, **options: Any
-) -> Embedded:
-    """Take images out of the store and its bank; options are those of `_edit`."""
+def bank_remove(store: Path | str, names: Paths, *, observer: Observer | None = None, **options: Any) -> Embedded:
+    """Take images out of the store and its bank, one or many, by id or by the path that `bank_add` was given.
+
+    Options are those of `_edit`.
+    """
     observer = observer or Observer()
     opened = open_to_write(store, observer)
-    held = opened.image_ids
-    unwanted = list(dict.fromkeys(names))
-    for name in unwanted:
+    held, known = opened.image_ids, all_by_path(all_samples(opened))
+    unwanted: set[str] = set()
+    for path in each(names, observer.problem):
+        name = images.printable(path)
+        name = name if name in held else id_of(path, opened, known)
         if name not in held:
-            raise InputError(f"{name}: not in the bank; expected an id such as {held[0]} (see: patchcli bank list)")
+            raise InputError(f"{path}: not in the bank; expected an id such as {held[0]} (see: patchcli bank list)")
+        unwanted.add(name)
     if not unwanted:
         raise InputError("expected ids of images to remove, found none (see: patchcli bank list)")
     if len(held) - len(unwanted) < 2:
         raise InputError(f"expected at least 2 images to stay, found {len(held) - len(unwanted)} of {len(held)}")
-    return _edit(opened, [n for n, name in enumerate(held) if name not in set(unwanted)], [], observer=observer, **options)
+    return _edit(opened, [n for n, name in enumerate(held) if name not in unwanted], [], observer=observer, **options)
 
 
 def bank_add(
-    store: Path | str, paths: Iterable[Path | str], *, force: bool = False, observer: Observer | None = None, **options: Any
+    store: Path | str, paths: Paths, *, force: bool = False, observer: Observer | None = None, **options: Any
 ) -> Embedded:
-    """Put good images, or folders of them, into the store and its bank; what cannot be read is reported and left out.
+    """Put good images and folders of them, one or many, into the store and its bank; what cannot be read is left out.
 
     So are test images of the data set and those it labels as defective, and copies of them, unless `force` insists.
     """
     observer = observer or Observer()
     opened = open_to_write(store, observer)
-    root, held = Path(opened.dataset["root"]), set(opened.image_ids)
+    every, held = all_samples(opened), set(opened.image_ids)
+    known = all_by_path(every)
     aside = {digest: name for name, digest in opened.held_out.items()}
     canvas, reader, remarks = opened.canvas, opened.reader, Remarks(observer)
     added: list[Decoded] = []
     defective: list[str] = []
-    given = [path for name in map(Path, paths) for path in (images.find(name) if name.is_dir() else [name])]
-    every = all_samples(opened)
     if not every:
-        observer.note(f"{root}: the data set is gone, so nothing tells whether its test images are among these")
+        gone = f"{opened.dataset['root']}: the data set is gone"
+        observer.note(f"{gone}, so nothing tells whether its test images are among these")
+    given = list(expanded(paths, observer.problem))
     labelled = [sample for sample in every if sample.defective or sample.split.startswith("test")]
     unfit = same_images([Sample("", path, "", "good") for path in given], labelled)
     for path in given:
-        full = path.resolve()
-        name = images.printable(full.relative_to(root) if full.is_relative_to(root) else path)
+        name = id_of(path, opened, known)
         if name in held:
             observer.problem(f"{path}: an image of this id ({name}) is in the bank; remove it first to replace it")
             continue
@@ -218,17 +228,19 @@ def _edited(bank: Bank, new: Bank, scale: str, kept: list[int]) -> Stream:
 
 def copy_of(path: Path, other: Sample) -> str:
     """How a file that `same_images` found is said to be that other image."""
-    return "" if path.resolve() == other.path.resolve() else f"a copy of {other.id}, "
+    return "" if files.real(path) == files.real(other.path) else f"a copy of {other.id}, "
 
 
 def same_images(samples: list[Sample], others: list[Sample]) -> dict[Path, Sample]:
     """Paths of the samples that are a file of the others, or have the content of one, with that one."""
-    paths = {other.path.resolve(): other for other in others}
-    found = {sample.path: paths[sample.path.resolve()] for sample in samples if sample.path.resolve() in paths}
-    rest = [sample for sample in samples if sample.path not in found and sample.path.is_file()]
+    paths = {files.real(other.path): other for other in others}
+    found = {sample.path: paths[files.real(sample.path)] for sample in samples if files.real(sample.path) in paths}
+    rest = [sample for sample in samples if sample.path not in found and not files.trouble(sample.path)]
     sizes = {sample.path.stat().st_size for sample in rest}
     contents = {
-        layouts.digest(other.path): other for other in others if other.path.is_file() and other.path.stat().st_size in sizes
+        layouts.digest(other.path): other
+        for other in others
+        if not files.trouble(other.path) and other.path.stat().st_size in sizes
     }
     if contents:
         found |= {sample.path: contents[key] for sample in rest if (key := layouts.digest(sample.path)) in contents}
@@ -257,7 +269,7 @@ def audit(
     spread = 1.4826 * float(np.median(np.abs(scores - np.median(scores))))
     records = [
         Audited(
-            AUDIT_SCHEMA, name, result.score(), (result.score() - float(np.median(scores))) / max(spread, 1e-30),
+            AUDIT_SCHEMA, name, name, result.score(), (result.score() - float(np.median(scores))) / max(spread, 1e-30),
             *result.evidence.peak, result.evidence.normal_image, *result.evidence.normal_box,
         )
         for name, result in found

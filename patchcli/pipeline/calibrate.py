@@ -1,18 +1,19 @@
 """Good images that the bank does not hold → thresholds in the store, with what they promise."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from patchcli import calibration, runtime
+from patchcli import calibration, files, runtime
 from patchcli.calibration import Thresholds
 from patchcli.errors import InputError
 from patchcli.layouts import Sample, digest
 from patchcli.observer import Observer
 from patchcli.pipeline.bank import check_whole, copy_of, leave_one_out, same_images
-from patchcli.pipeline.score import BATCH, all_samples, by_path, make_scorer, named, original_size, readable, scored
+from patchcli.pipeline.score import BATCH, make_scorer, original_size, readable, scored
+from patchcli.pipeline.sources import Paths, all_samples, by_path, named
 from patchcli.pipeline.writing import open_to_write
 from patchcli.regions import Roi
 from patchcli.scoring import Scored
@@ -25,7 +26,7 @@ HOTTEST = 2  # full heat in pictures, in pixel thresholds
 
 def calibrate(
     store: Path | str = "patchcli.zarr",
-    source: str | Sequence[Path | str] | None = None,
+    source: Paths | None = None,
     *,
     false_alarms: float | None = None,
     confidence: float = CONFIDENCE,
@@ -44,7 +45,8 @@ def calibrate(
     Without one, it is the lowest of calibration.RATES that the images can promise, else the lowest that they can.
     `source` of good images: "holdout", those that `extract` or `train` set aside; "validation", the data set's split;
     "loo", leaving out each of the bank's images in turn, for which the promise holds approximately (the encoder knows the
-    image, and one bank is not the other); or files and folders. Without it, the first of the three that there is.
+    image, and one bank is not the other); or files and folders, one or many. Without it, the first of the three that there
+    is.
     `review` is the higher rate of a lower threshold. `roi` is a mask as `score` takes it, which then needs the same one;
     thresholds without one hold within any; `mask_threshold` and `large` are those of `score`. Raises InputError where the
     images are too few, of the bank, or test images.
@@ -119,7 +121,7 @@ def calibrate(
 
 
 def _samples(
-    store: Store, source: str | Sequence[Path | str] | None, observer: Observer
+    store: Store, source: Paths | None, observer: Observer
 ) -> tuple[list[Sample] | None, str]:
     """The good images to score, None for those of the bank, and what to call them."""
     every, root, ids = all_samples(store), Path(store.dataset["root"]), set(store.image_ids)
@@ -135,9 +137,7 @@ def _samples(
         source = "holdout" if store.held_out else "validation" if groups["validation"] else "loo"
     if source == "loo":
         return None, "leave-one-out over the bank's own images"
-    if isinstance(source, str):
-        if source not in groups:
-            raise InputError(f"--from: expected holdout, validation, loo or a list of paths, found {source!r}")
+    if isinstance(source, str) and source in groups:
         found = groups[source]
         missing = "no validation split there" if source == "validation" else "no unchanged held-out images there"
         if not found:
@@ -149,7 +149,9 @@ def _samples(
             gone = len(store.held_out) - len(found)
             observer.note(f"{gone} of {len(store.held_out)} held-out images are gone or changed, and not used")
         return [sample for sample in found if sample.path not in used], origins[source]
-    given = list({sample.path.resolve(): sample for sample in named(source, by_path(every), observer)}.values())
+    if isinstance(source, str) and files.trouble(Path(source)) == "no such file":
+        raise InputError(f"--from: expected holdout, validation, loo or paths, found {source!r}, which is no file or folder")
+    given = list({files.real(sample.path): sample for sample in named(source, by_path(every), observer)}.values())
     for path, other in same_images(given, tests).items():
         raise InputError(f"{path}: is {copy_of(path, other)}a test image of the data set, which no threshold may see")
     for path, other in same_images(given, banked).items():

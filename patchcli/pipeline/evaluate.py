@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
-from patchcli import files, images, layouts, metrics, runtime
+from patchcli import files, images, metrics, runtime
 from patchcli.encoder import ARCHITECTURES
 from patchcli.errors import InputError
 from patchcli.layouts import Dataset, Sample
 from patchcli.observer import Observer
+from patchcli.pipeline import sources
 from patchcli.pipeline.data import mask_rule, read_mask
+from patchcli.pipeline.outputs import Maps, below, description
 from patchcli.pipeline.score import BATCH, calibration_of, make_scorer, scored
 from patchcli.regions import Roi
 from patchcli.store import Store, stores_in
@@ -173,7 +174,7 @@ def _evaluate_one(
     mask_threshold: int | None, large: bool, observer: Observer,
 ) -> list[Row]:  # fmt: skip
     """The rows of one class, maps read or made one image at a time, their pixels kept in temporary files (TMPDIR)."""
-    dataset = layouts.read(Path(store.dataset["root"]), store.dataset["layout"])
+    dataset = sources.dataset(store)
     for line in dataset.problems:
         observer.problem(line)
     samples = dataset.split("test")
@@ -226,18 +227,12 @@ def _read(
     dataset: Dataset, samples: list[Sample], folder: Path, roi: Roi | None, encoders: set[str | None], observer: Observer
 ) -> Stream:
     """Maps on disk with the size of their images; what is missing or unusable is reported and left out."""
-    if not folder.is_dir():
-        raise InputError(f"--maps {folder}: no such folder; expected one with maps, such as patchcli score --out writes")
-    if folder.resolve() == dataset.root:
-        raise InputError(f"--maps {folder}: is the data set's own folder; expected one with maps")
+    places = Maps(folder, dataset)
     for sample in samples:
-        place = folder / sample.id
-        # `score` keeps the image's suffix where two images differ in it alone.
-        places = [place.with_name(f"{place.name}.tiff"), *map(place.with_suffix, images.MAP_SUFFIXES)]
-        path = next((path for path in places if path.is_file()), None)
+        path = places.of(sample)
         if path is None:
-            suffixes = ", ".join(images.MAP_SUFFIXES)
-            observer.problem(f"{sample.id}: no map; expected {place.with_suffix('')} with one of {suffixes}")
+            expected = f"{below(folder, sample.id).with_suffix('')} with one of {', '.join(images.MAP_SUFFIXES)}"
+            observer.problem(f"{sample.id}: no map; expected {expected}")
             continue
         try:
             found = sample, images.size(sample.path), {"maps": images.read_map(path)}
@@ -247,17 +242,8 @@ def _read(
         except InputError as error:
             observer.problem(str(error))
             continue
-        encoders.add(_encoder_of(path))
+        encoders.add(description(path).get("encoder"))
         yield found
-
-
-def _encoder_of(path: Path) -> str | None:
-    """The encoder in the description of a map that `score` wrote."""
-    try:
-        with tifffile.TiffFile(path) as file:
-            return str(json.loads(file.pages.first.description)["encoder"])
-    except (tifffile.TiffFileError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _row(

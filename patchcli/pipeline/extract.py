@@ -16,6 +16,7 @@ from patchcli.images import Canvas, Reader
 from patchcli.layouts import Sample
 from patchcli.observer import Observer
 from patchcli.pipeline.data import Remarks, depth
+from patchcli.pipeline.outputs import below
 from patchcli.store import Store, check_replaceable, existing
 
 SIDE = 256  # of the working size
@@ -228,7 +229,7 @@ def cut_patches(
     for name in names:
         number = ids.index(name)
         pixels = images.shown(opened.read_images(number, number + 1)[0])
-        target = folder / Path(name).with_suffix("")
+        target = below(folder, name).with_suffix("")
         target.mkdir(parents=True, exist_ok=True)
         for y in grid.ys:
             for x in grid.xs:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from patchcli import files
 from patchcli.encoder import HierarchicalEncoder
 from patchcli.errors import InputError, StoreError
 from patchcli.observer import Observer
@@ -22,8 +23,8 @@ def import_weights(
     """
     path = Path(weights)
     expected = f"{path}: expected a state dict of Patch SVDD's hierarchical encoder"
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected weights such as the published <class>.pkl")
+    if why := files.trouble(path):
+        raise InputError(f"{path}: {why}; expected weights such as the published <class>.pkl")
     try:
         with warnings.catch_warnings(action="ignore"):  # torch warns of other pickle protocols
             state = torch.load(path, map_location="cpu", weights_only=True)

@@ -2,7 +2,7 @@
 
 import datetime
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from patchcli.observer import Observer
 from patchcli.pipeline.data import mask_rule, read_mask
 from patchcli.pipeline.evaluate import Row, evaluate, share_above
 from patchcli.pipeline.info import info
-from patchcli.pipeline.score import Record, all_samples, colour_scale, score
+from patchcli.pipeline.score import Record, colour_scale, score
+from patchcli.pipeline.sources import Paths, all_samples
 from patchcli.report import Card, ColourScale
 from patchcli.store import Store
 
@@ -39,7 +40,7 @@ COLUMNS = {
 
 def write_report(
     store: Path | str = "patchcli.zarr",
-    paths: Iterable[Path | str] | None = None,
+    paths: Paths | None = None,
     *,
     out: Path | str = "report.html",
     limit: int = LIMIT,
@@ -68,9 +69,7 @@ def write_report(
     return out
 
 
-def score_all(
-    store: Path | str, paths: Iterable[Path | str] | None = None, **options: Any
-) -> list[tuple[Sample, Record]]:
+def score_all(store: Path | str, paths: Paths | None = None, **options: Any) -> list[tuple[Sample, Record]]:
     """Everything that `score` scores, each record with its sample."""
     found: list[tuple[Sample, Record]] = []
     for _ in score(store, paths, each=lambda *one: found.append(one), **options):

@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import count, islice
-from pathlib import Path, PurePosixPath
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import tifffile
@@ -24,6 +24,8 @@ from patchcli.layouts import Sample
 from patchcli.neighbours import paged
 from patchcli.observer import Observer
 from patchcli.pipeline.data import Remarks, mask_rule, read_mask
+from patchcli.pipeline.outputs import Places, below, check_apart, unwritable
+from patchcli.pipeline.sources import Paths, all_samples, by_path, dataset, named
 from patchcli.regions import Found, Region, Roi
 from patchcli.scoring import Embedded, Scored, Scorer
 from patchcli.store import Store
@@ -45,7 +47,8 @@ class Record:
     """What is said of one scored image; coordinates are original pixels, x to the right and y down."""
 
     schema: str
-    image: str  # id in the data set, or the path as given
+    image: str  # the path as given, where one was given, so that it can be opened; else the id
+    id: str  # of an image of the data set: its path below the root; of another, the path as given
     score: float  # maximum of the product map; higher is more anomalous
     score_big: float  # maximum of the K=64 map
     score_small: float | None  # maximum of the K=32 map; None for the flat encoder
@@ -72,7 +75,7 @@ class Record:
 
 def score(
     store: Path | str = "patchcli.zarr",
-    paths: Iterable[Path | str] | None = None,
+    paths: Paths | None = None,
     *,
     out: Path | str | None = None,
     overlay: bool = False,
@@ -94,7 +97,7 @@ def score(
     read: Read | None = None,
     observer: Observer | None = None,
 ) -> Iterator[Record]:
-    """Score images (Algorithm 2): the given files and folders, or the test images of the store's data set.
+    """Score images (Algorithm 2): the given files and folders, one or many, or the test images of the store's data set.
 
     Yields a record an image as soon as its batch is scored; what cannot be read is reported to the observer and left
     out. With `out`, maps are written below it in the data set's layout. Input is checked before the first record.
@@ -126,9 +129,12 @@ def score(
     table = None if regions_out is None else files.target("--regions", regions_out, *regions.SUFFIXES)
     interest = None if roi is None else Roi.read(roi, mask_threshold, large)
     opened = Store.open(store)
-    known = by_path(all_samples(opened))
     if paths is None:
-        tests = [sample for sample in known.values() if sample.split in (layouts.PRIVATE if submission else ("test",))]
+        data = dataset(opened)
+        for line in data.problems:
+            observer.problem(line)
+        every = data.samples
+        tests = [sample for sample in every if sample.split in (layouts.PRIVATE if submission else ("test",))]
         if not tests:
             root, wanted = opened.dataset["root"], "name images or folders to score, or - for a list on stdin"
             if submission:
@@ -137,14 +143,17 @@ def score(
         samples: Iterator[Sample] = iter(tests)
         total: int | None = len(tests)
     else:
-        samples, total = named(paths, known, observer), None
-    if folder is not None and _among_images(folder.resolve(), opened):
-        raise InputError(f"--out {folder}: lies among the data set's images; expected another folder, such as maps/")
-    if table is not None and _among_images(table.resolve(), opened):
-        raise InputError(f"--regions {table}: lies among the data set's images; expected another place")
+        every = all_samples(opened)
+        samples, total = named(paths, by_path(every), observer), None
+    if folder is not None:
+        check_apart("--out", folder, "another folder, such as maps/", opened, every)
+    if table is not None:
+        check_apart("--regions", table, "another place", opened, every)
+    base = folder / "anomaly_images" / opened.dataset["category"] if submission and folder is not None else folder
+    places = None if base is None else Places(base, every, endless)
     scorer = make_scorer(opened, target, search, memory, observer, interest, large)
     read_image = read or scorer.reader.read
-    rule = mask_rule(known.values() if overlay else (), mask_threshold, large)
+    rule = mask_rule(every if overlay else (), mask_threshold, large)
     needed = calibrated or table is not None or min_area > 1 or mm_per_pixel is not None or submission is not None
     calibration = calibration_of(opened, interest, "no verdicts", observer, needed)
     scale = None if calibration is None else colour_scale(calibration.thresholds, ())
@@ -160,14 +169,14 @@ def score(
         provenance["roi"] = interest.sha256
 
     if observer.dry:
-        usable, taken = list(readable(samples, interest, scorer.reader, observer)), set[Path]()
+        usable = list(readable(samples, interest, scorer.reader, observer))
         if not usable and not endless:
             raise InputError(NOTHING)
-        if folder is not None:
+        if places is not None:
             for sample, _ in usable:
-                _place(folder, sample, taken)
+                places.of(sample)
         pictures = " and overlays" * overlay + " and what is above the threshold" * bool(submission)
-        outputs = [f"{len(taken)} maps{pictures} below {folder}"] * (folder is not None)
+        outputs = [f"{len(usable)} maps{pictures} below {folder}"] * (folder is not None)
         outputs += [str(table)] * (table is not None)
         disk = sum(4 * height * width for _, (height, width) in usable) if folder is not None else 0
         observer.plan(f"{len(usable)} images", " and ".join(outputs) or "no file", disk)
@@ -176,10 +185,10 @@ def score(
 
     def write(sample: Sample, map_path: Path, values: NDArray[np.float32], picture: Path | None) -> None:
         if submission and folder is not None and calibration is not None:
-            above = folder / "anomaly_images_thresholded" / category / PurePosixPath(sample.id).with_suffix(".png")
+            above = below(folder / "anomaly_images_thresholded" / category, sample.id).with_suffix(".png")
             _submit(map_path, above, values, calibration.thresholds.pixel_threshold)
             return
-        write_map(map_path, values, {"image": sample.id, **provenance})
+        write_map(map_path, values, {"image": sample.image, "id": sample.id, **provenance})
         if picture is not None and scale is not None:
             draw(sample, values, picture, scale)
 
@@ -197,29 +206,29 @@ def score(
     def run() -> Iterator[Record]:
         drawn: list[tuple[Sample, Path, Path, float]] = []
         found: list[Found] = []
-        taken: set[Path] = set()
-        banked = _Banked(opened, scorer)
+        banked = _Banked(opened, scorer, read_image)
         done = 0
         with ThreadPoolExecutor(1) as writer:
             waiting: deque[tuple[Sample, Record, Future[None] | None]] = deque()
             announced = _announced(scorer, samples, batch, MAP * (folder is not None) + OVERLAY * overlay, observer)
             pending: deque[int] = deque()  # pixels of the maps that wait
             for sample, result in scored(scorer, announced, batch, observer, read_image):
-                map_path = picture = written = areas = None
+                map_path = None if places is None else places.of(sample)
+                if map_path is not None and (why := unwritable(map_path)):
+                    observer.problem(f"{files.shown(Path(sample.image))}: there can be no file for its map ({why})")
+                    continue
+                picture = written = areas = None
                 if calibration is not None or folder is not None:
                     values = original_size(result)
                 if calibration is not None:
                     areas = regions.find(values, calibration.thresholds.pixel_threshold, min_area, mm_per_pixel)
                     if table is not None:
-                        found.append((sample.id, result.size, areas))
-                if folder is not None:
-                    map_path = _place(folder / "anomaly_images" / category if submission else folder, sample, taken)
+                        found.append((sample.image, sample.id, result.size, areas))
+                if map_path is not None:
                     picture = map_path.with_suffix(".png") if overlay else None
                     written = writer.submit(write, sample, map_path, values, picture)
                     if picture is not None and scale is None:
                         drawn.append((sample, map_path, picture, float(np.median(result.inside()))))
-                    if endless:
-                        taken.clear()
                 record = _record(sample, result, areas, calibration, map_path, picture, error, sha256)
                 waiting.append((sample, record, written))
                 pending.append(result.size[0] * result.size[1])
@@ -228,7 +237,7 @@ def score(
                     yield finished(*waiting.popleft())  # a record is out when its map is there
                 done += 1
                 banked.look(sample, record.score)
-                observer.progress("score", done, total, sample.id)
+                observer.progress("score", done, total, sample.image)
             while waiting:
                 yield finished(*waiting.popleft())
         if not done and not endless:
@@ -248,22 +257,22 @@ def score(
 class _Banked:
     """Which of the images that are scored are in the bank: by id, and of those that score 0 by their pixels."""
 
-    def __init__(self, store: Store, scorer: Scorer) -> None:
-        self._store, self._canvas = store, scorer.canvas
+    def __init__(self, store: Store, scorer: Scorer, read: Read) -> None:
+        self._store, self._canvas, self._read = store, scorer.canvas, read
         self._root, self._ids = Path(store.dataset["root"]), set(scorer.ids)
         self._names: list[str] = []
         self._zero: dict[bytes, list[str]] = {}  # pixels' digest → images
 
     def look(self, sample: Sample, score: float) -> None:
         """Take note of an image that was scored."""
-        full = sample.path.resolve()
+        full = files.real(sample.path)
         inside = images.printable(full.relative_to(self._root)) if full.is_relative_to(self._root) else sample.id
         if {sample.id, inside} & self._ids:
-            self._names.append(sample.id)
+            self._names.append(sample.image)
         elif score == 0:
             with contextlib.suppress(InputError):  # gone by now
-                pixels = self._canvas.fit(images.decode(sample.path))
-                self._zero.setdefault(_digest(pixels), []).append(sample.id)
+                pixels = self._canvas.fit(self._read(sample.path, None))
+                self._zero.setdefault(_digest(pixels), []).append(sample.image)
 
     def tell(self, observer: Observer) -> None:
         """Say how many there were."""
@@ -446,55 +455,6 @@ def _submit(map_path: Path, above: Path, values: NDArray[np.float32], threshold:
     images.write_png(above, np.where(values > threshold, 255, 0).astype(np.uint8))
 
 
-def all_samples(store: Store) -> list[Sample]:
-    """The data set's images; none where it is gone."""
-    try:
-        return layouts.read(Path(store.dataset["root"]), store.dataset["layout"]).samples
-    except InputError:
-        return []
-
-
-def by_path(samples: Iterable[Sample]) -> dict[Path, Sample]:
-    """A data set's images by path, but for its good training images."""
-    return {sample.path.resolve(): sample for sample in samples if sample.split != "train"}
-
-
-def _among_images(folder: Path, store: Store) -> bool:
-    """Whether maps below `folder` would be taken for images of the data set."""
-    root = Path(store.dataset["root"])
-    taken = layouts.LAYOUTS[store.dataset["layout"]].folders
-    return folder == root or any(folder.is_relative_to(root / name) for name in taken)
-
-
-def named(paths: Iterable[Path | str], known: dict[Path, Sample], observer: Observer) -> Iterator[Sample]:
-    """Samples of files and folders; images of the data set keep their id and masks."""
-    for given in map(Path, paths):
-        if given.is_dir():
-            found = list(images.find(given))
-            if not found:
-                observer.problem(f"{given}: no images found in this folder")
-        else:
-            found = [given]
-        for path in found:
-            yield known.get(path.resolve(), Sample(images.printable(path), path, "query", ""))
-
-
-def _place(folder: Path, sample: Sample, taken: set[Path]) -> Path:
-    """Where a sample's map goes: its id below `folder`; the suffix stays where two images differ in it alone."""
-    name = PurePosixPath(*(part for part in PurePosixPath(sample.id).parts if part not in ("/", "..", ".")))
-    path = folder / name.with_suffix(".tiff")
-    if path in taken:
-        path = folder / name.with_name(f"{name.name}.tiff")
-    for number in count(2):
-        if path not in taken:
-            break
-        path = folder / name.with_name(f"{name.name}.{number}.tiff")
-    taken.add(path)
-    if path.parent.resolve() == sample.path.parent.resolve():
-        raise InputError(f"--out {folder}: the map would lie beside the image {sample.path}; name another folder")
-    return path
-
-
 def _record(
     sample: Sample, result: Scored, areas: list[Region] | None, calibration: Calibration | None, map_path: Path | None,
     picture: Path | None, error: float, sha256: str,
@@ -502,6 +462,7 @@ def _record(
     evidence, score = result.evidence, result.score()
     return Record(
         SCHEMA,
+        sample.image,
         sample.id,
         score,
         result.score("big"),

@@ -236,7 +236,7 @@ def _look(folder: Path) -> tuple[dict[str, State], dict[str, str]]:
         with entries:
             for entry in entries:
                 name = above + entry.name
-                if entry.name.startswith("."):
+                if images.passed_over(entry.name):
                     continue
                 suffix = os.path.splitext(name)[1]  # noqa: PTH122  (a Path for each of 10,000 takes its time)
                 try:

@@ -315,7 +315,7 @@ def test_a_truncated_image_among_scored_paths(made: World, tmp_path: Path) -> No
     hole = made.data / "test" / "hole" / "001.png"
     result = run("score", "cut.png", hole, "missing.png", "--store", made.store, "--quiet")
     assert result.exit_code == 2
-    assert [record["image"] for record in records(result)] == ["test/hole/001.png"]
+    assert [record["id"] for record in records(result)] == ["test/hole/001.png"]
     first, second, last = result.stderr.splitlines()
     assert first.startswith(f"patchcli: left out: {cut.name}: cannot be decoded")
     assert second == "patchcli: left out: missing.png: no such file"

@@ -57,7 +57,7 @@ def test_a_broken_file_refuses_no_help() -> None:
 
 def test_a_table_within_a_table(made: World) -> None:
     Path("patchcli.toml").write_text(f'[bank.list]\nstore = "{made.store.as_posix()}"\nformat = "csv"')
-    assert done("bank", "list").stdout.startswith("schema,image,width,height")
+    assert done("bank", "list").stdout.startswith("schema,image,id,width,height")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,8 @@ def test_names_that_end_in_nul(world: World) -> None:
     (good / "000.png").rename(odd)
     listed = f"{odd}\0{good / '001.png'}\0"
     found = records(done("score", "-0", "-", "--store", world.store, stdin=listed))
-    assert [record["image"] for record in found] == ["test/good/new\nline.png", "test/good/001.png"]
+    assert [record["image"] for record in found] == [str(odd), str(good / "001.png")]
+    assert [record["id"] for record in found] == ["test/good/new\nline.png", "test/good/001.png"]
     assert len(records(done("score", "-0", "-", "--store", world.store, stdin=listed.rstrip("\0")))) == 2
     done("bank", "remove", "--null", "-", "--store", world.store, stdin="train/good/000.png\0train/good/001.png\0")
     assert len(records(done("bank", "list", "--store", world.store))) == 8

@@ -98,7 +98,8 @@ def test_paths_from_standard_input(made: World, tmp_path: Path) -> None:
     image = save(tmp_path / "größe 漢.png", texture(np.random.default_rng(1), 70, 90))
     given = f"{made.data / 'test' / 'hole' / '001.png'}\n\n{image.name}\r\n"
     found = records(done("score", "-", "--store", made.store, "--out", "maps", stdin=given))
-    assert [record["image"] for record in found] == ["test/hole/001.png", "größe 漢.png"]
+    assert [record["id"] for record in found] == ["test/hole/001.png", "größe 漢.png"]
+    assert [record["image"] for record in found] == [given.split()[0], "größe 漢.png"]
     assert [record["map"] for record in found] == ["maps/test/hole/001.tiff", "maps/größe 漢.tiff"]
     assert Path("maps/größe 漢.tiff").is_file()
 
@@ -111,10 +112,11 @@ def test_files_and_folders(made: World, tmp_path: Path, monkeypatch: pytest.Monk
     assert sorted(record["image"] for record in found[:3]) == ["in/deep/x.bmp", "in/img10.png", "in/img2.png"]
     images = [record["image"] for record in found]
     assert images.index("in/img2.png") < images.index("in/img10.png")
-    assert images[3:] == TEST_IMAGES[:2]
+    assert images[3:] == [str(made.data / name) for name in TEST_IMAGES[:2]]
+    assert [record["id"] for record in found[3:]] == TEST_IMAGES[:2]
     monkeypatch.chdir(made.data / "test" / "hole")
     (record,) = records(done("score", "../hole/000.png", "--store", made.store))
-    assert record["image"] == "test/hole/000.png"
+    assert (record["image"], record["id"]) == ("../hole/000.png", "test/hole/000.png")
 
 
 def test_names_that_differ_in_their_suffix(made: World, tmp_path: Path) -> None:
@@ -143,7 +145,7 @@ def test_a_reader_that_leaves(made: World) -> None:
         assert started.stdin and started.stdout and started.stderr
         started.stdin.write(image)
         started.stdin.flush()
-        assert json.loads(started.stdout.readline())["image"] == "test/hole/001.png"
+        assert json.loads(started.stdout.readline())["id"] == "test/hole/001.png"
         started.stdout.close()
         started.stdin.write(image)
         started.stdin.close()

@@ -142,7 +142,7 @@ def test_evaluate_and_score_read_the_same_layout_again(tmp_path: Path, write: Ca
     assert row.image_auroc == 1
     assert row.pixel_auroc is not None and row.pixel_auroc > 0.9
     assert told.problems == []
-    named = [record.image for record in patchcli.score(store, [root / name for name in sorted(tested)], observer=told)]
+    named = [record.id for record in patchcli.score(store, [root / name for name in sorted(tested)], observer=told)]
     assert named == sorted(tested)
 
 

@@ -91,7 +91,7 @@ def test_a_record_comes_as_soon_as_its_batch(made: World, tmp_path: Path) -> Non
     found = patchcli.score(made.store, paths(), out=tmp_path / "maps", batch=1)
     assert asked == []
     first = next(found)
-    assert (first.image, asked) == ("test/hole/000.png", [0])
+    assert (first.id, asked) == ("test/hole/000.png", [0])
     assert Path(str(first.map)).is_file()
     answered.set()
     assert len(list(found)) == 2
@@ -177,7 +177,7 @@ def test_a_map_can_be_traced(made: World, tmp_path: Path) -> None:
     record = next(patchcli.score(made.store, out=tmp_path / "maps"))
     with tifffile.TiffFile(str(record.map)) as tiff:
         assert json.loads(tiff.pages[0].tags["ImageDescription"].value) == {
-            "image": record.image, "encoder": record.encoder, "distance_error": 0.0,
+            "image": record.image, "id": record.id, "encoder": record.encoder, "distance_error": 0.0,
         }  # fmt: skip
 
 
@@ -249,7 +249,8 @@ def test_paths_files_and_folders(made: World, tmp_path: Path, monkeypatch: pytes
     test_image = made.data / "test" / "hole" / "001.png"
     given = ["in", test_image, "empty", "missing.png"]
     found = list(patchcli.score(made.store, given, out="maps", observer=told))
-    assert [record.image for record in found] == ["in/deep/img2.png", "in/deep/img10.png", "test/hole/001.png"]
+    assert [record.image for record in found] == ["in/deep/img2.png", "in/deep/img10.png", test_image.as_posix()]
+    assert [record.id for record in found] == ["in/deep/img2.png", "in/deep/img10.png", "test/hole/001.png"]
     assert [record.map for record in found] == [
         "maps/in/deep/img2.tiff", "maps/in/deep/img10.tiff", "maps/test/hole/001.tiff",
     ]  # fmt: skip
@@ -275,10 +276,15 @@ def test_a_data_set_that_is_gone(world: World) -> None:
     image = world.data / "test" / "hole" / "000.png"
     kept = image.rename(world.data.with_name("kept.png"))
     world.data.rename(world.data.with_name("elsewhere"))
-    with pytest.raises(InputError, match=r"weave: no test images there"):
-        patchcli.score(world.store)
+    says = r"weave: the data set .* is gone; where it moved, .*: patchcli extract DATA --store"
+    for verb in (patchcli.score, patchcli.evaluate):
+        with pytest.raises(InputError, match=says):
+            verb(world.store)
     (record,) = patchcli.score(world.store, [kept])
-    assert record.image == kept.as_posix()
+    assert record.image == record.id == kept.as_posix()
+    told = Told()
+    patchcli.extract(world.data.with_name("elsewhere"), world.store, observer=told)
+    assert len(list(patchcli.score(world.store, observer=told))) == 4
 
 
 def test_the_flat_encoder_has_one_scale(made: World, tmp_path: Path) -> None:
