@@ -1,5 +1,7 @@
 """Files that are whole or not there."""
 
+import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +27,7 @@ def target(option: str, path: Path | str, *suffixes: str) -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to, renamed to it when the block ends well; the folders above are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
+    beside = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:12]}.part")
     try:
         yield beside
         beside.replace(path)

@@ -101,4 +101,4 @@ def small_store(tmp_path: Path, make_images: Callable[..., list[Path]]) -> Store
     """Three training images of 128×128, the least that training takes; no encoder yet."""
     make_images(tmp_path / "good", 3, (128, 128))
     extract(tmp_path / "good", tmp_path / "small.zarr", (128, 128))
-    return Store.open(tmp_path / "small.zarr", "r+")
+    return Store.open(tmp_path / "small.zarr")

@@ -13,10 +13,10 @@ from patchcli import embedding, images, layouts, runtime, training
 from patchcli.errors import InputError, StoreError
 from patchcli.neighbours.pruned import Stream
 from patchcli.observer import Observer
-from patchcli.pipeline.embed import Embedded, Thinning, embed, index, pages_stream
+from patchcli.pipeline.embed import Embedded, Thinning, index, pages_stream
 from patchcli.pipeline.score import make_scorer
 from patchcli.scoring import Scored, Scorer
-from patchcli.store import Bank, Store, bank_bytes
+from patchcli.store import Bank, Blocks, Store, bank_bytes
 
 LIST_SCHEMA, AUDIT_SCHEMA = "patchcli.bank/1", "patchcli.audit/1"
 
@@ -73,17 +73,17 @@ def bank_remove(
 ) -> Embedded:
     """Take images out of the store and its bank; options are those of `_edit`."""
     observer = observer or Observer()
-    opened = Store.open(store, observer.mode)
-    held = opened.image_ids
-    unwanted = list(dict.fromkeys(names))
-    for name in unwanted:
-        if name not in held:
-            raise InputError(f"{name}: not in the bank; expected an id such as {held[0]} (see: patchcli bank list)")
-    if not unwanted:
-        raise InputError("expected ids of images to remove, found none (see: patchcli bank list)")
-    if len(held) - len(unwanted) < 2:
-        raise InputError(f"expected at least 2 images to stay, found {len(held) - len(unwanted)} of {len(held)}")
-    return _edit(opened, [n for n, name in enumerate(held) if name not in set(unwanted)], [], observer=observer, **options)
+    with Store.writing(store, observer) as opened:
+        held = opened.image_ids
+        unwanted = list(dict.fromkeys(names))
+        for name in unwanted:
+            if name not in held:
+                raise InputError(f"{name}: not in the bank; expected an id such as {held[0]} (see: patchcli bank list)")
+        if not unwanted:
+            raise InputError("expected ids of images to remove, found none (see: patchcli bank list)")
+        if len(held) - len(unwanted) < 2:
+            raise InputError(f"expected at least 2 images to stay, found {len(held) - len(unwanted)} of {len(held)}")
+        return _edit(opened, [n for n, name in enumerate(held) if name not in set(unwanted)], [], observer=observer, **options)
 
 
 def bank_add(
@@ -91,32 +91,32 @@ def bank_add(
 ) -> Embedded:
     """Put good images, or folders of them, into the store and its bank; what cannot be read is reported and left out."""
     observer = observer or Observer()
-    opened = Store.open(store, observer.mode)
-    root, held = Path(opened.dataset["root"]), set(opened.image_ids)
-    aside = {digest: name for name, digest in opened.held_out.items()}
-    canvas = opened.canvas
-    added: list[Decoded] = []
-    for given in map(Path, paths):
-        for path in list(images.find(given)) if given.is_dir() else [given]:
-            full = path.resolve()
-            name = images.printable(full.relative_to(root) if full.is_relative_to(root) else path)
-            if name in held:
-                observer.problem(f"{path}: an image of this id ({name}) is in the bank; remove it first to replace it")
-                continue
-            try:
-                pixels = images.decode(path)
-            except InputError as error:
-                observer.problem(str(error))
-                continue
-            reserved = aside.get(layouts.digest(path)) if aside else None
-            if reserved is not None or name in opened.held_out:
-                observer.problem(f"{path}: is held out for calibration ({reserved or name}), so the bank may not hold it")
-                continue
-            held.add(name)
-            added.append((name, (pixels.shape[0], pixels.shape[1]), canvas.fit(pixels)))
-    if not added:
-        raise InputError("no image to add; expected png, jpg, bmp, tif or webp files that are not in the bank")
-    return _edit(opened, list(range(opened.images.shape[0])), added, observer=observer, **options)
+    with Store.writing(store, observer) as opened:
+        root, held = Path(opened.dataset["root"]), set(opened.image_ids)
+        aside = {digest: name for name, digest in opened.held_out.items()}
+        canvas = opened.canvas
+        added: list[Decoded] = []
+        for given in map(Path, paths):
+            for path in list(images.find(given)) if given.is_dir() else [given]:
+                full = path.resolve()
+                name = images.printable(full.relative_to(root) if full.is_relative_to(root) else path)
+                if name in held:
+                    observer.problem(f"{path}: an image of this id ({name}) is in the bank; remove it first to replace it")
+                    continue
+                try:
+                    pixels = images.decode(path)
+                except InputError as error:
+                    observer.problem(str(error))
+                    continue
+                reserved = aside.get(layouts.digest(path)) if aside else None
+                if reserved is not None or name in opened.held_out:
+                    observer.problem(f"{path}: is held out for calibration ({reserved or name}), so the bank may not hold it")
+                    continue
+                held.add(name)
+                added.append((name, (pixels.shape[0], pixels.shape[1]), canvas.fit(pixels)))
+        if not added:
+            raise InputError("no image to add; expected png, jpg, bmp, tif or webp files that are not in the bank")
+        return _edit(opened, list(range(opened.images.shape[0])), added, observer=observer, **options)
 
 
 def _edit(
@@ -139,17 +139,20 @@ def _edit(
     thinning = Thinning(**bank.attributes["thinning"])
     ids, sizes = opened.image_ids, opened.image_sizes
 
+    def pixels(number: int) -> NDArray[np.uint8]:
+        old = number < len(kept)
+        return opened.read_images(kept[number], kept[number] + 1)[0] if old else added[number - len(kept)][2]
+
     def decoded() -> Iterator[Decoded]:
         for number in kept:
             yield ids[number], (int(sizes[number][0]), int(sizes[number][1])), opened.read_images(number, number + 1)[0]
         yield from added
 
-    identity = hashlib.sha256(opened.dataset["manifest"].encode())
-    for name, _, pixels in added:
-        identity.update(f"\tadded {name}\t{hashlib.sha256(pixels.tobytes()).hexdigest()}\n".encode())
+    identity = hashlib.sha256(opened.bank_fingerprint()["manifest"].encode())
+    for name, _, own in added:
+        identity.update(f"\tadded {name}\t{hashlib.sha256(own.tobytes()).hexdigest()}\n".encode())
     for name in sorted(set(ids) - {ids[number] for number in kept}):
         identity.update(f"\tremoved {name}\n".encode())
-    manifest = identity.hexdigest()
     count = len(kept) + len(added)
     grids = embedding.grids(encoder, mean.shape[0], mean.shape[1], opened.strides)
     D: int = opened.encoder_attributes["D"]
@@ -158,37 +161,37 @@ def _edit(
     observer.plan(f"{len(added)} images to add", f"images and bank of {opened.path}, now of {count} images", needed)
     if thinning.selects:
         observer.note("the bank is thinned: it is embedded anew from the images in the store")
-        opened.edit_images(decoded())
-        opened.update_dataset(manifest=manifest)
-        return embed(opened.path, memory=memory, device=device, observer=observer)
-    fingerprint = {**opened.bank_fingerprint(), "manifest": manifest, "images": [count, *opened.images.shape[1:]]}
-    with opened.replacing_bank(fingerprint, grids, D, count, len(kept)) as new:
-        for block in range(len(new.done)):
-            start, stop = (number - len(kept) for number in new.bounds(block))
-            features = embedding.embed(encoder, np.stack([pixels for *_, pixels in added[start:stop]]), mean, grids, target)
-            new.write_block(block, {scale: values.cpu().numpy() for scale, values in features.items()})
-            observer.progress("embed", stop, len(added))
-        streams = {scale: _edited(bank, new, scale, kept) for scale in grids}
+        stays, first = list[int](), 0
+    else:
+        stays, first = kept, len(kept)
+    with (
+        opened.editing(decoded(), identity.hexdigest()) as edit,
+        opened.scratch_blocks(grids, D, count, first) as blocks,
+        edit.writing_bank(grids, D) as new,
+    ):
+        for block in range(len(blocks.done)):
+            start, stop = blocks.bounds(block)
+            features = embedding.embed(encoder, np.stack([*map(pixels, range(start, stop))]), mean, grids, target)
+            blocks.write_block(block, {scale: values.cpu().numpy() for scale, values in features.items()})
+            observer.progress("embed", stop - first, count - first)
+        streams = {scale: _edited(bank, blocks, scale, stays) for scale in grids}
         index(new, streams, thinning, budget, observer, bank.attributes["radius"])
-        opened.edit_images(decoded())
-        opened.update_dataset(manifest=manifest)
-    made = opened.bank()
-    return Embedded.of(made, len(added))
+    return Embedded.of(opened.bank(), len(added))
 
 
-def _edited(bank: Bank, new: Bank, scale: str, kept: list[int]) -> Stream:
+def _edited(bank: Bank, blocks: Blocks, scale: str, kept: list[int]) -> Stream:
     """The vectors of the kept images under their new ids, then those embedded now."""
     patches = bank.patches(scale)
     numbers = np.full(bank.images, -1)
     numbers[kept] = np.arange(len(kept))
 
     def stream() -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        for ids, vectors in pages_stream(bank, scale)():
+        for ids, vectors in pages_stream(bank, scale)() if kept else ():
             image, patch = np.divmod(ids, patches)
             stays = numbers[image] >= 0
             if stays.any():
                 yield (numbers[image] * patches + patch)[stays], vectors[stays]
-        yield from new.blocks(scale)
+        yield from blocks.stream(scale)
 
     return stream
 

@@ -47,59 +47,60 @@ def calibrate(
     observer = observer or Observer()
     runtime.set_threads(threads)
     interest = None if roi is None else Roi.read(roi)
-    opened, target = Store.open(store, observer.mode), runtime.device(device)
-    bank = opened.bank()
-    samples, origin = _samples(opened, source, observer)
-    calibration.check(bank.images if samples is None else len(samples), false_alarms, confidence)
-    if review is not None and not false_alarms < review < 1:
-        raise InputError(f"--review: expected a rate above that of --false-alarms, found {100 * review:g}%")
-    if samples is None:
-        check_whole(opened)
-    scorer = make_scorer(opened, target, search, memory, observer, interest)
-    if observer.dry and samples is not None:
-        samples = [sample for sample, _ in readable(samples, interest, observer)]
-        calibration.check(len(samples), false_alarms, confidence)
-    count = bank.images if samples is None else len(samples)
-    observer.plan(f"{count} good images ({origin})", f"the calibration of {store}")
-
-    def results() -> Iterator[tuple[str, Scored]]:
+    target = runtime.device(device)
+    with Store.writing(store, observer) as opened:
+        bank = opened.bank()
+        samples, origin = _samples(opened, source, observer)
+        calibration.check(bank.images if samples is None else len(samples), false_alarms, confidence)
+        if review is not None and not false_alarms < review < 1:
+            raise InputError(f"--review: expected a rate above that of --false-alarms, found {100 * review:g}%")
         if samples is None:
-            yield from leave_one_out(opened, scorer, "calibrate", observer)
-            return
-        for done, (sample, result) in enumerate(scored(scorer, samples, BATCH, observer), 1):
-            yield sample.id, result
-            observer.progress("calibrate", done, len(samples), sample.id)
+            check_whole(opened)
+        scorer = make_scorer(opened, target, search, memory, observer, interest)
+        if observer.dry and samples is not None:
+            samples = [sample for sample, _ in readable(samples, interest, observer)]
+            calibration.check(len(samples), false_alarms, confidence)
+        count = bank.images if samples is None else len(samples)
+        observer.plan(f"{count} good images ({origin})", f"the calibration of {store}")
 
-    ids, figures = [], []
-    for name, result in results():
-        ids.append(name)
-        figures.append((result.score(), float(original_size(result).max()), float(np.median(result.inside()))))
-    calibration.check(len(ids), false_alarms, confidence)  # some may have been left out
-    scores, peaks, typical = np.array(figures).T
-    threshold, pixel_threshold = (calibration.threshold(values, false_alarms, confidence) for values in (scores, peaks))
-    about = "about " if samples is None else ""
-    promise = (
-        f"{about}at most {100 * false_alarms:g}% of good images score above {threshold:.4g}, with {100 * confidence:g}% "
-        f"confidence, from n = {len(ids)} ({origin}{'' if interest is None else ', in the region of interest'})"
-    )
-    found = Thresholds(
-        schema=SCHEMA,
-        source=origin,
-        images=len(ids),
-        false_alarms=false_alarms,
-        confidence=confidence,
-        threshold=threshold,
-        pixel_threshold=pixel_threshold,
-        review_rate=review,
-        review_threshold=None if review is None else calibration.threshold(scores, review, confidence),
-        colour_low=float(np.median(typical)),
-        colour_high=HOTTEST * pixel_threshold,
-        promise=promise,
-        encoder=opened.encoder_attributes["sha256"],
-        roi=None if interest is None else interest.sha256,
-    )
-    opened.write_calibration(ids, {"scores": scores, "peaks": peaks}, asdict(found))
-    return found
+        def results() -> Iterator[tuple[str, Scored]]:
+            if samples is None:
+                yield from leave_one_out(opened, scorer, "calibrate", observer)
+                return
+            for done, (sample, result) in enumerate(scored(scorer, samples, BATCH, observer), 1):
+                yield sample.id, result
+                observer.progress("calibrate", done, len(samples), sample.id)
+
+        ids, figures = [], []
+        for name, result in results():
+            ids.append(name)
+            figures.append((result.score(), float(original_size(result).max()), float(np.median(result.inside()))))
+        calibration.check(len(ids), false_alarms, confidence)  # some may have been left out
+        scores, peaks, typical = np.array(figures).T
+        threshold, pixel_threshold = (calibration.threshold(values, false_alarms, confidence) for values in (scores, peaks))
+        about = "about " if samples is None else ""
+        promise = (
+            f"{about}at most {100 * false_alarms:g}% of good images score above {threshold:.4g}, with {100 * confidence:g}% "
+            f"confidence, from n = {len(ids)} ({origin}{'' if interest is None else ', in the region of interest'})"
+        )
+        found = Thresholds(
+            schema=SCHEMA,
+            source=origin,
+            images=len(ids),
+            false_alarms=false_alarms,
+            confidence=confidence,
+            threshold=threshold,
+            pixel_threshold=pixel_threshold,
+            review_rate=review,
+            review_threshold=None if review is None else calibration.threshold(scores, review, confidence),
+            colour_low=float(np.median(typical)),
+            colour_high=HOTTEST * pixel_threshold,
+            promise=promise,
+            encoder=opened.encoder_attributes["sha256"],
+            roi=None if interest is None else interest.sha256,
+        )
+        opened.write_calibration(ids, {"scores": scores, "peaks": peaks}, asdict(found))
+        return found
 
 
 def _samples(

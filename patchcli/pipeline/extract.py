@@ -15,7 +15,7 @@ from patchcli.grid import PatchGrid
 from patchcli.images import Canvas
 from patchcli.layouts import Sample
 from patchcli.observer import Observer
-from patchcli.store import Store, check_replaceable, existing
+from patchcli.store import Store, check_replaceable, existing, locked
 
 SIDE = 256  # of the working size
 ASPECT = 0.01  # by how much aspect ratios of images that are alike may differ
@@ -61,60 +61,67 @@ def extract(
     dataset = layouts.read(Path(data), layout)
     for line in dataset.problems:
         observer.problem(line)
+    check_replaceable(store, overwrite=True)  # no lock file goes into a folder that is no store
     manifest = dataset.manifest()
     wanted = None if size is None else _canvas(size, dataset.split("train"))
     if holdout is not None and not 0 <= holdout < 1:
         raise InputError(f"--holdout: expected a share from 0 to below 100%, found {100 * holdout:g}%")
     aside = {} if holdout is None else dataset.set_aside(holdout)
-    if existing(store):
-        try:
-            opened = Store.open(store, observer.mode)
-            _check_same(opened, dataset, manifest, wanted, None if holdout is None else aside)
-        except StoreError:
-            if not overwrite:
-                raise
-        else:
-            if not observer.dry:
-                _remember_root(opened, dataset)
-            count, height, width, _ = opened.images.shape
-            return Extracted(count, height, width, False, len(opened.held_out))
-    canvas = wanted or Canvas(SIDE, SIDE)
-    height, width = canvas.height, canvas.width
-    samples = [sample for sample in dataset.split("train") if sample.id not in aside]
-    if holdout and (not aside or len(samples) < 2):
-        found = f"{len(aside)} of {len(aside) + len(samples)} good images"
-        raise InputError(f"--holdout {100 * holdout:g}%: expected one image held out and two others at least, found {found}")
-    if alike := dataset.duplicates():
-        first = f"{alike[0][0].id} and {alike[0][1].id}"
-        observer.note(f"images that are there more than once: {len(alike)}, such as {first}; see: patchcli data {data}")
-
-    def decoded() -> Iterator[tuple[str, tuple[int, int], Any]]:
-        for done, sample in enumerate(samples, 1):
+    with locked(store, observer, create=True):
+        repair = False
+        if existing(store):
             try:
-                pixels = images.decode(sample.path)
-            except InputError as error:
-                observer.problem(str(error))
+                opened = Store.open(store)
+                _check_same(opened, dataset, manifest, wanted, None if holdout is None else aside)
+                repair = overwrite and any(opened.check("images"))
+            except StoreError:
+                if not overwrite:
+                    raise
             else:
-                yield sample.id, (pixels.shape[0], pixels.shape[1]), canvas.fit(pixels)
-            observer.progress("extract", done, len(samples))
+                if not repair:
+                    if not observer.dry:
+                        _remember_root(store, dataset, observer)
+                    count, height, width, _ = opened.images.shape
+                    return Extracted(count, height, width, False, len(opened.held_out))
+                wanted, aside = opened.canvas, opened.held_out
+        canvas = wanted or Canvas(SIDE, SIDE)
+        height, width = canvas.height, canvas.width
+        samples = [sample for sample in dataset.split("train") if sample.id not in aside]
+        if holdout and (not aside or len(samples) < 2):
+            found = f"{len(aside)} of {len(aside) + len(samples)} good images"
+            expected = "expected one image held out and two others at least"
+            raise InputError(f"--holdout {100 * holdout:g}%: {expected}, found {found}")
+        if alike := dataset.duplicates():
+            first = f"{alike[0][0].id} and {alike[0][1].id}"
+            observer.note(f"images that are there more than once: {len(alike)}, such as {first}; see: patchcli data {data}")
 
-    attributes = {
-        "root": str(dataset.root), "layout": dataset.layout, "category": dataset.category, "manifest": manifest,
-        "holdout": aside, "keeps_aspect": canvas.keeps_aspect,
-    }  # fmt: skip
+        def decoded() -> Iterator[tuple[str, tuple[int, int], Any]]:
+            for done, sample in enumerate(samples, 1):
+                try:
+                    pixels = images.decode(sample.path)
+                except InputError as error:
+                    observer.problem(str(error))
+                else:
+                    yield sample.id, (pixels.shape[0], pixels.shape[1]), canvas.fit(pixels)
+                observer.progress("extract", done, len(samples))
 
-    def check(count: int) -> None:
-        if count < 2:
-            found = f"{count} of {len(samples)} files could be read"
-            raise InputError(f"{dataset.root}: expected at least 2 good images (their mean is subtracted), {found}")
+        attributes = {
+            "root": str(dataset.root), "layout": dataset.layout, "category": dataset.category, "manifest": manifest,
+            "holdout": aside, "keeps_aspect": canvas.keeps_aspect, "size": [height, width],
+        }  # fmt: skip
 
-    if observer.dry:
-        check_replaceable(store, overwrite)
-        check(count := sum(1 for _ in decoded()))
+        def check(count: int) -> None:
+            if count < 2:
+                found = f"{count} of {len(samples)} files could be read"
+                raise InputError(f"{dataset.root}: expected at least 2 good images (their mean is subtracted), {found}")
+
+        if observer.dry:
+            check_replaceable(store, overwrite)
+            check(count := sum(1 for _ in decoded()))
+            return Extracted(count, height, width, True, len(aside))
+        with Store.creating(store, attributes, overwrite, observer, repair) as new:
+            check(count := new.write_images(decoded(), height, width))
         return Extracted(count, height, width, True, len(aside))
-    with Store.creating(store, attributes, overwrite) as new:
-        check(count := new.write_images(decoded(), height, width))
-    return Extracted(count, height, width, True, len(aside))
 
 
 def _canvas(size: tuple[int, int] | str, samples: Sequence[Sample]) -> Canvas:
@@ -174,11 +181,12 @@ def _said(canvas: Canvas) -> str:
     return f"{canvas.height}x{canvas.width} ({how})"
 
 
-def _remember_root(store: Store, dataset: layouts.Dataset) -> None:
+def _remember_root(store: Path, dataset: layouts.Dataset, observer: Observer) -> None:
     """The same images at another place or in another layout: follow them, so that `score` finds the test images."""
     now = {"root": str(dataset.root), "layout": dataset.layout}
-    if store.dataset != store.dataset | now:
-        store.update_dataset(**now)
+    with Store.writing(store, observer) as opened:
+        if opened.dataset != opened.dataset | now:
+            opened.update_dataset(**now)
 
 
 def cut_patches(

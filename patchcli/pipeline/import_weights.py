@@ -46,9 +46,9 @@ def import_weights(
     if not all(np.isfinite(values).all() for values in arrays.values()):
         raise InputError(f"{expected} of finite numbers, found NaN or infinity")
     observer = observer or Observer()
-    opened = Store.open(store, observer.mode)
-    if opened.attributes_of("encoder") is not None and not overwrite:
-        raise StoreError(f"{store}: holds an encoder already; replace it with --overwrite, or name another with --store")
-    observer.plan(str(path), f"the encoder of {store}", sum(values.nbytes for values in arrays.values()))
-    attributes = {"architecture": "hierarchical", "D": D, "source": "imported", "file": path.name, "steps": None}
-    return opened.write_encoder(arrays, attributes, {})
+    with Store.writing(store, observer) as opened:
+        if not overwrite and opened.attributes_of("encoder") is not None:
+            raise StoreError(f"{store}: holds an encoder already; replace it with --overwrite, or name another with --store")
+        observer.plan(str(path), f"the encoder of {store}", sum(values.nbytes for values in arrays.values()))
+        attributes = {"architecture": "hierarchical", "D": D, "source": "imported", "file": path.name, "steps": None}
+        return opened.write_encoder(arrays, attributes, {})

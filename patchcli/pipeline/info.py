@@ -6,7 +6,7 @@ from typing import Any
 from patchcli.calibration import Calibration
 from patchcli.errors import IncompleteError, StoreError
 from patchcli.neighbours import paged
-from patchcli.store import Store
+from patchcli.store import FORMAT_VERSION, Store
 
 SCHEMA = "patchcli.info/1"
 
@@ -14,7 +14,7 @@ SCHEMA = "patchcli.info/1"
 def info(store: Path | str = "patchcli.zarr") -> dict[str, Any]:
     """Data set, encoder, bank, calibration and the next command, as a flat dictionary ready for JSON."""
     opened = Store.open(store)
-    found: dict[str, Any] = {"schema": SCHEMA, "store": str(store), "format_version": opened.attributes["format_version"]}
+    found: dict[str, Any] = {"schema": SCHEMA, "store": str(store), "format_version": FORMAT_VERSION}
     found |= {key: opened.dataset[key] for key in ("root", "layout", "category", "manifest")}
     found["held_out"] = len(opened.held_out)
     found["images"], found["height"], found["width"] = opened.images.shape[:3]
@@ -24,7 +24,7 @@ def info(store: Path | str = "patchcli.zarr") -> dict[str, Any]:
         found[f"encoder_{key}"] = encoder.get(key)
     found["recipe"] = encoder.get("recipe")
     bank = opened.attributes_of("bank")
-    found["bank"] = bank["status"] if bank else None
+    found["bank"] = "complete" if bank else None
     told = {"calibration": "promise", "threshold": "threshold", "pixel_threshold": "pixel_threshold"}
     for key in ("bank_vectors", "bank_memory", "distance_error", *told):
         found[key] = None
@@ -32,8 +32,7 @@ def info(store: Path | str = "patchcli.zarr") -> dict[str, Any]:
         held = opened.bank()
     except StoreError as error:
         found["next"] = str(error).rsplit("run: ", 1)[-1]
-        if bank and bank["status"] == "complete":
-            found["bank"] = "of another encoder"
+        found["bank"] = "incomplete" if opened.blocks() else "of another encoder" if bank else None
     else:
         found["bank_vectors"] = {scale: held.vectors(scale) for scale in held.scales}
         found["bank_memory"] = paged.total_memory(held)  # bytes
@@ -47,5 +46,5 @@ def info(store: Path | str = "patchcli.zarr") -> dict[str, Any]:
             found["calibration"], found["next"] = "of another bank", str(error).rsplit("run: ", 1)[-1]
         else:
             found |= {key: getattr(thresholds, name) for key, name in told.items()}
-    found["versions"] = opened.attributes["versions"]
+    found["versions"] = opened.root.versions
     return found

@@ -1,11 +1,12 @@
 """Images and bank → anomaly maps and one record an image."""
 
+import datetime
 import json
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path, PurePosixPath
 
@@ -60,6 +61,8 @@ class Record:
     overlay: str | None  # PNG, on the calibration's scale; else on the run's, written when all images are scored
     distance_error: float  # by how much a patch's distance may be off at most: 0 unless the bank is thinned or float16
     encoder: str  # sha256 of the weights, as in the store
+    bank: str  # sha256 of what the bank was made from: encoder, images and thinning
+    time: str = field(compare=False)  # when the image was scored, ISO 8601 with the offset from UTC
 
 
 def score(
@@ -137,9 +140,10 @@ def score(
     if overlay and endless and scale is None:
         raise InputError("--overlay: there is no scale for the colours yet; run: patchcli calibrate")
     sha256, category = opened.encoder_attributes["sha256"], opened.dataset["category"]
+    identity = scorer.bank.identity
 
     error = max(scorer.bound.values())
-    provenance: dict[str, str | float] = {"encoder": sha256, "distance_error": error}
+    provenance: dict[str, str | float] = {"encoder": sha256, "bank": identity, "distance_error": error}
     if calibration is not None:
         provenance["pixel_threshold"] = calibration.thresholds.pixel_threshold
     if interest is not None:
@@ -197,7 +201,7 @@ def score(
                         drawn.append((sample, map_path, picture, float(np.median(result.inside()))))
                     if endless:
                         taken.clear()
-                record = _record(sample, result, areas, calibration, map_path, picture, error, sha256)
+                record = _record(sample, result, areas, calibration, map_path, picture, error, sha256, identity)
                 waiting.append((sample, record, written))
                 while len(waiting) >= batch:  # a record is out when its map is there
                     yield finished(*waiting.popleft())
@@ -376,7 +380,7 @@ def _place(folder: Path, sample: Sample, taken: set[Path]) -> Path:
 
 def _record(
     sample: Sample, result: Scored, areas: list[Region] | None, calibration: Calibration | None, map_path: Path | None,
-    picture: Path | None, error: float, sha256: str,
+    picture: Path | None, error: float, sha256: str, bank: str,
 ) -> Record:  # fmt: skip
     evidence, score = result.evidence, result.score()
     return Record(
@@ -397,6 +401,8 @@ def _record(
         picture.as_posix() if picture else None,
         error,
         sha256,
+        bank,
+        datetime.datetime.now().astimezone().isoformat(timespec="milliseconds"),
     )
 
 

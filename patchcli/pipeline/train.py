@@ -1,5 +1,6 @@
 """Images in a store → a trained encoder in the store."""
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from patchcli import curves, files, runtime, training
 from patchcli.errors import InputError, StoreError
 from patchcli.observer import Observer
 from patchcli.pipeline.extract import extract
-from patchcli.store import Store
+from patchcli.store import Store, check_replaceable, locked
 from patchcli.training import Step, Trained
 
 STEPS = 1000
@@ -62,12 +63,18 @@ def train(
     if recipe.get("encoder") == "flat":
         usual = usual | _FLAT
     fresh_recipe = None if resume else training.Recipe(**usual | recipe)
-    with runtime.processes(runtime.device(device)) as (process, target):
+    with runtime.processes(runtime.device(device)) as (process, target), contextlib.ExitStack() as stack:
         dry = observer.dry
         if process.rank > 0:
             observer = Observer()
             observer.dry = dry
         with process.after_first(target):
+            if process.rank == 0:
+                if data is None:
+                    Store.open(store).close()
+                else:
+                    check_replaceable(Path(store), overwrite=True)
+                stack.enter_context(locked(Path(store), observer, create=data is not None))
             if process.rank == 0 and data is not None:
                 extracted = extract(data, store, size, overwrite, observer, layout, holdout)
                 if extracted.held_out:
@@ -77,13 +84,13 @@ def train(
                 if dry and extracted.fresh:
                     images = f"{extracted.images} images"
                     observer.plan(f"{images} of {data}", f"{images} and an encoder into {store}", extracted.bytes)
-        opened = Store.open(store, "r" if process.rank else observer.mode)
+        opened = Store.open(store) if process.rank else stack.enter_context(Store.writing(store, observer))
         if fresh_recipe is None:
             chosen = training.resumed_recipe(opened, recipe, process.size)
         else:
             chosen = fresh_recipe
-            present = opened.attributes_of("encoder")
-            if present is not None and not overwrite:
+            present = None if overwrite else opened.attributes_of("encoder")
+            if present is not None:
                 found = f"holds an encoder already ({present['source']}, {present['steps']} steps)"
                 raise StoreError(f"{store}: {found}; go on with --resume, or train anew with --overwrite")
         trainer = training.Trainer(opened, chosen, target, process, resume)
