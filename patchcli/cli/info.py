@@ -1,6 +1,9 @@
 """patchcli info."""
 
 import sys
+from typing import Annotated
+
+import typer
 
 from patchcli.cli import options
 from patchcli.cli.terminal import Terminal, cell
@@ -8,6 +11,9 @@ from patchcli.cli.terminal import Terminal, cell
 
 def info(
     store: options.Store = options.STORE,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read everything, and name what is damaged and how to repair it.")
+    ] = False,
     form: options.Format = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -15,12 +21,16 @@ def info(
     """Say what is in a store, and what is still to do.
 
     Example: patchcli info --store grid.zarr
+
+    Example: patchcli info --check
     """
     with Terminal(quiet, verbose) as terminal:
         terminal.check_format(form)
         from patchcli.pipeline.info import info
 
-        found = info(store)
+        found = info(store, check)
+        if check:
+            terminal.note(f"{store}: everything was read, nothing is damaged")
         if form == "table" or (form is None and sys.stdout.isatty()):
             found = {key: value for key, value in found.items() if value is not None}
             terminal.write([{"key": k, "value": cell(v)} for k, v in found.items()], "table", {"key": "", "value": ""})

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from patchcli import files, images, layouts, neighbours, regions, report, runtime
 from patchcli.calibration import Calibration, Thresholds
-from patchcli.errors import IncompleteError, InputError, StoreError
+from patchcli.errors import DamagedError, IncompleteError, InputError, StoreError
 from patchcli.layouts import Sample
 from patchcli.neighbours import paged
 from patchcli.observer import Observer
@@ -233,7 +233,7 @@ def calibration_of(
         found = Calibration.read(store)
         found.check_roi(roi.sha256 if roi else None)
     except StoreError as error:
-        if needed:
+        if needed or isinstance(error, DamagedError):
             raise
         if not isinstance(error, IncompleteError):
             observer.note(f"{without}: {error}")

@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from patchcli.errors import IncompleteError
+from patchcli.errors import DamagedError, IncompleteError
 from patchcli.grid import PatchGrid
 from patchcli.store.parts import Array, Attributes, Part
 
@@ -69,6 +69,16 @@ class Blocks:
             if np.isnan(vectors).any():
                 raise self._part.damaged(f"block {block} of {scale} holds NaN")
             yield np.arange(start * rows * columns, stop * rows * columns), vectors.reshape(-1, D)
+
+    def damaged(self) -> Iterator[str]:
+        """Read every block that is done; a line for each that is damaged."""
+        for block in np.flatnonzero(self.done).tolist():
+            start, stop = self.bounds(block)
+            try:
+                for scale in self.scales:
+                    self._part.read(f"{scale}/features", slice(start - self.first, stop - self.first))
+            except DamagedError as error:
+                yield str(error)
 
     def check(self) -> None:
         """Raise where a block is not embedded yet."""
@@ -155,7 +165,7 @@ class Bank:
             raise self._part.damaged(f"page {number} of {scale}", missing=True)
         return page
 
-    def damaged(self, what: str) -> Exception:
+    def damaged(self, what: str) -> DamagedError:
         """The error for contents that make no sense."""
         return self._part.damaged(what)
 

@@ -21,7 +21,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from patchcli.errors import StoreError
+from patchcli.errors import DamagedError
 
 REPAIR = {
     "images": "extract the images again with --overwrite",
@@ -86,7 +86,7 @@ class Part:
 
     @classmethod
     def open(cls, path: Path | str, kind: str, name: str, sha256: str, writable: bool = False) -> "Part":
-        """The part that the root names. Raises StoreError where its metadata is gone or has changed."""
+        """The part that the root names. Raises DamagedError where its metadata is gone or has changed."""
         part = cls(path, kind, name, cast(zarr.Group, None))
         content = read_object(path, f"{name}/{METADATA}")
         if content is None or hashlib.sha256(content).hexdigest() != sha256:
@@ -98,9 +98,9 @@ class Part:
             raise part.damaged(f"its metadata: {error}") from None
         return part
 
-    def damaged(self, what: str, missing: bool = False) -> StoreError:
+    def damaged(self, what: str, missing: bool = False) -> DamagedError:
         """The error that names this part and its repair."""
-        return StoreError(f"{self.path}/{self.name}: {'missing' if missing else 'damaged'} ({what}); {REPAIR[self.kind]}")
+        return DamagedError(f"{self.path}/{self.name}: {'missing' if missing else 'damaged'} ({what}); {REPAIR[self.kind]}")
 
     @property
     def attributes(self) -> Attributes:
@@ -123,7 +123,7 @@ class Part:
             raise self.damaged(f"{name}: {error}") from None
 
     def read(self, name: str, selection: Any = ...) -> Array:
-        """An array's values, or some of them. Raises StoreError where a chunk is damaged or lost."""
+        """An array's values, or some of them. Raises DamagedError where a chunk is damaged or lost."""
         array = self.array(name)
         try:
             values = np.asarray(array[selection])
@@ -152,7 +152,7 @@ class Part:
             try:
                 for start in range(0, found.shape[0] if found.ndim else 1, step):
                     self.read(name, slice(start, start + step) if found.ndim else ...)
-            except StoreError as error:
+            except DamagedError as error:
                 yield str(error)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from patchcli import files
-from patchcli.errors import StoreError
+from patchcli.errors import DamagedError, StoreError
 from patchcli.store.parts import METADATA, Attributes, _fsync, read_object
 
 FORMAT_VERSION = 1
@@ -50,7 +50,7 @@ class Root:
         except KeyError:
             found = {}
         except ValueError as error:
-            raise StoreError(f"{path}: damaged ({METADATA}: {error}); make the store again, or restore a copy") from None
+            raise DamagedError(f"{path}: damaged ({METADATA}: {error}); make the store again, or restore a copy") from None
         format_version = found.get("format_version")
         sealed = found.pop("sha256", None) == _digest(found)
         if format_version != FORMAT_VERSION or type(format_version) is not int:
@@ -60,7 +60,7 @@ class Root:
             advice = "make it again: patchcli train DATA --overwrite"
             raise StoreError(f"{path}: expected a store with checksums, found one of an earlier patchcli; {advice}")
         if not sealed:
-            raise StoreError(f"{path}: damaged ({METADATA} differs from its sha256); make the store again, or restore a copy")
+            raise DamagedError(f"{path}: damaged ({METADATA} differs from its sha256); make the store again, or restore a copy")
         parts = {kind: Named(**named) for kind, named in found["parts"].items()}
         return cls(found["dataset"], parts, found["versions"], found["revision"])
 

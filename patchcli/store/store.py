@@ -187,7 +187,7 @@ class Store:
             try:
                 part = self.part(kind)
                 assert part is not None
-                yield from part.check()
+                yield from Blocks(part).damaged() if kind == "blocks" else part.check()
                 if kind == "encoder":
                     self.read_encoder()
             except StoreError as error:
