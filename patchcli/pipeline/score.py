@@ -183,6 +183,8 @@ def score(
         found: list[Found] = []
         taken: set[Path] = set()
         done = 0
+        if folder is not None:
+            files.sweep(folder, "**/.*.part")
         with ThreadPoolExecutor(1) as writer:
             waiting: deque[tuple[Sample, Record, Future[None] | None]] = deque()
             for sample, result in scored(scorer, samples, batch, observer):

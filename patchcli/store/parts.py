@@ -42,6 +42,7 @@ class Part:
 
     def __init__(self, path: Path | str, kind: str, name: str, group: zarr.Group) -> None:
         self.path, self.kind, self.name, self.group = path, kind, name, group
+        self._sealed = False
 
     # ---- written ------------------------------------------------------------------------------------------------
 
@@ -88,6 +89,7 @@ class Part:
     def open(cls, path: Path | str, kind: str, name: str, sha256: str, writable: bool = False) -> "Part":
         """The part that the root names. Raises DamagedError where its metadata is gone or has changed."""
         part = cls(path, kind, name, cast(zarr.Group, None))
+        part._sealed = True
         content = read_object(path, f"{name}/{METADATA}")
         if content is None or hashlib.sha256(content).hexdigest() != sha256:
             raise part.damaged("its metadata", missing=content is None)
@@ -99,7 +101,12 @@ class Part:
         return part
 
     def damaged(self, what: str, missing: bool = False) -> DamagedError:
-        """The error that names this part and its repair."""
+        """The error that names this part and its repair; or that the store has another version by now.
+
+        Where a file system has no locks, a part may be removed while it is read.
+        """
+        if self._sealed and f'"{self.name}"'.encode() not in (read_object(self.path, METADATA) or b""):
+            return DamagedError(f"{self.path}: another process has changed it meanwhile; run this again")
         return DamagedError(f"{self.path}/{self.name}: {'missing' if missing else 'damaged'} ({what}); {REPAIR[self.kind]}")
 
     @property

@@ -122,12 +122,16 @@ class Store:
     def _sweep(self) -> None:
         """Remove what no version names and no reader reads: parts that were replaced, and what a killed process left."""
         path = Path(self.path)
-        named = {part.name for part in Root.read(path).parts.values()} if (path / METADATA).exists() else set[str]()
+        parts = Root.read(path).parts if (path / METADATA).exists() else {}
+        named, blocks = {part.name for part in parts.values()}, parts["blocks"].name if "blocks" in parts else None
         for child in path.iterdir():
             if child.is_dir() and FOLDER.fullmatch(child.name) and child.name not in named | self._unsealed:
                 with unread(child) as free:
                     if free:
                         remove(child)
+            elif child.name == blocks:  # what zarr had not renamed yet
+                for partial in child.rglob("*.partial"):
+                    partial.unlink(missing_ok=True)
             elif child.name.endswith((".partial", ".part")):
                 child.unlink(missing_ok=True)
 

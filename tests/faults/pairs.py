@@ -13,8 +13,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from patchcli.store import Store
 from processes import Command, Ended, counted, leftovers, parts, ready, run, write_world
+
+from patchcli.store import Store
 
 STORE = ("--store", "s.zarr")
 ONE = ("--threads", "1")
