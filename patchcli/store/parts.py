@@ -47,9 +47,10 @@ class Part:
     # ---- written ------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, path: Path, kind: str) -> "Part":
-        """An empty part in the store at `path`, under a name that nothing else has."""
-        for name in (kind, *(f"{kind}-{uuid.uuid4().hex[:8]}" for _ in range(3))):
+    def create(cls, path: Path, kind: str, plain: bool) -> "Part":
+        """An empty part in the store at `path`: under the name of its kind, or one that no part has ever had."""
+        names = (f"{kind}-{uuid.uuid4().hex[:8]}" for _ in range(3))
+        for name in (kind, *names) if plain else names:
             with contextlib.suppress(FileExistsError):
                 (path / name).mkdir()
                 break
@@ -105,7 +106,7 @@ class Part:
 
         Where a file system has no locks, a part may be removed while it is read.
         """
-        if self._sealed and f'"{self.name}"'.encode() not in (read_object(self.path, METADATA) or b""):
+        if self._sealed and f'"name": "{self.name}"'.encode() not in (read_object(self.path, METADATA) or b""):
             return DamagedError(f"{self.path}: another process has changed it meanwhile; run this again")
         return DamagedError(f"{self.path}/{self.name}: {'missing' if missing else 'damaged'} ({what}); {REPAIR[self.kind]}")
 

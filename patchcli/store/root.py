@@ -1,6 +1,6 @@
 """The root's metadata: one small object, written last, that names every part of a version.
 
-    attrs.patchcli: format_version, revision, versions, dataset, parts {kind: {name, sha256}}, sha256 (of all of these)
+    attrs.patchcli: format_version, revision, plain, versions, dataset, parts {kind: {name, sha256}}, sha256 (of all of these)
 """
 
 import hashlib
@@ -35,6 +35,7 @@ class Root:
     parts: dict[str, Named] = field(default_factory=dict)  # by kind
     versions: dict[str, str] = field(default_factory=lambda: {name: version(name) for name in LIBRARIES})
     revision: str = ""  # another for each version; "" before the first
+    plain: bool = True  # whether a part that is the first of its kind is the first that the store has ever had
 
     @classmethod
     def read(cls, path: Path | str) -> "Root":
@@ -47,7 +48,7 @@ class Root:
             whole = json.loads(content)
             found = whole["attributes"]["patchcli"] if isinstance(whole, dict) and "attributes" in whole else {}
             found = dict(found) if isinstance(found, dict) else {}
-        except KeyError:
+        except (KeyError, TypeError):
             found = {}
         except ValueError as error:
             raise DamagedError(f"{path}: damaged ({METADATA}: {error}); make the store again, or restore a copy") from None
@@ -62,7 +63,7 @@ class Root:
         if not sealed:
             raise DamagedError(f"{path}: damaged ({METADATA} differs from its sha256); make the store again, or restore a copy")
         parts = {kind: Named(**named) for kind, named in found["parts"].items()}
-        return cls(found["dataset"], parts, found["versions"], found["revision"])
+        return cls(found["dataset"], parts, found["versions"], found["revision"], found["plain"])
 
     def write(self, path: Path) -> "Root":
         """Make this the store's version: the switch. Returns it with its revision."""
@@ -70,6 +71,7 @@ class Root:
         content: Attributes = {
             "format_version": FORMAT_VERSION,
             "revision": new.revision,
+            "plain": new.plain,
             "versions": new.versions,
             "dataset": new.dataset,
             "parts": {kind: {"name": named.name, "sha256": named.sha256} for kind, named in new.parts.items()},

@@ -86,8 +86,9 @@ class Store:
         check_replaceable(path, overwrite)
         with locked(path, observer or Observer(), create=True):
             check_replaceable(path, overwrite)
-            before = Root.read(path) if (path / METADATA).exists() else Root({})
-            store = cls(path, Root(dataset, before.parts if repair else {}, revision=before.revision))
+            before = _present(path) or Root({})
+            fresh = not any(child.is_dir() for child in path.iterdir())
+            store = cls(path, Root(dataset, before.parts if repair else {}, revision=before.revision, plain=fresh))
             store._sweep()
             try:
                 yield store
@@ -109,8 +110,7 @@ class Store:
         if self._leases is not None:
             raise StoreError(f"{self.path}: is open to read only")
         path = Path(self.path)
-        on_disk = Root.read(path).revision if (path / METADATA).exists() else ""
-        if on_disk != self.root.revision:
+        if (_present(path) or Root({})).revision != self.root.revision:
             raise StoreError(f"{path}: another process has written to it meanwhile; run this again")
         named = {kind: part for kind, part in {**self.root.parts, **parts}.items() if part is not None}
         self.root = replace(self.root, dataset=dataset or self.root.dataset, parts=named).write(path)
@@ -122,7 +122,10 @@ class Store:
     def _sweep(self) -> None:
         """Remove what no version names and no reader reads: parts that were replaced, and what a killed process left."""
         path = Path(self.path)
-        parts = Root.read(path).parts if (path / METADATA).exists() else {}
+        present = _present(path)
+        if present is None and (path / METADATA).exists():  # it cannot be read: until another is in its place
+            return
+        parts = present.parts if present else {}
         named, blocks = {part.name for part in parts.values()}, parts["blocks"].name if "blocks" in parts else None
         for child in path.iterdir():
             if child.is_dir() and FOLDER.fullmatch(child.name) and child.name not in named | self._unsealed:
@@ -154,7 +157,7 @@ class Store:
     def _new(self, kind: str) -> Iterator[Part]:
         """A part to be written; removed again where that fails."""
         try:
-            part = Part.create(Path(self.path), kind)
+            part = Part.create(Path(self.path), kind, self.root.plain and kind not in self.root.parts)
         except OSError as error:
             raise StoreError(f"{self.path}: cannot be written ({error.strerror}); name another with --store") from None
         self._unsealed.add(part.name)
@@ -466,14 +469,21 @@ def digest_of(weights: Mapping[str, Array]) -> str:
     return digest.hexdigest()
 
 
+def _present(path: Path) -> Root | None:
+    """The version on disk, None where there is none, or none that can be read."""
+    with contextlib.suppress(StoreError):
+        return Root.read(path)
+    return None
+
+
 def _is_store(path: Path) -> bool:
-    """Whether a folder is a store of any format version, or what a killed process left of a new one."""
+    """Whether a folder is a store of any format version, a damaged one, or what a killed process left of a new one."""
     try:
         return "patchcli" in json.loads((path / METADATA).read_text())["attributes"]
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         names = [child.name for child in path.iterdir()] if path.is_dir() else ["?"]
-        return all(name == LOCK or FOLDER.fullmatch(name) for name in names)
-    except (OSError, ValueError, KeyError, TypeError):
+        return all(name in (LOCK, METADATA) or name.endswith(".part") or FOLDER.fullmatch(name) for name in names)
+    except (OSError, KeyError, TypeError):
         return False
 
 
