@@ -194,8 +194,9 @@ class Store:
             try:
                 part = self.part(kind)
                 assert part is not None
-                yield from Blocks(part).damaged() if kind == "blocks" else part.check()
-                if kind == "encoder":
+                damaged = list(Blocks(part).damaged() if kind == "blocks" else part.check())
+                yield from damaged
+                if kind == "encoder" and not damaged:
                     self.read_encoder()
             except StoreError as error:
                 yield str(error)
