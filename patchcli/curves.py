@@ -1,4 +1,4 @@
-"""A training run as one page: line charts in inline SVG, without any reference outside it."""
+"""Line charts in inline SVG."""
 
 import html
 import math
@@ -8,15 +8,16 @@ from itertools import pairwise
 
 Line = Sequence[tuple[float, float]]  # (x, y)
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe & Ito: told apart with colour blindness
+_COLOURS = 4  # of lines, in the style
 _LETTER = 7  # about the width of a letter, in pixels
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _BOTTOM = 760, 240, 60, 44, 34  # of a chart, and its margins, in pixels
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _BOTTOM = 560, 240, 52, 20, 34  # of a chart, and its margins, in pixels
 
-_STYLE = """
-:root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
-body { max-width: 800px; margin: 2rem auto; padding: 0 1rem; } h2 { font-size: 1rem; margin: 1.4rem 0 .2rem; }
-svg { width: 100%; height: auto; } svg text { font-size: 12px; fill: currentColor; }
-svg .grid { stroke: #8884; } svg polyline { fill: none; stroke-width: 1.6; }
+# The style of a page with charts. Colours of Okabe & Ito, who see to it that they differ with colour blindness too.
+STYLE = """
+:root { --line0: #0072b2; --line1: #d55e00; --line2: #009e73; --line3: #b0508a; }
+@media (prefers-color-scheme: dark) { :root { --line0: #56b4e9; --line1: #f08a3c; --line2: #2fc79b; --line3: #e39ac6; } }
+svg { width: 100%; height: auto; display: block; } svg text { font-size: 13px; fill: currentColor; }
+svg .grid { stroke: #8884; } svg polyline { fill: none; stroke-width: 2; }
 svg .mark { stroke: currentColor; stroke-dasharray: 4 3; }
 """
 
@@ -77,9 +78,9 @@ def svg(chart: Chart) -> str:
     for x in log_ticks(x_low, x_high) if chart.logarithmic else ticks(x_low, x_high, 8):
         parts.append(f'<text x="{at(x, y_low)[0]}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{x:g}</text>')
     for number, (name, line) in enumerate(chart.lines.items()):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = f"var(--line{number % _COLOURS})"
         path = " ".join(f"{across},{down}" for across, down in (at(x, y) for x, y in line))
-        parts.append(f'<polyline stroke="{colour}" points="{path}"/>')
+        parts.append(f'<polyline style="stroke: {colour}" points="{path}"/>')
         parts.append(f'<text x="{_LEFT + 130 * number}" y="-10" style="fill: {colour}">{html.escape(name)}</text>')
     free = [0.0, 0.0]  # where each of two lines of labels is still empty
     for name, x in sorted(chart.marks.items(), key=lambda mark: mark[1]):
@@ -99,13 +100,3 @@ def bars(values: Sequence[float], edges: Sequence[float]) -> list[tuple[float, f
     steps = [(x, count) for (low, high), count in zip(pairwise(edges), counts, strict=True) for x in (low, high)]
     return [(edges[0], 0), *steps, (edges[-1], 0)]
 
-
-def page(title: str, sentences: Sequence[str], charts: Sequence[Chart]) -> str:
-    """One HTML page: sentences, then the charts."""
-    text = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
-    figures = "".join(f"<h2>{html.escape(chart.title)}</h2>{svg(chart)}" for chart in charts)
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style>'
-        f"<h1>{html.escape(title)}</h1>{text}{figures}</html>\n"
-    )

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
@@ -60,13 +60,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def decode(path: Path) -> NDArray[np.uint8]:
+def decode(path: Path, file: BinaryIO | None = None) -> NDArray[np.uint8]:
     """Pixels (H, W, 3) as a viewer shows them: EXIF orientation applied, palette resolved, alpha on black.
 
-    Raises InputError where the file is missing, no image, truncated, or smaller than a patch.
+    `file` is the file at that path, where the caller has opened it. Raises InputError where it is missing, no image,
+    truncated, or smaller than a patch.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(file or path) as image:
             pixels = np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
     except InputError as error:
         raise InputError(f"{path}: {error}; convert it to PNG") from None

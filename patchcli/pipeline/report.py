@@ -26,11 +26,13 @@ from patchcli.report import Card, ColourScale
 from patchcli.store import Store
 
 LIMIT = 200  # images on the page
+BYTES = 30_000_000  # of all pictures of the page, at most
 BINS = 24
+MISSING = "–"
 COLUMNS = {
-    "kind": "kind", "map": "map", "images": "images", "image_auroc": "image AUROC", "image_ap": "image AP",
-    "image_recall": "defects rejected", "image_false_alarms": "good rejected", "pixel_auroc": "pixel AUROC",
-    "pixel_ap": "pixel AP", "aupro_30": "AUPRO 0.3",
+    "kind": "kind", "map": "map", "defective": "defective", "good": "good", "image_auroc": "image AUROC",
+    "image_ap": "image AP", "image_recall": "defects rejected", "image_false_alarms": "good rejected",
+    "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "aupro_30": "AUPRO 0.3",
 }  # fmt: skip
 
 
@@ -89,37 +91,48 @@ def page(
         text.append("There are no verdicts: the store is not calibrated. Run patchcli calibrate for thresholds with a promise.")
     else:
         text.append(f"The threshold: {thresholds.promise}.")
-    count = f"Of {len(ranked)} images the {limit} with the highest scores are shown" if len(ranked) > limit else "All are shown"
-    text.append(f"{count}, the most anomalous first. Colours are one scale for all pictures; red is the outline of the mask.")
+    count = f"Of {len(ranked)} images the {limit} with the highest scores are" if len(ranked) > limit else "All images are"
+    text.append(f"{count} shown, the most anomalous first.")
 
     maps = (tifffile.imread(str(record.map)) for _, record in shown)
     scale = colour_scale(thresholds, ((float(np.median(values)), float(values.max())) for values in maps))
-    names = {name: number for number, name in enumerate(opened.image_ids)}
+    legend = pictures.colour_bar(scale, {} if thresholds is None else {"pixel threshold": thresholds.pixel_threshold})
+    numbers = {name: number for number, name in enumerate(opened.image_ids)}
     cards = []
     for done, (sample, record) in enumerate(shown, 1):
-        normal = _normal_patch(opened, names[record.nearest_image], record)
-        cards.append(_card(record, sample, tifffile.imread(str(record.map)), scale, normal, observer))
+        try:
+            number = numbers[record.nearest_image]
+            cards.append(_card(opened, number, record, sample, scale, BYTES // (4 * len(shown)), observer))
+        except InputError as error:  # it is gone since it was scored
+            observer.problem(str(error))
         observer.progress("report", done, len(shown))
     threshold = None if thresholds is None else thresholds.threshold
     rows = [_at_threshold(row, found, threshold) for row in rows]
-    several = len({row.map for row in rows}) > 1
-    told = {name for name in COLUMNS if any(getattr(row, name) is not None for row in rows)} | {"kind"}
-    wanted = {name: heading for name, heading in COLUMNS.items() if name in told and (several or name != "map")}
-    table = [{heading: _cell(row, name) for name, heading in wanted.items()} for row in rows]
-    return pictures.page(title, text, _facts(store), table, _charts(found, thresholds, rows), cards)
+    cells = [{name: _cell(row, name) for name in COLUMNS} for row in rows]
+    empty = {name for name in COLUMNS if all(cell[name] == MISSING for cell in cells)}
+    if len({row.map for row in rows}) == 1:
+        empty.add("map")
+    table = [{COLUMNS[name]: value for name, value in cell.items() if name not in empty} for cell in cells]
+    return pictures.page(title, text, _charts(found, thresholds, rows), table, cards, legend, _facts(store))
 
 
 def _card(
-    record: Record, sample: Sample, values: NDArray[np.float32], scale: ColourScale, normal: NDArray[np.uint8],
-    observer: Observer,
-) -> Card:  # fmt: skip
-    pixels = images.decode(sample.path)
+    store: Store, number: int, record: Record, sample: Sample, scale: ColourScale, limit: int, observer: Observer
+) -> Card:
+    """An image, its map and the two patches that were compared (the normal one of training image `number`), each picture of
+    at most `limit` bytes."""
+    pixels, values = images.decode(sample.path), tifffile.imread(str(record.map))
     mask = read_mask(sample, values.shape, observer)
     outlined = pictures.overlay(pixels, np.full_like(values, scale.low), mask, scale)
     heat = pictures.overlay(pixels, values, None, scale)
     regions = record.regions or []
     boxes = [(region.x, region.y, region.width, region.height) for region in regions]
-    facts = [f"peak at x {record.peak_x}, y {record.peak_y}"]
+    left, top = record.patch_x, record.patch_y
+    facts = [
+        f"peak at {record.peak_x}, {record.peak_y}",
+        f"most anomalous patch at {left}, {top}",
+        f"nearest normal patch: {record.nearest_image} at {record.nearest_x}, {record.nearest_y}",
+    ]
     if record.p_value is not None:
         facts.append(f"p-value {record.p_value:.3g}; rejected above {record.threshold:.4g}")
     for region in regions[:3]:
@@ -127,34 +140,32 @@ def _card(
         facts.append(f"region of {size} at {region.x}, {region.y}, {region.width}x{region.height}, peak {region.peak:.4g}")
     if len(regions) > 3:
         facts.append(f"and {len(regions) - 3} smaller regions")
-    left, top = record.patch_x, record.patch_y
-    patch = pixels[top : top + record.patch_height, left : left + record.patch_width]
-    where = f"nearest normal patch: {record.nearest_image} at {record.nearest_x}, {record.nearest_y}"
-    return Card(
-        title=record.image,
-        kind=(sample.kind or None),
-        score=record.score,
-        verdict=record.verdict,
-        facts=facts,
-        large=[
-            ("image, mask in red" if mask is not None and mask.any() else "image", pictures.inline(outlined, 320)),
-            ("anomaly map, regions and peak" if regions else "anomaly map and peak",
-             pictures.inline(pictures.marked(heat, boxes, (record.peak_x, record.peak_y)), 320)),
-        ],
-        patches=[(f"patch at {left}, {top}", pictures.inline(patch, 96)), (where, pictures.inline(normal, 96))],
-    )  # fmt: skip
+    patch = _patch(store, store.canvas.fit(pixels), values.shape, (left, top, record.patch_width, record.patch_height))
+    (stored,) = store.read_images(number, number + 1)  # the file may be gone
+    normal_box = record.nearest_x, record.nearest_y, record.nearest_width, record.nearest_height
+    normal = _patch(store, stored, store.image_sizes[number], normal_box)
+    drawn = {
+        "image, mask in red" if mask is not None and mask.any() else "image": outlined,
+        "map, regions and peak" if regions else "map and peak":
+            pictures.marked(heat, boxes, (record.peak_x, record.peak_y)),
+        "most anomalous patch": patch,
+        "nearest normal patch": normal,
+    }  # fmt: skip
+    shown = [(what, pictures.inline(picture, limit)) for what, picture in drawn.items()]
+    return Card(record.image, sample.kind or None, record.score, record.verdict, facts, shown)
 
 
-def _normal_patch(store: Store, number: int, record: Record) -> NDArray[np.uint8]:
-    """The nearest patch, out of the store's copy of the image: the file may be gone."""
-    (pixels,) = store.read_images(number, number + 1)
-    height, width = map(int, store.image_sizes[number])
-    down, across = (own / size for own, size in zip(store.canvas.covered(height, width), (height, width), strict=True))
-    top, left = round(record.nearest_y * down), round(record.nearest_x * across)
-    bottom = max(top + 1, round((record.nearest_y + record.nearest_height) * down))
-    right = max(left + 1, round((record.nearest_x + record.nearest_width) * across))
-    patch: NDArray[np.uint8] = pixels[top:bottom, left:right]
-    return patch
+def _patch(
+    store: Store, fitted: NDArray[np.uint8], size: Sequence[int], box: tuple[int, int, int, int]
+) -> NDArray[np.uint8]:
+    """A patch in its surroundings at the working size, as it was compared; `size` (height, width) and `box` are original."""
+    height, width = map(int, size)
+    rows, columns = store.canvas.covered(height, width)
+    x, y, w, h = box
+    left, right = (round(value * columns / width) for value in (x, x + w))
+    top, bottom = (round(value * rows / height) for value in (y, y + h))
+    inside = left, top, max(1, right - left), max(1, bottom - top)
+    return pictures.surroundings(fitted[:rows, :columns], inside)
 
 
 def _charts(
@@ -201,11 +212,11 @@ def _at_threshold(row: Row, found: Sequence[tuple[Sample, Record]], threshold: f
 
 
 def _cell(row: Row, name: str) -> str:
-    value = getattr(row, name)
     if name == "kind":
-        return value or "all"
+        return row.kind or "all"
+    value = row.images - row.defective if name == "good" else getattr(row, name)
     if value is None:
-        return "–"
+        return MISSING
     low, high = (getattr(row, f"{name}_{end}", None) for end in ("low", "high"))
     interval = "" if low is None or high is None else f" ({low:.3f}–{high:.3f})"
     return f"{value:.3f}{interval}" if isinstance(value, float) else str(value)

@@ -30,6 +30,7 @@ SCHEMA = "patchcli.score/1"
 BATCH = 8  # images that are searched for together,
 PIXELS = 8_000_000  # if they have no more than so many at the working size: features take 16 times the memory of a picture
 MVTEC2 = "mvtec-ad-2"
+Decode = Callable[[Path], NDArray[np.uint8]]  # an image file → pixels (H, W, 3); raises InputError
 NOTHING = "no image could be scored; expected png, jpg, bmp, tif or webp files"
 
 
@@ -84,6 +85,7 @@ def score(
     submission: str | None = None,
     each: Callable[[Sample, Record], None] | None = None,
     endless: bool = False,
+    decode: Decode = images.decode,
     observer: Observer | None = None,
 ) -> Iterator[Record]:
     """Score images (Algorithm 2): the given files and folders, or the test images of the store's data set.
@@ -98,7 +100,7 @@ def score(
     These three need a calibration too, and so does `submission`, "mvtec-ad-2": then it is the private test images that are
     scored, and `out` gets what that benchmark's server takes (float16 maps, in multiples of the pixel threshold, and
     pictures of what is above it). `each` is called with sample and record before a record is yielded. `endless` paths may
-    name nothing, and what is scored is not remembered.
+    name nothing, and what is scored is not remembered. `decode` reads an image file.
     """
     observer = observer or Observer()
     runtime.set_threads(threads)
@@ -169,7 +171,7 @@ def score(
             return
         write_map(map_path, values, {"image": sample.id, **provenance})
         if picture is not None and scale is not None:
-            _draw(sample, values, picture, scale, observer)
+            _draw(sample, values, picture, scale, observer, decode)
 
     def finished(sample: Sample, record: Record, written: Future[None] | None) -> Record:
         if written is not None:
@@ -187,7 +189,7 @@ def score(
             files.sweep(folder, "**/.*.part")
         with ThreadPoolExecutor(1) as writer:
             waiting: deque[tuple[Sample, Record, Future[None] | None]] = deque()
-            for sample, result in scored(scorer, samples, batch, observer):
+            for sample, result in scored(scorer, samples, batch, observer, decode):
                 map_path = picture = written = areas = None
                 if calibration is not None or folder is not None:
                     values = original_size(result)
@@ -218,7 +220,7 @@ def score(
         if drawn:
             run_scale = colour_scale(None, ((typical, float(tifffile.imread(path).max())) for _, path, _, typical in drawn))
             for count, (sample, path, picture, _) in enumerate(drawn, 1):
-                _draw(sample, tifffile.imread(path), picture, run_scale, observer)
+                _draw(sample, tifffile.imread(path), picture, run_scale, observer, decode)
                 observer.progress("overlay", count, len(drawn))
 
     return run()
@@ -261,10 +263,12 @@ def make_scorer(
     return scorer
 
 
-def _decoded(samples: Iterable[Sample], roi: Roi | None) -> Iterator[tuple[Sample, NDArray[np.uint8] | InputError]]:
+def _decoded(
+    samples: Iterable[Sample], roi: Roi | None, decode: Decode = images.decode
+) -> Iterator[tuple[Sample, NDArray[np.uint8] | InputError]]:
     for sample in samples:
         try:
-            pixels = images.decode(sample.path)
+            pixels = decode(sample.path)
             if roi is not None:
                 roi.check(sample.path, *pixels.shape[:2])
             yield sample, pixels
@@ -284,7 +288,7 @@ def readable(
 
 
 def scored(
-    scorer: Scorer, samples: Iterable[Sample], batch: int, observer: Observer
+    scorer: Scorer, samples: Iterable[Sample], batch: int, observer: Observer, decode: Decode = images.decode
 ) -> Iterator[tuple[Sample, Scored]]:
     """Decode and score samples, `batch` at a time; what cannot be read is reported and left out.
 
@@ -294,7 +298,7 @@ def scored(
 
     def embedded() -> Iterator[tuple[list[Sample], Embedded | InputError]]:
         group: list[tuple[Sample, NDArray[np.uint8]]] = []
-        for sample, pixels in _decoded(samples, scorer.roi):
+        for sample, pixels in _decoded(samples, scorer.roi, decode):
             if isinstance(pixels, InputError):
                 yield [], pixels
                 continue
@@ -417,8 +421,9 @@ def colour_scale(thresholds: Thresholds | None, extents: Iterable[tuple[float, f
 
 
 def _draw(
-    sample: Sample, values: NDArray[np.float32], picture: Path, scale: report.ColourScale, observer: Observer
-) -> None:
+    sample: Sample, values: NDArray[np.float32], picture: Path, scale: report.ColourScale, observer: Observer,
+    decode: Decode,
+) -> None:  # fmt: skip
     """Write the overlay of a map at the image's original size."""
     mask = read_mask(sample, values.shape, observer)
-    images.write_png(picture, report.overlay(images.decode(sample.path), values, mask, scale))
+    images.write_png(picture, report.overlay(decode(sample.path), values, mask, scale))

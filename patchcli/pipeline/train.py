@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from patchcli import curves, files, runtime, training
+from patchcli import report as pictures
 from patchcli.errors import InputError, StoreError
 from patchcli.observer import Observer
 from patchcli.pipeline.extract import extract
@@ -161,7 +162,7 @@ def write_report(store: Store, path: Path) -> None:
         }
         if lines:
             charts.append(curves.Chart(f"{title}, running mean over 10 steps", lines, {"encoder": chosen}))
-    files.write_text(path, curves.page(f"Training on {store.dataset['category']}", sentences, charts))
+    files.write_text(path, pictures.page(f"Training on {store.dataset['category']}", sentences, charts))
 
 
 _TITLES = {

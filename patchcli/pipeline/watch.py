@@ -6,20 +6,33 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from io import BufferedRandom
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from patchcli import images, runtime
-from patchcli.errors import InputError
+from patchcli.errors import InputError, PatchcliError, StoreError
 from patchcli.observer import Observer
-from patchcli.pipeline.score import SCHEMA, score
+from patchcli.pipeline.score import SCHEMA, Record, score
 
 EVERY = 1.0  # seconds between two looks at the folder; network shares tell of no changes, so it is looked at
 PATIENCE = 5  # looks for which an unchanged file that cannot be decoded may still be being written
 START = json.dumps({"schema": SCHEMA})[:-1].encode()  # of every record in a log
-State = tuple[int, int]  # bytes, and time of the last change in ns
+STATE = ("bytes", "mtime_ns", "ctime_ns", "inode")  # how a file is known again; logs of earlier versions have two of them
+State = tuple[int, ...]
+Version = tuple[State | None, ...]
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A complete image: its name in the folder, and what was decoded of the file in that state."""
+
+    name: str
+    state: State
+    pixels: NDArray[np.uint8]
 
 
 def watch(
@@ -33,10 +46,14 @@ def watch(
 ) -> Iterator[dict[str, Any]]:
     """Score the images that are below `folder` and those that come, until SIGINT or SIGTERM; `options` are those of score.
 
-    Yields score's record with "file" (relative to the folder), "bytes" and "mtime_ns". An image is complete when it did
-    not change between two looks and can be decoded. Records are appended to `log`, a JSON Lines file, before they are
-    yielded; what it tells of is not scored again, unless the file has changed. Without one, it is a file of this folder
-    and store below the user's state folder (XDG_STATE_HOME).
+    Yields score's record with "file" (relative to the folder) and the state of the file whose content was scored: "bytes",
+    "mtime_ns", "ctime_ns" and "inode". An image is complete when it did not change between two looks, nor while it was
+    decoded. Records are appended to `log`, a JSON Lines file, and synced before they are yielded; a file is scored again
+    when its state is another than the log has. Without `log`, it is a file of this folder and store below the user's state
+    folder (XDG_STATE_HOME).
+
+    When the store changes, images from then on are compared with its new bank; both are in memory for a moment. As long
+    as the new one cannot be used, the one before it is.
     """
     observer, folder = observer or Observer(), Path(folder)
     if not folder.is_dir():
@@ -47,84 +64,168 @@ def watch(
     for name, written in (("--log", log), ("--out", options.get("out"))):
         if written is not None and Path(written).resolve().is_relative_to(folder.resolve()):
             raise InputError(f"{name} {written}: lies in the folder that is watched; name another place")
-    if log.is_dir():
-        raise InputError(f"--log {log}: expected the name of a file, found a folder")
+    if log.exists() and not log.is_file():
+        raise InputError(f"--log {log}: expected the name of a file, found a {'folder' if log.is_dir() else 'device or pipe'}")
 
     def run() -> Iterator[dict[str, Any]]:
         with _ledger(log) as (seen, write), runtime.stopping() as stop:
-            now: tuple[str, State] | None = None
+            arriving = arrivals(folder, seen, every, stop, observer)
+            now: Arrival | None = None  # the image that has no record yet
+            loaded: Version | None = None
+            following: Iterator[Record] | None = None  # records of what arrives after the store has changed
+            refusal = ""  # why the changed store cannot be used yet
 
-            def paths() -> Iterator[Path]:
-                nonlocal now
-                for now in arrivals(folder, seen, every, stop, observer):
-                    yield folder / now[0]
+            def load() -> Iterator[Record]:
+                """The store as it is, loaded: a record for each image that arrives, until the store changes."""
+                nonlocal loaded
+                version = _version(Path(store))
+                records = score(store, paths(version), batch=1, endless=True, decode=decoded, observer=observer, **options)
+                loaded = version
+                return records
 
-            records = score(store, paths(), batch=1, endless=True, observer=observer, **options)
+            def paths(version: Version) -> Iterator[Path]:
+                """What arrives, up to the image before which the store is found to have changed."""
+                nonlocal now, following, refusal
+                while now := now or next(arriving, None):
+                    if (present := _version(Path(store))) != version:
+                        version = present
+                        try:
+                            following = load()
+                        except PatchcliError as error:
+                            if refusal != str(error):
+                                refusal = str(error)
+                                observer.note(f"the store changed, but images are still compared with its old bank: {error}")
+                        else:
+                            observer.note("the store changed: images from now on get its new bank and thresholds")
+                            return
+                    yield folder / now.name
+                    now = None
+
+            def decoded(_path: Path) -> NDArray[np.uint8]:
+                assert now is not None
+                return now.pixels
+
+            following = load()
             before = f"; {len(seen)} images were scored before" if seen else ""
             observer.note(f"watching {folder} every {every:g} s, records are in {log}{before}")
-            for record in records:
-                assert now is not None
-                name, (size, changed) = now
-                told = asdict(record) | {"file": name, "bytes": size, "mtime_ns": changed}
-                write(told)
-                yield told | {"file": images.printable(Path(name))}
+            while following is not None:
+                records, following = following, None
+                try:
+                    for record in records:
+                        assert now is not None
+                        fields = asdict(record) | {"file": now.name} | dict(zip(STATE, now.state, strict=True))
+                        write(fields)
+                        yield fields | {"file": images.printable(Path(now.name))}
+                except StoreError as error:
+                    if _version(Path(store)) == loaded:
+                        raise
+                    observer.problem(f"the store changed while it was read; waiting until it can be used again: {error}")
+                    while following is None and not stop():
+                        _pause(every, stop)
+                        with contextlib.suppress(PatchcliError):
+                            following = load()
 
     return run()
 
 
 def arrivals(
     folder: Path, seen: dict[str, State], every: float, stop: Callable[[], bool], observer: Observer
-) -> Iterator[tuple[str, State]]:
+) -> Iterator[Arrival]:
     """Complete images below the folder that are not in `seen`, which they are added to, until `stop()`."""
     before: dict[str, State] = {}
     failed: dict[str, int] = {}
-    closed: set[str] = set()
+    trouble: dict[str, str] = {}
+    reported: set[str] = set()
     while not stop():
-        now, denied = _look(folder)
-        for name in denied - closed:
-            observer.problem(f"{folder / name}: may not be read; give this user permission to see what arrives there")
-        closed = denied
+        now, found = _look(folder)
+        lasting = found.keys() & trouble.keys()
+        for name in sorted(lasting - reported):
+            observer.problem(f"{folder / name}: {found[name]}")
+        trouble, reported = found, lasting
         for name, state in now.items():
             if stop():
                 return
-            if seen.get(name) == state:
+            known = seen.get(name)
+            if known is not None and state[: len(known)] == known:
                 continue
             if before.get(name) != state:
                 failed.pop(name, None)
                 continue
             try:
-                images.decode(folder / name)
+                pixels = _decode(folder / name, state)
             except InputError as error:
                 failed[name] = failed.get(name, 0) + 1
                 if failed[name] == PATIENCE:
                     seen[name] = state
                     observer.problem(str(error))
                 continue
+            if pixels is None:
+                continue
             seen[name] = state
-            yield name, state
+            yield Arrival(name, state, pixels)
         before = now
-        until = time.monotonic() + every
-        while not stop() and (left := until - time.monotonic()) > 0:
-            time.sleep(min(left, 0.1))
+        _pause(every, stop)
 
 
-def _look(folder: Path) -> tuple[dict[str, State], set[str]]:
-    """Image files below the folder and their states, the oldest first, and folders that may not be read.
+def _decode(path: Path, state: State) -> NDArray[np.uint8] | None:
+    """The image, read once; None where the file is gone or not in that state, before and after it was read."""
+    try:
+        with path.open("rb") as file:
+            if _state(os.fstat(file.fileno())) != state:
+                return None
+            pixels = images.decode(path, file)
+            return pixels if _state(os.fstat(file.fileno())) == state else None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); replace it, or let this user read it") from None
 
-    Hidden ones are passed over.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: the folder that was watched is gone; bring it back and run the same command again")
-    found: list[tuple[int, str, State]] = []
-    unread, denied = [""], set[str]()
-    while unread:
-        above = unread.pop()
+
+def _state(status: os.stat_result) -> State:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def _version(store: Path) -> Version:
+    """Another one when the store's contents are others."""
+    found: list[State | None] = []
+    for part in ("", "encoder", "bank", "calibration"):
         try:
+            found.append(_state((store / part / "zarr.json").stat()))
+        except OSError:
+            found.append(None)
+    return tuple(found)
+
+
+def _pause(seconds: float, stop: Callable[[], bool]) -> None:
+    until = time.monotonic() + seconds
+    while not stop() and (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, 0.1))
+
+
+def _look(folder: Path) -> tuple[dict[str, State], dict[str, str]]:
+    """Image files below the folder and their states, the oldest first; and what cannot be read there, with the reason.
+
+    Hidden ones are passed over; links are followed, but not to a folder that they are in.
+    """
+    found: list[tuple[int, str, State]] = []
+    trouble: dict[str, str] = {}
+    folders: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]  # and those that each is in
+    while folders:
+        above, around = folders.pop()
+        try:
+            status = (folder / above).stat()
+            if (status.st_dev, status.st_ino) in around:
+                trouble[above] = "links to a folder that it lies in; remove the link"
+                continue
+            around |= {(status.st_dev, status.st_ino)}
             entries = os.scandir(folder / above)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
+            if not above:
+                gone = "the folder that was watched is gone"
+                raise InputError(f"{folder}: {gone}; bring it back and run the same command again") from None
             continue
-        except PermissionError:
-            denied.add(above)
+        except OSError as error:
+            trouble[above] = f"may not be read ({error.strerror}); give this user permission to see what arrives there"
             continue
         with entries:
             for entry in entries:
@@ -132,13 +233,19 @@ def _look(folder: Path) -> tuple[dict[str, State], set[str]]:
                 if entry.name.startswith("."):
                     continue
                 suffix = os.path.splitext(name)[1]  # noqa: PTH122  (a Path for each of 10,000 takes its time)
-                with contextlib.suppress(FileNotFoundError):
-                    if entry.is_dir(follow_symlinks=False):
-                        unread.append(f"{name}/")
+                try:
+                    if entry.is_dir():
+                        folders.append((f"{name}/", around))
                     elif suffix.lower() in images.SUFFIXES and entry.is_file():
                         status = entry.stat()
-                        found.append((status.st_mtime_ns, name, (status.st_size, status.st_mtime_ns)))
-    return {name: state for _, name, state in sorted(found)}, denied
+                        found.append((status.st_mtime_ns, name, _state(status)))
+                    elif suffix.lower() in images.SUFFIXES and entry.is_symlink():
+                        trouble[name] = "links to no file; mend or remove the link"
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    trouble[name] = f"cannot be read ({error.strerror}); replace or remove it"
+    return {name: state for _, name, state in sorted(found)}, trouble
 
 
 def _usual_log(folder: Path, store: Path) -> Path:
@@ -158,7 +265,7 @@ def _ledger(path: Path) -> Iterator[tuple[dict[str, State], Callable[[dict[str, 
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+b")
+        file = path.open("a+b", buffering=0)
     except OSError as error:
         raise InputError(f"--log {path}: cannot be written ({error.strerror}); name another place") from None
     with file:
@@ -166,32 +273,41 @@ def _ledger(path: Path) -> Iterator[tuple[dict[str, State], Callable[[dict[str, 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"--log {path}: another watcher writes to it; name another log") from None
+        except OSError as error:
+            found = f"its file system has no locks ({error.strerror})"
+            raise InputError(f"--log {path}: {found}; name a place on a local disk") from None
 
         def write(record: dict[str, Any]) -> None:
-            file.write(f"{json.dumps(record)}\n".encode())  # ASCII: names need not be UTF-8
-            file.flush()
-            os.fsync(file.fileno())
+            left = memoryview(f"{json.dumps(record)}\n".encode())  # ASCII: names need not be UTF-8
+            try:
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except OSError as error:
+                advice = "see to it and run the same command again"
+                raise InputError(f"--log {path}: cannot be written ({error.strerror}); {advice}") from None
 
-        yield _scored_before(file, path), write
+        yield _scored_before(path), write
 
 
-def _scored_before(file: BufferedRandom, path: Path) -> dict[str, State]:
+def _scored_before(path: Path) -> dict[str, State]:
     """The last state of every file that the log has a record of; a last line that was cut off by a kill is taken away."""
-    file.seek(0)
     seen: dict[str, State] = {}
     end = 0
-    for number, line in enumerate(file, 1):
-        torn = not line.endswith(b"\n")
-        if torn and line[: len(START)] == START[: len(line)]:  # nothing but a record of ours is ever cut off
-            break
-        end += len(line)
-        try:
-            if torn:
-                raise ValueError
-            record = json.loads(line)
-            seen[record["file"]] = record["bytes"], record["mtime_ns"]
-        except (ValueError, KeyError, TypeError):
-            found = f"expected records of patchcli watch, found something else in line {number}"
-            raise InputError(f"--log {path}: {found}; name another log") from None
-    file.truncate(end)
+    with path.open("r+b") as file:
+        for number, line in enumerate(file, 1):
+            torn = not line.endswith(b"\n")
+            if torn and line[: len(START)] == START[: len(line)]:  # nothing but a record of ours is ever cut off
+                file.truncate(end)
+                break
+            end += len(line)
+            try:
+                if torn:
+                    raise ValueError
+                record = json.loads(line)
+                state = record["bytes"], record["mtime_ns"]
+                seen[record["file"]] = tuple(record[name] for name in STATE) if STATE[-1] in record else state
+            except (ValueError, KeyError, TypeError):
+                found = f"expected records of patchcli watch, found something else in line {number}"
+                raise InputError(f"--log {path}: {found}; name another log") from None
     return seen
