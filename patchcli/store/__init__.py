@@ -20,9 +20,9 @@ interrupted `embed` goes on where it stopped. One process writes at a time, each
 from patchcli.store.bank import Bank, Blocks, bank_bytes
 from patchcli.store.locks import locked
 from patchcli.store.root import FORMAT_VERSION
-from patchcli.store.store import Store, check_replaceable, digest_of, existing, stores_in
+from patchcli.store.store import Store, check_replaceable, digest_of, existing, revision, stores_in
 
 __all__ = [
     "FORMAT_VERSION", "Bank", "Blocks", "Store", "bank_bytes", "check_replaceable", "digest_of", "existing", "locked",
-    "stores_in",
+    "revision", "stores_in",
 ]  # fmt: skip

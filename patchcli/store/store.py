@@ -96,10 +96,6 @@ class Store:
             finally:
                 store._sweep()
 
-    def changed(self) -> bool:
-        """Whether the store has another version by now."""
-        return Root.read(self.path).revision != self.root.revision
-
     def close(self) -> None:
         """Give the parts of this version up, so that a writer may remove them."""
         for held in self._leases or ():
@@ -486,6 +482,12 @@ def _is_store(path: Path) -> bool:
         return all(name in (LOCK, METADATA) or name.endswith(".part") or FOLDER.fullmatch(name) for name in names)
     except (OSError, KeyError, TypeError):
         return False
+
+
+def revision(path: Path) -> str | None:
+    """Another text for each version of the store at `path`; None while it cannot be read."""
+    present = _present(path)
+    return present.revision if present else None
 
 
 def existing(path: Path) -> bool:
