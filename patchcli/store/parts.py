@@ -35,6 +35,7 @@ METADATA = "zarr.json"
 
 Array = NDArray[Any]
 Attributes = dict[str, Any]
+Stored = zarr.Array[Any]  # an array of a store, to be read in slices
 
 
 class Part:
@@ -66,7 +67,7 @@ class Part:
         synchronise(folder)
         return hashlib.sha256((folder / METADATA).read_bytes()).hexdigest()
 
-    def create_array(self, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: Any) -> "zarr.Array[Any]":
+    def create_array(self, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: Any) -> Stored:
         """An array whose chunks have checksums; texts and bytes are compressed."""
         kind = "U" if dtype is str else np.dtype(dtype).kind
         codecs = [*([ZstdCodec()] if kind in "Uu" else []), Crc32cCodec()]
@@ -115,7 +116,7 @@ class Part:
         """What stands with the whole part."""
         return dict(self.group.attrs)
 
-    def array(self, name: str) -> "zarr.Array[Any]":
+    def array(self, name: str) -> Stored:
         """An array, to be read in slices by `read`."""
         found = self.group.get(name)
         if not isinstance(found, zarr.Array):

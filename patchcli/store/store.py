@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,8 @@ from patchcli.images import Canvas
 from patchcli.observer import Observer
 from patchcli.store.bank import Bank, Blocks, bank_bytes
 from patchcli.store.locks import LOCK, lease, locked, unread
-from patchcli.store.parts import FOLDER, METADATA, REPAIR, Array, Attributes, Part, remove, write_arrays
+from patchcli.store.parts import FOLDER, METADATA, REPAIR, Array, Attributes, Part, Stored, remove, write_arrays
 from patchcli.store.root import Named, Root
-
-if TYPE_CHECKING:
-    import zarr
 
 IMAGE_BLOCK = 8  # images a chunk of images/train
 TRIES = 10  # to read a version that is not replaced meanwhile
@@ -223,7 +220,7 @@ class Store:
             self._switch({**self.dataset, "edited": edited}, images=images, bank=edit.bank, blocks=None)
 
     @property
-    def images(self) -> "zarr.Array[Any]":
+    def images(self) -> Stored:
         """images/train: uint8 (N, H, W, 3); slices of it stream from the store."""
         return self._images.array("train")
 
