@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr  # P(Binomial(n, p) ≤ k); scipy.stats takes a second to import
 
-from patchcli.errors import InputError, StoreError
+from patchcli.errors import DamagedError, InputError, StoreError
 from patchcli.store import Store
 
 VERDICTS = ("pass", "review", "reject")
@@ -116,7 +116,7 @@ class Calibration:
         names = [field.name for field in fields(Thresholds)]
         thresholds = Thresholds(**{name: attributes[name] for name in names if name in attributes})  # roi may be missing
         if len(scores) != thresholds.images or not np.isfinite(scores).all():
-            raise StoreError(f"{store.path}: the calibration is damaged; run: patchcli calibrate")
+            raise DamagedError(f"{store.path}: the calibration is damaged; run: patchcli calibrate")
         return cls(thresholds, scores)
 
     def check_roi(self, roi: str | None) -> None:

@@ -3,7 +3,8 @@
 PatchcliError
 ├── InputError (ValueError)      what was given cannot be used: a path, an image, a mask, weights, an option
 ├── StoreError (ValueError)      the store is missing, of another format, data set or encoder, or damaged
-│   └── IncompleteError          a part of the store is not made yet, or half-written; the message says how to go on
+│   ├── IncompleteError          a part of the store is not made yet, or half-written; the message says how to go on
+│   └── DamagedError             what is stored is not what was written; the message says how to repair it
 └── TrainingError (ArithmeticError)   the optimisation left the finite numbers
 
 A message says in one or two lines what was expected, what was found and what to do. `Ended` is no error.
@@ -24,6 +25,10 @@ class StoreError(PatchcliError, ValueError):
 
 class IncompleteError(StoreError):
     """A part of the store is missing or half-written."""
+
+
+class DamagedError(StoreError):
+    """A part of the store has changed or is lost."""
 
 
 class Ended(Exception):  # noqa: N818

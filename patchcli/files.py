@@ -2,8 +2,12 @@
 
 import errno
 import os
+import re
+import socket
 import stat
 import tempfile
+import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,7 +111,7 @@ def spreadsheet(value: Any) -> Any:
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to, renamed to it when the block ends well; the folders above are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
+    beside = path.with_name(f".{_here()}-{os.getpid()}-{uuid.uuid4().hex[:12]}.part")
     try:
         yield beside
         beside.replace(path)
@@ -116,7 +120,22 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def sweep(folder: Path, pattern: str = ".*.part") -> None:
+    """Remove what killed processes of this machine have left in a folder of files that were not whole yet."""
+    import psutil
+
+    for path in folder.glob(pattern) if folder.is_dir() else ():
+        made = re.fullmatch(rf"\.{_here()}-(\d+)-[0-9a-f]{{12}}\.part", path.name)
+        if made and not psutil.pid_exists(int(made[1])):
+            path.unlink(missing_ok=True)
+
+
+def _here() -> str:
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8; of a name that is not, the bytes as \\udcXX."""
+    sweep(path.parent)
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8", errors="backslashreplace")

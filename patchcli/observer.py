@@ -13,11 +13,6 @@ class Observer:
 
     dry = False
 
-    @property
-    def mode(self) -> str:
-        """How to open a store that is to be written to."""
-        return "r" if self.dry else "r+"
-
     def progress(self, task: str, done: float, total: float | None, detail: str = "") -> None:
         """`done` of `total` steps of a task; `detail` is a short text beside the bar."""
 

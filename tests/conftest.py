@@ -97,8 +97,15 @@ def random_encoder() -> Callable[..., Encoder]:
 
 
 @pytest.fixture
-def small_store(tmp_path: Path, make_images: Callable[..., list[Path]]) -> Store:
+def small_path(tmp_path: Path, make_images: Callable[..., list[Path]]) -> Path:
     """Three training images of 128×128, the least that training takes; no encoder yet."""
     make_images(tmp_path / "good", 3, (128, 128))
     extract(tmp_path / "good", tmp_path / "small.zarr", (128, 128))
-    return Store.open(tmp_path / "small.zarr", "r+")
+    return tmp_path / "small.zarr"
+
+
+@pytest.fixture
+def small_store(small_path: Path) -> Iterator[Store]:
+    """The same, open to be written."""
+    with Store.writing(small_path) as store:
+        yield store

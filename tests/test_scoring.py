@@ -39,7 +39,8 @@ def make_store(
         extract(tmp_path / "good", path, size)
         weights = {name: values.numpy() for name, values in encoder.state_dict().items()}
         attributes = {"architecture": architecture, "D": 8, "source": "imported", "steps": None, "strides": strides or {}}
-        Store.open(path, "r+").write_encoder(weights, attributes, {})
+        with Store.writing(path) as store:
+            store.write_encoder(weights, attributes, {})
         if bank:
             embed(path, device="cpu")
         return Store.open(path), encoder

@@ -1,8 +1,9 @@
 """The training loop: recipes, repeatability, checkpoints."""
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -140,23 +141,30 @@ def test_resuming_is_as_if_never_interrupted(small_store: Store, encoder: str, s
     run(straight, 3)
 
     run(Trainer(small_store, recipe, CPU), 1)
-    reopened = Store.open(small_store.path, "r+")
-    resumed = Trainer(reopened, training.resumed_recipe(reopened, {}), CPU, resume=True)
-    assert len(resumed.history) == 1
-    assert run(resumed, 3).steps == 3
+    with Store.writing(small_store.path) as reopened:
+        resumed = Trainer(reopened, training.resumed_recipe(reopened, {}), CPU, resume=True)
+        assert len(resumed.history) == 1
+        assert run(resumed, 3).steps == 3
 
     assert_equal(state(resumed), state(straight))
     np.testing.assert_array_equal(np.float32(resumed.history), np.float32(straight.history))
 
 
 @pytest.fixture
-def judged_store(tmp_path: Path, make_images: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Store:
+def judged_path(tmp_path: Path, make_images: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Six images, of which one is held out; judged every other step. They count as aligned."""
     monkeypatch.setattr(training, "JUDGED_EVERY", 2)
     monkeypatch.setattr(training, "ALIGNED", 0.0)
     make_images(tmp_path / "six", 6, (128, 128))
     extract(tmp_path / "six", tmp_path / "six.zarr", (128, 128))
-    return Store.open(tmp_path / "six.zarr", "r+")
+    return tmp_path / "six.zarr"
+
+
+@pytest.fixture
+def judged_store(judged_path: Path) -> Iterator[Store]:
+    """The same, open to be written."""
+    with Store.writing(judged_path) as store:
+        yield store
 
 
 CONTRAST = Recipe("flat", objective="contrast", D=4, batch=2)
@@ -221,7 +229,7 @@ def test_of_the_papers_losses_the_last_weights_are_the_encoder(
 
 
 @pytest.fixture
-def not_aligned(judged_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def not_aligned(judged_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No images count as aligned."""
     monkeypatch.setattr(training, "ALIGNED", 1.1)
 
@@ -323,7 +331,7 @@ def test_when_the_separation_is_learned(tmp_path: Path, shift: int, recipe: Reci
         part = np.roll(surface, rng.integers(-shift, shift + 1, 2), (0, 1))[:128, :128]
         Image.fromarray(part).save(tmp_path / f"{number:02}.png")
     extract(tmp_path, tmp_path / "parts.zarr", (128, 128))
-    assert Trainer(Store.open(tmp_path / "parts.zarr", "r+"), recipe, CPU).separates == separates
+    assert Trainer(Store.open(tmp_path / "parts.zarr"), recipe, CPU).separates == separates
 
 
 @given(st.integers(2, 5), st.integers(21, 70), st.integers(21, 70), st.integers(0, 2**32 - 1), st.integers(0, 3))
@@ -654,8 +662,9 @@ def in_process(rank: int, meeting: str, store: str, recipe: Recipe, results: Pat
     if separates:
         training.ALIGNED = 1.1
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    trainer = Trainer(Store.open(store, "r" if rank else "r+"), recipe, CPU, Process(rank, 2))
-    done = run(trainer, 3)
+    with contextlib.nullcontext(Store.open(store)) if rank else Store.writing(store) as opened:
+        trainer = Trainer(opened, recipe, CPU, Process(rank, 2))
+        done = run(trainer, 3)
     assert trainer.separates == separates
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
@@ -664,35 +673,38 @@ def in_process(rank: int, meeting: str, store: str, recipe: Recipe, results: Pat
 
 @pytest.mark.parametrize(("sampler", "batch"), [("dense", 1), ("patch", 3)])
 def test_two_processes_are_as_one_with_twice_the_batch(
-    small_store: Store, tmp_path: Path, sampler: str, batch: int
+    small_path: Path, tmp_path: Path, sampler: str, batch: int
 ) -> None:
     recipe = Recipe("flat", sampler, "paper" if sampler == "patch" else "contrast", D=4, batch=batch)
-    arguments = (str(tmp_path / "meeting"), str(small_store.path), recipe, tmp_path, False)
+    arguments = (str(tmp_path / "meeting"), str(small_path), recipe, tmp_path, False)
     torch.multiprocessing.spawn(in_process, arguments, nprocs=2)
     one, two = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
     np.testing.assert_array_equal(one["history"], two["history"])
-    assert str(one["sha256"]) == str(two["sha256"]) == small_store.encoder_attributes["sha256"]
-    assert small_store.encoder_attributes["processes"] == 2
+    attributes = Store.open(small_path).encoder_attributes
+    assert str(one["sha256"]) == str(two["sha256"]) == attributes["sha256"]
+    assert attributes["processes"] == 2
 
-    alone = Trainer(small_store, dataclasses.replace(recipe, batch=2 * batch), CPU)
-    run(alone, 3)
+    with Store.writing(small_path) as store:
+        alone = Trainer(store, dataclasses.replace(recipe, batch=2 * batch), CPU)
+        run(alone, 3)
     np.testing.assert_allclose(one["history"], alone.history, rtol=1e-3)  # Adam enlarges rounding
     assert np.abs(np.diff(alone.history, axis=0)).min() > 1e-4  # the steps are unlike each other
 
 
 def test_two_processes_separate_as_one_with_twice_the_batch(
-    judged_store: Store, tmp_path: Path, not_aligned: None
+    judged_path: Path, tmp_path: Path, not_aligned: None
 ) -> None:
     """With whole groups of four; the first process judges for both."""
     recipe = dataclasses.replace(CONTRAST, batch=4)
-    arguments = (str(tmp_path / "meeting"), str(judged_store.path), recipe, tmp_path, True)
+    arguments = (str(tmp_path / "meeting"), str(judged_path), recipe, tmp_path, True)
     torch.multiprocessing.spawn(in_process, arguments, nprocs=2)
     one, two = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
     np.testing.assert_array_equal(one["history"], two["history"])
-    assert str(one["sha256"]) == judged_store.encoder_attributes["sha256"]
+    assert str(one["sha256"]) == Store.open(judged_path).encoder_attributes["sha256"]
 
-    alone = Trainer(judged_store, dataclasses.replace(recipe, batch=8), CPU)
-    run(alone, 3)
+    with Store.writing(judged_path) as store:
+        alone = Trainer(store, dataclasses.replace(recipe, batch=8), CPU)
+        run(alone, 3)
     np.testing.assert_allclose(one["history"], alone.history, rtol=1e-3)
 
 

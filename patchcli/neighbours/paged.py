@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from patchcli.errors import StoreError
 from patchcli.neighbours import pruned
 from patchcli.neighbours.pruned import Array, Axes, Index, Page, Pages, Stream
 from patchcli.store import Bank
@@ -19,14 +20,26 @@ def write(
     index = pruned.build(stream, total, write_page, budget, progress)
     axes = index.axes
     arrays: dict[str, Array] = {"centre": axes.centre, "axes": axes.axes, "low": index.low, "high": index.high}
-    bank.write_index(scale, name, arrays, total, radius=index.radius)
+    bank.write_index(scale, name, arrays, total, len(index.low), index.radius)
 
 
 def read(bank: Bank, scale: str, budget: int) -> Pages:
     """A scale's pages, of which up to `budget` bytes stay in memory."""
-    arrays, attributes = bank.read_index(scale)
-    index = Index(Axes(arrays["centre"], arrays["axes"]), arrays["low"], arrays["high"], attributes["radius"])
-    return Pages(index, lambda number: Page.stored(**bank.read_page(scale, number)), budget, memory(bank, scale))
+    arrays, radius = bank.read_index(scale)
+
+    def load(number: int) -> Page:
+        try:
+            return Page.stored(**bank.read_page(scale, number)).checked(bank.D, bank.images * bank.patches(scale))
+        except (ValueError, TypeError, IndexError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise bank.damaged(f"page {number} of {scale}: {error}") from None
+
+    try:
+        index = Index(Axes(arrays["centre"], arrays["axes"]), arrays["low"], arrays["high"], radius).checked(bank.D)
+    except (ValueError, KeyError) as error:
+        raise bank.damaged(f"index of {scale}: {error}") from None
+    return Pages(index, load, budget, memory(bank, scale))
 
 
 def memory(bank: Bank, scale: str) -> int:

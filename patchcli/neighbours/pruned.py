@@ -123,6 +123,21 @@ class Page:
             laid[first * HEAD : last * HEAD] = heads[first:last].T.ravel()
         return cls(vectors.astype(np.float32, copy=False), ids, coords, laid, nodes, low, high)
 
+    def checked(self, D: int, patches: int) -> "Page":
+        """The page itself. Raises ValueError where compiled code would read beyond its arrays, or ids beyond the bank's."""
+        n, nodes = len(self.ids), len(self.nodes)
+        shapes = self.vectors.shape, self.ids.shape, self.coords.shape, self.nodes.shape, self.low.shape, self.high.shape
+        if shapes != ((n, D), (n,), (n, COORDS), (nodes, 3), (nodes, COORDS), (nodes, COORDS)) or not 0 < nodes <= 2 * n:
+            raise ValueError(f"expected arrays that fit each other, found {shapes}")
+        start, stop, kind = self.nodes.T
+        inner = np.flatnonzero(kind == kernels.INNER)
+        spans = (start >= 0) & (start <= stop) & (stop <= n) & (kind >= kernels.INNER) & (kind <= kernels.SAME)
+        if not spans.all() or (len(inner) and 2 * inner[-1] + 2 >= nodes):
+            raise ValueError("expected nodes of a tree over the vectors, found others")
+        if n and not 0 <= self.ids.min() <= self.ids.max() < patches:
+            raise ValueError("expected ids of the bank's patches, found others")
+        return self
+
     @cached_property
     def tree(self) -> tuple[Array, ...]:
         """low, high, start, stop, kind, as the kernels take them."""
@@ -153,6 +168,14 @@ class Index:
     low: NDArray[np.float32]  # (pages, COORDS) the box around a page
     high: NDArray[np.float32]
     radius: float  # the largest norm of coordinates in the bank
+
+    def checked(self, D: int) -> "Index":
+        """The index itself. Raises ValueError where its arrays do not fit vectors of length D."""
+        shapes = self.axes.centre.shape, self.axes.axes.shape, self.low.shape, self.high.shape
+        boxes = (len(self.low), COORDS)
+        if shapes != ((D,), (D, COORDS - 1), boxes, boxes):
+            raise ValueError(f"expected arrays that fit each other, found {shapes}")
+        return self
 
 
 class Pages:

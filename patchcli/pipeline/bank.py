@@ -16,12 +16,11 @@ from patchcli.layouts import Sample
 from patchcli.neighbours.pruned import Stream
 from patchcli.observer import Observer
 from patchcli.pipeline.data import Remarks
-from patchcli.pipeline.embed import Embedded, Thinning, embed, index, pages_stream
+from patchcli.pipeline.embed import Embedded, Thinning, index, pages_stream
 from patchcli.pipeline.score import make_scorer
 from patchcli.pipeline.sources import Paths, all_by_path, all_samples, each, expanded, id_of
-from patchcli.pipeline.writing import open_to_write
 from patchcli.scoring import Scored, Scorer
-from patchcli.store import Bank, Store, bank_bytes
+from patchcli.store import Bank, Blocks, Store, bank_bytes
 
 LIST_SCHEMA, AUDIT_SCHEMA = "patchcli.bank/1", "patchcli.audit/1"
 
@@ -84,20 +83,20 @@ def bank_remove(store: Path | str, names: Paths, *, observer: Observer | None = 
     Options are those of `_edit`.
     """
     observer = observer or Observer()
-    opened = open_to_write(store, observer)
-    held, known = opened.image_ids, all_by_path(all_samples(opened))
-    unwanted: set[str] = set()
-    for path in each(names, observer.problem):
-        name = images.printable(path)
-        name = name if name in held else id_of(path, opened, known)
-        if name not in held:
-            raise InputError(f"{path}: not in the bank; expected an id such as {held[0]} (see: patchcli bank list)")
-        unwanted.add(name)
-    if not unwanted:
-        raise InputError("expected ids of images to remove, found none (see: patchcli bank list)")
-    if len(held) - len(unwanted) < 2:
-        raise InputError(f"expected at least 2 images to stay, found {len(held) - len(unwanted)} of {len(held)}")
-    return _edit(opened, [n for n, name in enumerate(held) if name not in unwanted], [], observer=observer, **options)
+    with Store.writing(store, observer) as opened:
+        held, known = opened.image_ids    , all_by_path(all_samples(opened))
+        unwanted: set[str] = set()
+        for path in each(names, observer.problem):
+            name = images.printable(path)
+            name = name if name in held else id_of(path, opened, known)
+            if name not in held:
+                raise InputError(f"{path}: not in the bank; expected an id such as {held[0]} (see: patchcli bank list)")
+            unwanted.add(name)
+        if not unwanted:
+            raise InputError("expected ids of images to remove, found none (see: patchcli bank list)")
+        if len(held) - len(unwanted) < 2:
+            raise InputError(f"expected at least 2 images to stay, found {len(held) - len(unwanted)} of {len(held)}")
+        return _edit(opened, [n for n, name in enumerate(held) if name not in unwanted], [], observer=observer, **options)
 
 
 def bank_add(
@@ -108,48 +107,48 @@ def bank_add(
     So are test images of the data set and those it labels as defective, and copies of them, unless `force` insists.
     """
     observer = observer or Observer()
-    opened = open_to_write(store, observer)
-    every, held = all_samples(opened), set(opened.image_ids)
-    known = all_by_path(every)
-    aside = {digest: name for name, digest in opened.held_out.items()}
-    canvas, reader, remarks = opened.canvas, opened.reader, Remarks(observer)
-    added: list[Decoded] = []
-    defective: list[str] = []
-    if not every:
-        gone = f"{opened.dataset['root']}: the data set is gone"
-        observer.note(f"{gone}, so nothing tells whether its test images are among these")
-    given = list(expanded(paths, observer.problem))
-    labelled = [sample for sample in every if sample.defective or sample.split.startswith("test")]
-    unfit = same_images([Sample("", path, "", "good") for path in given], labelled)
-    for path in given:
-        name = id_of(path, opened, known)
-        if name in held:
-            observer.problem(f"{path}: an image of this id ({name}) is in the bank; remove it first to replace it")
-            continue
-        if path in unfit and not force:
-            other = unfit[path]
-            what = f"{'a test' if other.split.startswith('test') else 'an'} image of the data set ({other.kind})"
-            observer.problem(f"{path}: is {copy_of(path, other)}{what}, not a good one to learn from; --force adds it")
-            continue
-        try:
-            pixels = reader.read(path, remarks)
-        except InputError as error:
-            observer.problem(str(error))
-            continue
-        reserved = aside.get(layouts.digest(path)) if aside else None
-        if reserved is not None or name in opened.held_out:
-            observer.problem(f"{path}: is held out for calibration ({reserved or name}), so the bank may not hold it")
-            continue
-        held.add(name)
-        defective += [name] * (path in unfit and unfit[path].defective)
-        added.append((name, (pixels.shape[0], pixels.shape[1]), canvas.fit(pixels)))
-    remarks.close()
-    if defective:
-        found = f"{len(defective)} of the images are labelled as defective (first: {defective[0]})"
-        observer.note(f"{found}; with them in the bank, defects like theirs score low")
-    if not added:
-        raise InputError("no image to add; expected png, jpg, bmp, tif or webp files that are not in the bank")
-    return _edit(opened, list(range(opened.images.shape[0])), added, observer=observer, **options)
+    with Store.writing(store, observer) as opened:
+        every, held     = all_samples(opened), set(opened.image_ids)
+        known = all_by_path(every)
+        aside = {digest: name for name, digest in opened.held_out.items()}
+        canvas, reader, remarks = opened.canvas, opened.reader, Remarks(observer)
+        added: list[Decoded] = []
+        defective: list[str] = []
+        if not every:
+            gone = f"{opened.dataset['root']}: the data set is gone"
+            observer.note(f"{gone}, so nothing tells whether its test images are among these")
+        given = list(expanded(paths, observer.problem))
+        labelled = [sample for sample in every if sample.defective or sample.split.startswith("test")]
+        unfit = same_images([Sample("", path, "", "good") for path in given], labelled)
+        for path in given:
+            name = id_of(path, opened, known)
+            if name in held:
+                observer.problem(f"{path}: an image of this id ({name}) is in the bank; remove it first to replace it")
+                continue
+            if path in unfit and not force:
+                other = unfit[path]
+                what = f"{'a test' if other.split.startswith('test') else 'an'} image of the data set ({other.kind})"
+                observer.problem(f"{path}: is {copy_of(path, other)}{what}, not a good one to learn from; --force adds it")
+                continue
+            try:
+                pixels = reader.read(path, remarks)
+            except InputError as error:
+                observer.problem(str(error))
+                continue
+            reserved = aside.get(layouts.digest(path)) if aside else None
+            if reserved is not None or name in opened.held_out:
+                observer.problem(f"{path}: is held out for calibration ({reserved or name}), so the bank may not hold it")
+                continue
+            held.add(name)
+            defective += [name] * (path in unfit and unfit[path].defective)
+            added.append((name, (pixels.shape[0], pixels.shape[1]), canvas.fit(pixels)))
+        remarks.close()
+        if defective:
+            found = f"{len(defective)} of the images are labelled as defective (first: {defective[0]})"
+            observer.note(f"{found}; with them in the bank, defects like theirs score low")
+        if not added:
+            raise InputError("no image to add; expected png, jpg, bmp, tif or webp files that are not in the bank")
+        return _edit(opened, list(range(opened.images.shape[0])), added, observer=observer, **options)
 
 
 def _edit(
@@ -172,17 +171,20 @@ def _edit(
     thinning = Thinning(**bank.attributes["thinning"])
     ids, sizes = opened.image_ids, opened.image_sizes
 
+    def pixels(number: int) -> NDArray[np.uint8]:
+        old = number < len(kept)
+        return opened.read_images(kept[number], kept[number] + 1)[0] if old else added[number - len(kept)][2]
+
     def decoded() -> Iterator[Decoded]:
         for number in kept:
             yield ids[number], (int(sizes[number][0]), int(sizes[number][1])), opened.read_images(number, number + 1)[0]
         yield from added
 
-    identity = hashlib.sha256(opened.dataset["manifest"].encode())
-    for name, _, pixels in added:
-        identity.update(f"\tadded {name}\t{hashlib.sha256(pixels.tobytes()).hexdigest()}\n".encode())
+    identity = hashlib.sha256(opened.bank_fingerprint()["manifest"].encode())
+    for name, _, own in added:
+        identity.update(f"\tadded {name}\t{hashlib.sha256(own.tobytes()).hexdigest()}\n".encode())
     for name in sorted(set(ids) - {ids[number] for number in kept}):
         identity.update(f"\tremoved {name}\n".encode())
-    manifest = identity.hexdigest()
     count = len(kept) + len(added)
     grids = embedding.grids(encoder, mean.shape[0], mean.shape[1], opened.strides)
     D: int = opened.encoder_attributes["D"]
@@ -191,37 +193,37 @@ def _edit(
     observer.plan(f"{len(added)} images to add", f"images and bank of {opened.path}, now of {count} images", needed)
     if thinning.selects:
         observer.note("the bank is thinned: it is embedded anew from the images in the store")
-        opened.edit_images(decoded())
-        opened.update_dataset(manifest=manifest)
-        return embed(opened.path, memory=memory, device=device, force=True, observer=observer)
-    fingerprint = {**opened.bank_fingerprint(), "manifest": manifest, "images": [count, *opened.images.shape[1:]]}
-    with opened.replacing_bank(fingerprint, grids, D, count, len(kept)) as new:
-        for block in range(len(new.done)):
-            start, stop = (number - len(kept) for number in new.bounds(block))
-            features = embedding.embed(encoder, np.stack([pixels for *_, pixels in added[start:stop]]), mean, grids, target)
-            new.write_block(block, {scale: values.cpu().numpy() for scale, values in features.items()})
-            observer.progress("embed", stop, len(added))
-        streams = {scale: _edited(bank, new, scale, kept) for scale in grids}
+        stays, first = list[int](), 0
+    else:
+        stays, first = kept, len(kept)
+    with (
+        opened.editing(decoded(), identity.hexdigest()) as edit,
+        opened.scratch_blocks(grids, D, count, first) as blocks,
+        edit.writing_bank(grids, D) as new,
+    ):
+        for block in range(len(blocks.done)):
+            start, stop = blocks.bounds(block)
+            features = embedding.embed(encoder, np.stack([*map(pixels, range(start, stop))]), mean, grids, target)
+            blocks.write_block(block, {scale: values.cpu().numpy() for scale, values in features.items()})
+            observer.progress("embed", stop - first, count - first)
+        streams = {scale: _edited(bank, blocks, scale, stays) for scale in grids}
         index(new, streams, thinning, budget, observer, bank.attributes["radius"])
-        opened.edit_images(decoded())
-        opened.update_dataset(manifest=manifest)
-    made = opened.bank()
-    return Embedded.of(made, len(added))
+    return Embedded.of(opened.bank(), len(added))
 
 
-def _edited(bank: Bank, new: Bank, scale: str, kept: list[int]) -> Stream:
+def _edited(bank: Bank, blocks: Blocks, scale: str, kept: list[int]) -> Stream:
     """The vectors of the kept images under their new ids, then those embedded now."""
     patches = bank.patches(scale)
     numbers = np.full(bank.images, -1)
     numbers[kept] = np.arange(len(kept))
 
     def stream() -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        for ids, vectors in pages_stream(bank, scale)():
+        for ids, vectors in pages_stream(bank, scale)() if kept else ():
             image, patch = np.divmod(ids, patches)
             stays = numbers[image] >= 0
             if stays.any():
                 yield (numbers[image] * patches + patch)[stays], vectors[stays]
-        yield from new.blocks(scale)
+        yield from blocks.stream(scale)
 
     return stream
 

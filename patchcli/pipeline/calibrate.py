@@ -14,7 +14,6 @@ from patchcli.observer import Observer
 from patchcli.pipeline.bank import check_whole, copy_of, leave_one_out, same_images
 from patchcli.pipeline.score import BATCH, make_scorer, original_size, readable, scored
 from patchcli.pipeline.sources import Paths, all_samples, by_path, named
-from patchcli.pipeline.writing import open_to_write
 from patchcli.regions import Roi
 from patchcli.scoring import Scored
 from patchcli.store import Store
@@ -54,70 +53,71 @@ def calibrate(
     observer = observer or Observer()
     runtime.set_threads(threads)
     interest = None if roi is None else Roi.read(roi, mask_threshold, large)
-    opened, target = open_to_write(store, observer), runtime.device(device)
-    bank = opened.bank()
-    samples, origin = _samples(opened, source, observer)
+    target = runtime.device(device)
+    with Store.writing(store, observer) as opened:
+        bank = opened.bank()
+        samples, origin = _samples(opened, source, observer)
 
-    def promised(images: int) -> float:
-        """The rate that so many images are to promise; raises InputError where they cannot."""
-        rate = calibration.best_rate(images, confidence) if false_alarms is None else false_alarms
-        calibration.check(images, rate, confidence)
-        if review is not None and not rate < review < 1:
-            expected = f"expected a rate above that of --false-alarms ({100 * rate:g}%)"
-            raise InputError(f"--review: {expected}, found {100 * review:g}%")
-        return rate
+        def promised(images: int) -> float:
+            """The rate that so many images are to promise; raises InputError where they cannot."""
+            rate = calibration.best_rate(images, confidence) if false_alarms is None else false_alarms
+            calibration.check(images, rate, confidence)
+            if review is not None and not rate < review < 1:
+                expected = f"expected a rate above that of --false-alarms ({100 * rate:g}%)"
+                raise InputError(f"--review: {expected}, found {100 * review:g}%")
+            return rate
 
-    promised(bank.images if samples is None else len(samples))
-    if samples is None:
-        check_whole(opened)
-    scorer = make_scorer(opened, target, search, memory, observer, interest, large)
-    if observer.dry and samples is not None:
-        samples = [sample for sample, _ in readable(samples, interest, scorer.reader, observer)]
-        promised(len(samples))
-    count = bank.images if samples is None else len(samples)
-    observer.plan(f"{count} good images ({origin})", f"the calibration of {store}")
-
-    def results() -> Iterator[tuple[str, Scored]]:
+        promised(bank.images if samples is None else len(samples))
         if samples is None:
-            yield from leave_one_out(opened, scorer, "calibrate", observer)
-            return
-        for done, (sample, result) in enumerate(scored(scorer, samples, BATCH, observer), 1):
-            yield sample.id, result
-            observer.progress("calibrate", done, len(samples), sample.id)
+            check_whole(opened)
+        scorer = make_scorer(opened, target, search, memory, observer, interest, large)
+        if observer.dry and samples is not None:
+            samples = [sample for sample, _ in readable(samples, interest, scorer.reader, observer)]
+            promised(len(samples))
+        count = bank.images if samples is None else len(samples)
+        observer.plan(f"{count} good images ({origin})", f"the calibration of {store}")
 
-    ids, figures = [], []
-    for name, result in results():
-        ids.append(name)
-        figures.append((result.score(), float(original_size(result).max()), float(np.median(result.inside()))))
-    rate = promised(len(ids))  # some may have been left out
-    if rate > calibration.RATES[0] and false_alarms is None:
-        lowest = f"{100 * calibration.RATES[0]:g}% takes {calibration.least_images(calibration.RATES[0], confidence)}"
-        observer.note(f"{len(ids)} good images can promise a false-alarm rate of {100 * rate:g}%; {lowest}")
-    scores, peaks, typical = np.array(figures).T
-    threshold, pixel_threshold = (calibration.threshold(values, rate, confidence) for values in (scores, peaks))
-    about = "about " if samples is None else ""
-    promise = (
-        f"{about}at most {100 * rate:g}% of good images score above {threshold:.4g}, with {100 * confidence:g}% "
-        f"confidence, from n = {len(ids)} ({origin}{'' if interest is None else ', in the region of interest'})"
-    )
-    found = Thresholds(
-        schema=SCHEMA,
-        source=origin,
-        images=len(ids),
-        false_alarms=rate,
-        confidence=confidence,
-        threshold=threshold,
-        pixel_threshold=pixel_threshold,
-        review_rate=review,
-        review_threshold=None if review is None else calibration.threshold(scores, review, confidence),
-        colour_low=float(np.median(typical)),
-        colour_high=HOTTEST * pixel_threshold,
-        promise=promise,
-        encoder=opened.encoder_attributes["sha256"],
-        roi=None if interest is None else interest.sha256,
-    )
-    opened.write_calibration(ids, {"scores": scores, "peaks": peaks}, asdict(found))
-    return found
+        def results() -> Iterator[tuple[str, Scored]]:
+            if samples is None:
+                yield from leave_one_out(opened, scorer, "calibrate", observer)
+                return
+            for done, (sample, result) in enumerate(scored(scorer, samples, BATCH, observer), 1):
+                yield sample.id, result
+                observer.progress("calibrate", done, len(samples), sample.id)
+
+        ids, figures = [], []
+        for name, result in results():
+            ids.append(name)
+            figures.append((result.score(), float(original_size(result).max()), float(np.median(result.inside()))))
+        rate = promised(len(ids))  # some may have been left out
+        if rate > calibration.RATES[0] and false_alarms is None:
+            lowest = f"{100 * calibration.RATES[0]:g}% takes {calibration.least_images(calibration.RATES[0], confidence)}"
+            observer.note(f"{len(ids)} good images can promise a false-alarm rate of {100 * rate:g}%; {lowest}")
+        scores, peaks, typical = np.array(figures).T
+        threshold, pixel_threshold = (calibration.threshold(values, rate, confidence) for values in (scores, peaks))
+        about = "about " if samples is None else ""
+        promise = (
+            f"{about}at most {100 * rate:g}% of good images score above {threshold:.4g}, with {100 * confidence:g}% "
+            f"confidence, from n = {len(ids)} ({origin}{'' if interest is None else ', in the region of interest'})"
+        )
+        found = Thresholds(
+            schema=SCHEMA,
+            source=origin,
+            images=len(ids),
+            false_alarms=rate,
+            confidence=confidence,
+            threshold=threshold,
+            pixel_threshold=pixel_threshold,
+            review_rate=review,
+            review_threshold=None if review is None else calibration.threshold(scores, review, confidence),
+            colour_low=float(np.median(typical)),
+            colour_high=HOTTEST * pixel_threshold,
+            promise=promise,
+            encoder=opened.encoder_attributes["sha256"],
+            roi=None if interest is None else interest.sha256,
+        )
+        opened.write_calibration(ids, {"scores": scores, "peaks": peaks}, asdict(found))
+        return found
 
 
 def _samples(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from patchcli import embedding, runtime, training
@@ -13,8 +14,7 @@ from patchcli.errors import InputError, StoreError
 from patchcli.neighbours import cover, paged
 from patchcli.neighbours.pruned import Pages, Stream, page_bytes
 from patchcli.observer import Observer
-from patchcli.pipeline.writing import open_to_write
-from patchcli.store import Bank, bank_bytes
+from patchcli.store import Bank, Blocks, Store, bank_bytes
 
 
 @dataclass(frozen=True)
@@ -81,53 +81,59 @@ def embed(
     wanted = Thinning(tolerance, keep, half)
     runtime.set_threads(threads)
     target, budget = runtime.device(device), runtime.memory(memory)
-    opened = open_to_write(store, observer)
-    if (trouble := opened.encoder_attributes.get("trouble")) and not force:
-        raise StoreError(f"{store}: {trouble} (or insist with embed --force)")
-    encoder = training.load(opened, target)
+    with Store.writing(store, observer) as opened:
+        if (trouble := opened.encoder_attributes.get("trouble")) and not force:
+            raise StoreError(f"{store}: {trouble} (or insist with embed --force)")
+        return _embed(opened, wanted, target, budget, overwrite, observer)
+
+
+def _embed(
+    opened: Store, wanted: Thinning, target: torch.device, budget: int, overwrite: bool, observer: Observer
+) -> Embedded:
+    store, encoder = opened.path, training.load(opened, target)
     mean = opened.mean
     grids = embedding.grids(encoder, mean.shape[0], mean.shape[1], opened.strides)
-    made = (opened.attributes_of("bank") or {}).get("thinning")
-    if made is not None and wanted == Thinning() and not overwrite:
+    made = None if overwrite else (opened.attributes_of("bank") or {}).get("thinning")
+    if made is not None and wanted == Thinning():
         wanted = Thinning(**made)  # nothing is asked for: as before
     overwrite = overwrite or (made is not None and Thinning(**made) not in (Thinning(), wanted))
     D: int = opened.encoder_attributes["D"]
     vectors = opened.images.shape[0] * sum(grid.patches for grid in grids.values())
-    begun = None if overwrite else opened.begun_bank()
-    if begun is not None and begun.complete and wanted == Thinning(**begun.attributes["thinning"]):
+    finished = None if overwrite else opened.finished_bank()
+    if finished is not None and wanted == Thinning(**finished.attributes["thinning"]):
         observer.plan(f"the bank of {store}", "nothing: it is finished")
     disk = bank_bytes(grids, D, opened.images.shape[0])
     if observer.dry:
         opened.check_space(disk)
     searched = f"{runtime.megabytes(page_bytes(vectors, D))} of memory to be searched"
     observer.plan(f"images of {store}", f"its bank: {vectors:,} vectors before thinning, {searched}", disk)
-    bank = opened.prepare_bank(grids, D, overwrite)
-    if bank.complete:
-        bank.remove_blocks()
-        if wanted != Thinning(**bank.attributes["thinning"]):
-            whole = {scale: pages_stream(bank, scale) for scale in grids}
-            with opened.replacing_bank(opened.bank_fingerprint(), grids, D, bank.images, bank.images) as new:
-                index(new, whole, wanted, budget, observer)
-            bank = opened.bank()
-        return Embedded.of(bank, 0)
-    pending = np.flatnonzero(bank.done == 0).tolist()
-    if 0 < len(pending) < len(bank.done):
-        observer.note(f"going on: {len(bank.done) - len(pending)} of {len(bank.done)} blocks are done")
+    if finished is not None:
+        opened.drop_blocks()
+        if wanted != Thinning(**finished.attributes["thinning"]):
+            with opened.writing_bank(grids, D) as new:
+                index(new, {scale: pages_stream(finished, scale) for scale in grids}, wanted, budget, observer)
+        return Embedded.of(opened.bank(), 0)
+    blocks = (None if overwrite else opened.blocks()) or opened.begin_blocks(grids, D)
+    pending = np.flatnonzero(blocks.done == 0).tolist()
+    if 0 < len(pending) < len(blocks.done):
+        observer.note(f"going on: {len(blocks.done) - len(pending)} of {len(blocks.done)} blocks are done")
     observer.note(f"{vectors:,} vectors will need {runtime.megabytes(disk)} of disk in the meantime, and {searched}")
     embedded = 0
     for count, block in enumerate(pending, 1):
-        start, stop = bank.bounds(block)
+        start, stop = blocks.bounds(block)
         features = embedding.embed(encoder, opened.read_images(start, stop), mean, grids, target)
-        bank.write_block(block, {scale: values.cpu().numpy() for scale, values in features.items()})
+        blocks.write_block(block, {scale: values.cpu().numpy() for scale, values in features.items()})
         embedded += stop - start
-        observer.progress("embed", count, len(pending), f"{bank.images} images")
-    bank.check_blocks()
+        observer.progress("embed", count, len(pending), f"{blocks.images} images")
+    blocks.check()
+    with opened.writing_bank(grids, D) as bank:
+        index(bank, {scale: blocks_stream(blocks, scale) for scale in grids}, wanted, budget, observer)
+    return Embedded.of(opened.bank(), embedded)
 
-    def blocks(scale: str) -> Stream:
-        return lambda: bank.blocks(scale)
 
-    index(bank, {scale: blocks(scale) for scale in grids}, wanted, budget, observer)
-    return Embedded.of(bank, embedded)
+def blocks_stream(blocks: Blocks, scale: str) -> Stream:
+    """What was embedded, block by block."""
+    return lambda: blocks.stream(scale)
 
 
 def pages_stream(bank: Bank, scale: str) -> Stream:
@@ -144,7 +150,7 @@ def index(
     bank: Bank, streams: dict[str, Stream], wanted: Thinning, budget: int, observer: Observer,
     rounded_before: Mapping[str, float] | None = None,
 ) -> None:  # fmt: skip
-    """Lay out a bank's vectors as pages, thinned as is wanted, and mark it complete.
+    """Lay out a bank's vectors as pages, thinned as is wanted.
 
     `rounded_before` is by how much vectors that come from another float16 bank may be off already.
     """
@@ -164,7 +170,7 @@ def index(
         radius[scale] += covered
         count = sum(map(len, rows))
         paged.write(bank, scale, _kept(pages, rows), count, progress=_progress(observer, "thin", count), **options)
-    bank.finish(thinning=asdict(wanted), radius=radius)
+    bank.attributes |= {"thinning": asdict(wanted), "radius": radius}
 
 
 def _kept(pages: Pages, rows: list[NDArray[np.int64]]) -> Stream:

@@ -17,7 +17,7 @@ from patchcli.layouts import Sample
 from patchcli.observer import Observer
 from patchcli.pipeline.data import Remarks, depth
 from patchcli.pipeline.outputs import below
-from patchcli.store import Store, check_replaceable, existing
+from patchcli.store import Store, check_replaceable, existing, locked
 
 SIDE = 256  # of the working size
 ASPECT = 0.01  # by how much aspect ratios of images that are alike may differ
@@ -71,74 +71,82 @@ def extract(
     dataset = layouts.read(Path(data), layout)
     for line in dataset.problems:
         observer.problem(line)
+    check_replaceable(store, overwrite=True)  # no lock file goes into a folder that is no store
     manifest = dataset.manifest()
     wanted = None if size is None else _canvas(size, dataset.split("train"))
     if holdout is not None and not 0 <= holdout < 1:
         raise InputError(f"--holdout: expected a share from 0 to below 100%, found {100 * holdout:g}%")
     aside = {} if holdout is None else dataset.set_aside(holdout)
-    if existing(store):
-        try:
-            opened = Store.open(store, observer.mode)
-            _check_same(opened, dataset, manifest, wanted, None if holdout is None else aside, bits)
-        except StoreError:
-            if not overwrite:
-                raise
-        else:
-            check(opened, opened.canvas)
-            if not observer.dry:
-                _remember(opened, dataset, large)
-            count, height, width, _ = opened.images.shape
-            return Extracted(count, height, width, False, len(opened.held_out), opened.reader.bits)
-    canvas = wanted or Canvas(SIDE, SIDE)
-    check(None, canvas)
-    height, width = canvas.height, canvas.width
-    samples = [sample for sample in dataset.split("train") if sample.id not in aside]
-    if holdout and (not aside or len(samples) < 2):
-        found = f"{len(aside)} of {len(aside) + len(samples)} good images"
-        raise InputError(f"--holdout {100 * holdout:g}%: expected one image held out and two others at least, found {found}")
-    if alike := dataset.duplicates():
-        first = f"{alike[0][0].id} and {alike[0][1].id}"
-        observer.note(f"images that are there more than once: {len(alike)}, such as {first}; see: patchcli data {data}")
-
-    if bits is None:
-        found_depth = depth(samples, large)
-        bits = found_depth.bits
-        if not found_depth.stated:
-            found = f"16-bit files with values up to {found_depth.highest}: taken as {bits} bits"
-            observer.note(f"{found}; if the camera has more, give --bits")
-    reader, remarks = Reader(bits, large), Remarks(observer)
-
-    def decoded() -> Iterator[tuple[str, tuple[int, int], Any]]:
-        for done, sample in enumerate(samples, 1):
+    with locked(store, observer, create=True):
+        repair = False
+        if existing(store):
             try:
-                pixels = reader.read(sample.path, remarks)
-            except InputError as error:
-                observer.problem(str(error))
+                opened = Store.open(store)
+                _check_same(opened, dataset, manifest, wanted, None if holdout is None else aside, bits)
+                repair = overwrite and any(opened.check("images"))
+            except StoreError:
+                if not overwrite:
+                    raise
             else:
-                size = pixels.shape[0], pixels.shape[1]
-                if canvas.distorts(*size):
-                    remarks(sample.path, f"stretched to {height}x{width}; --size fit:{height}x{width} keeps the aspect ratio")
-                yield sample.id, size, canvas.fit(pixels)
-            observer.progress("extract", done, len(samples))
-        remarks.close()
+                check(opened, opened.canvas)
+                if not repair:
+                    if not observer.dry:
+                        _remember(store, dataset, large, observer)
+                    count, height, width, _ = opened.images.shape
+                    return Extracted(count, height, width, False, len(opened.held_out), opened.reader.bits)
+                wanted, aside, bits = opened.canvas, opened.held_out, opened.reader.bits
+        canvas = wanted or Canvas(SIDE, SIDE)
+        check(None, canvas)
+        height, width = canvas.height, canvas.width
+        samples = [sample for sample in dataset.split("train") if sample.id not in aside]
+        if holdout and (not aside or len(samples) < 2):
+            found = f"{len(aside)} of {len(aside) + len(samples)} good images"
+            expected = "expected one image held out and two others at least"
+            raise InputError(f"--holdout {100 * holdout:g}%: {expected}, found {found}")
+        if alike := dataset.duplicates():
+            first = f"{alike[0][0].id} and {alike[0][1].id}"
+            observer.note(f"images that are there more than once: {len(alike)}, such as {first}; see: patchcli data {data}")
 
-    attributes = {
-        "root": str(dataset.root), "layout": dataset.layout, "category": dataset.category, "manifest": manifest,
-        "holdout": aside, "keeps_aspect": canvas.keeps_aspect, "bits": bits, "large": large,
-    }  # fmt: skip
+        if bits is None:
+            found_depth = depth(samples, large)
+            bits = found_depth.bits
+            if not found_depth.stated:
+                found = f"16-bit files with values up to {found_depth.highest}: taken as {bits} bits"
+                observer.note(f"{found}; if the camera has more, give --bits")
+        reader, remarks = Reader(bits, large), Remarks(observer)
 
-    def check_count(count: int) -> None:
-        if count < 2:
-            found = f"{count} of {len(samples)} files could be read"
-            raise InputError(f"{dataset.root}: expected at least 2 good images (their mean is subtracted), {found}")
+        def decoded() -> Iterator[tuple[str, tuple[int, int], Any]]:
+            for done, sample in enumerate(samples, 1):
+                try:
+                    pixels = reader.read(sample.path, remarks)
+                except InputError as error:
+                    observer.problem(str(error))
+                else:
+                    size = pixels.shape[0], pixels.shape[1]
+                    if canvas.distorts(*size):
+                        kept = f"--size fit:{height}x{width} keeps the aspect ratio"
+                        remarks(sample.path, f"stretched to {height}x{width}; {kept}")
+                    yield sample.id, size, canvas.fit(pixels)
+                observer.progress("extract", done, len(samples))
+            remarks.close()
 
-    if observer.dry:
-        check_replaceable(store, overwrite)
-        check_count(count := sum(1 for _ in decoded()))
+        attributes = {
+            "root": str(dataset.root), "layout": dataset.layout, "category": dataset.category, "manifest": manifest,
+            "holdout": aside, "keeps_aspect": canvas.keeps_aspect, "size": [height, width], "bits": bits, "large": large,
+        }  # fmt: skip
+
+        def check_count(count: int) -> None:
+            if count < 2:
+                found = f"{count} of {len(samples)} files could be read"
+                raise InputError(f"{dataset.root}: expected at least 2 good images (their mean is subtracted), {found}")
+
+        if observer.dry:
+            check_replaceable(store, overwrite)
+            check_count(count := sum(1 for _ in decoded()))
+            return Extracted(count, height, width, True, len(aside), bits)
+        with Store.creating(store, attributes, overwrite, observer, repair) as new:
+            check_count(count := new.write_images(decoded(), height, width))
         return Extracted(count, height, width, True, len(aside), bits)
-    with Store.creating(store, attributes, overwrite) as new:
-        check_count(count := new.write_images(decoded(), height, width))
-    return Extracted(count, height, width, True, len(aside), bits)
 
 
 def _canvas(size: tuple[int, int] | str, samples: Sequence[Sample]) -> Canvas:
@@ -202,11 +210,12 @@ def _said(canvas: Canvas) -> str:
     return f"{canvas.height}x{canvas.width} ({how})"
 
 
-def _remember(store: Store, dataset: layouts.Dataset, large: bool) -> None:
+def _remember(store: Path, dataset: layouts.Dataset, large: bool, observer: Observer) -> None:
     """The same images at another place or in another layout: follow them, so that `score` finds the test images."""
-    now = {"root": str(dataset.root), "layout": dataset.layout, "large": store.reader.lifted(large).large}
-    if store.dataset != store.dataset | now:
-        store.update_dataset(**now)
+    with Store.writing(store, observer) as opened:
+        now = {"root": str(dataset.root), "layout": dataset.layout, "large": opened.reader.lifted(large).large}
+        if opened.dataset != opened.dataset | now:
+            opened.update_dataset(**now)
 
 
 def cut_patches(

@@ -11,7 +11,7 @@ from patchcli import files
 from patchcli.encoder import HierarchicalEncoder
 from patchcli.errors import InputError, StoreError
 from patchcli.observer import Observer
-from patchcli.pipeline.writing import open_to_write
+from patchcli.store import Store
 
 
 def import_weights(
@@ -47,9 +47,9 @@ def import_weights(
     if not all(np.isfinite(values).all() for values in arrays.values()):
         raise InputError(f"{expected} of finite numbers, found NaN or infinity")
     observer = observer or Observer()
-    opened = open_to_write(store, observer)
-    if opened.attributes_of("encoder") is not None and not overwrite:
-        raise StoreError(f"{store}: holds an encoder already; replace it with --overwrite, or name another with --store")
-    observer.plan(str(path), f"the encoder of {store}", sum(values.nbytes for values in arrays.values()))
-    attributes = {"architecture": "hierarchical", "D": D, "source": "imported", "file": path.name, "steps": None}
-    return opened.write_encoder(arrays, attributes, {})
+    with Store.writing(store, observer) as opened:
+        if not overwrite and opened.attributes_of("encoder") is not None:
+            raise StoreError(f"{store}: holds an encoder already; replace it with --overwrite, or name another with --store")
+        observer.plan(str(path), f"the encoder of {store}", sum(values.nbytes for values in arrays.values()))
+        attributes = {"architecture": "hierarchical", "D": D, "source": "imported", "file": path.name, "steps": None}
+        return opened.write_encoder(arrays, attributes, {})

@@ -1,13 +1,14 @@
 """Images and bank → anomaly maps and one record an image."""
 
 import contextlib
+import datetime
 import hashlib
 import json
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from patchcli import files, images, layouts, neighbours, regions, report, runtime
 from patchcli.calibration import Calibration, Thresholds
-from patchcli.errors import IncompleteError, InputError, StoreError
+from patchcli.errors import DamagedError, IncompleteError, InputError, StoreError
 from patchcli.images import Canvas, Pixels, Read, Reader
 from patchcli.layouts import Sample
 from patchcli.neighbours import paged
@@ -71,6 +72,8 @@ class Record:
     overlay: str | None  # PNG, on the calibration's scale; else on the run's, written when all images are scored
     distance_error: float  # by how much a patch's distance may be off at most: 0 unless the bank is thinned or float16
     encoder: str  # sha256 of the weights, as in the store
+    bank: str  # sha256 of what the bank was made from: encoder, images and thinning
+    time: str = field(compare=False)  # when the image was scored, ISO 8601 with the offset from UTC
 
 
 def score(
@@ -160,9 +163,10 @@ def score(
     if overlay and endless and scale is None:
         raise InputError("--overlay: there is no scale for the colours yet; run: patchcli calibrate")
     sha256, category = opened.encoder_attributes["sha256"], opened.dataset["category"]
+    identity = scorer.bank.identity
 
     error = max(scorer.bound.values())
-    provenance: dict[str, str | float] = {"encoder": sha256, "distance_error": error}
+    provenance: dict[str, str | float] = {"encoder": sha256, "bank": identity, "distance_error": error}
     if calibration is not None:
         provenance["pixel_threshold"] = calibration.thresholds.pixel_threshold
     if interest is not None:
@@ -208,6 +212,8 @@ def score(
         found: list[Found] = []
         banked = _Banked(opened, scorer, read_image)
         done = 0
+        if folder is not None:
+            files.sweep(folder, "**/.*.part")
         with ThreadPoolExecutor(1) as writer:
             waiting: deque[tuple[Sample, Record, Future[None] | None]] = deque()
             announced = _announced(scorer, samples, batch, MAP * (folder is not None) + OVERLAY * overlay, observer)
@@ -229,7 +235,7 @@ def score(
                     written = writer.submit(write, sample, map_path, values, picture)
                     if picture is not None and scale is None:
                         drawn.append((sample, map_path, picture, float(np.median(result.inside()))))
-                record = _record(sample, result, areas, calibration, map_path, picture, error, sha256)
+                record = _record(sample, result, areas, calibration, map_path, picture, error, sha256, identity)
                 waiting.append((sample, record, written))
                 pending.append(result.size[0] * result.size[1])
                 while len(waiting) >= batch or (written and sum(pending) > PIXELS):
@@ -298,7 +304,7 @@ def calibration_of(
         found = Calibration.read(store)
         found.check_roi(roi.sha256 if roi else None)
     except StoreError as error:
-        if needed:
+        if needed or isinstance(error, DamagedError):
             raise
         if not isinstance(error, IncompleteError):
             observer.note(f"{without}: {error}")
@@ -457,7 +463,7 @@ def _submit(map_path: Path, above: Path, values: NDArray[np.float32], threshold:
 
 def _record(
     sample: Sample, result: Scored, areas: list[Region] | None, calibration: Calibration | None, map_path: Path | None,
-    picture: Path | None, error: float, sha256: str,
+    picture: Path | None, error: float, sha256: str, bank: str,
 ) -> Record:  # fmt: skip
     evidence, score = result.evidence, result.score()
     return Record(
@@ -479,6 +485,8 @@ def _record(
         picture.as_posix() if picture else None,
         error,
         sha256,
+        bank,
+        datetime.datetime.now().astimezone().isoformat(timespec="milliseconds"),
     )
 
 

@@ -1,5 +1,6 @@
 """Images in a store → a trained encoder in the store."""
 
+import contextlib
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,7 @@ from patchcli.errors import InputError, StoreError
 from patchcli.images import Canvas
 from patchcli.observer import Observer
 from patchcli.pipeline.extract import extract
-from patchcli.pipeline.writing import open_to_write
-from patchcli.store import Store
+from patchcli.store import Store, check_replaceable, locked
 from patchcli.training import Step, Trained
 
 STEPS = 1000
@@ -71,7 +71,7 @@ def train(
     if recipe.get("encoder") == "flat":
         usual = usual | _FLAT
     fresh_recipe = None if resume else training.Recipe(**usual | recipe)
-    with runtime.processes(runtime.device(device)) as (process, target):
+    with runtime.processes(runtime.device(device)) as (process, target), contextlib.ExitStack() as stack:
         dry = observer.dry
         if process.rank > 0:
             observer = Observer()
@@ -86,14 +86,20 @@ def train(
                     raise StoreError(f"{store}: no store found, so there is nothing to resume; leave --resume out")
                 chosen = training.resumed_recipe(present, recipe, process.size)
             else:
-                chosen, encoder = fresh_recipe, present and present.attributes_of("encoder")
-                if encoder and not overwrite:
+                chosen, encoder = fresh_recipe, None if overwrite else present and present.attributes_of("encoder")
+                if encoder:
                     found = f"holds an encoder already ({encoder['source']}, {encoder['steps']} steps)"
                     raise StoreError(f"{store}: {found}; go on with --resume, or train anew with --overwrite")
             sampling.check_size(ARCHITECTURES[chosen.encoder].scales, canvas.height, canvas.width)
             return chosen
 
         with process.after_first(target):
+            if process.rank == 0:
+                if data is None:
+                    Store.open(store).close()
+                else:
+                    check_replaceable(Path(store), overwrite=True)
+                stack.enter_context(locked(Path(store), observer, create=data is not None))
             if process.rank == 0 and data is not None:
                 extracted = extract(data, store, size, overwrite, observer, layout, holdout, bits, large, check)
                 if extracted.held_out:
@@ -103,7 +109,7 @@ def train(
                 if dry and extracted.fresh:
                     images = f"{extracted.images} images"
                     observer.plan(f"{images} of {data}", f"{images} and an encoder into {store}", extracted.bytes)
-        opened = Store.open(store) if process.rank else open_to_write(store, observer)
+        opened = Store.open(store) if process.rank else stack.enter_context(Store.writing(store, observer))
         chosen = check(opened, opened.canvas)
         observer.progress("train", 0, None, "reading the images")
         trainer = training.Trainer(opened, chosen, target, process, resume)

@@ -15,14 +15,13 @@ from patchcli.errors import InputError, PatchcliError, StoreError
 from patchcli.images import Pixels, Reader, Remark
 from patchcli.observer import Observer
 from patchcli.pipeline.score import SCHEMA, Record, score
-from patchcli.store import Store
+from patchcli.store import Store, revision
 
 EVERY = 1.0  # seconds between two looks at the folder; network shares tell of no changes, so it is looked at
 PATIENCE = 5  # looks for which an unchanged file that cannot be decoded may still be being written
 START = json.dumps({"schema": SCHEMA})[:-1].encode()  # of every record in a log
 STATE = ("bytes", "mtime_ns", "ctime_ns", "inode")  # how a file is known again; logs of earlier versions have two of them
 State = tuple[int, ...]
-Version = tuple[State | None, ...]
 
 
 @dataclass(frozen=True)
@@ -72,23 +71,23 @@ def watch(
             reader = Reader()
             arriving = arrivals(folder, seen, every, stop, observer, lambda: reader)
             now: Arrival | None = None  # the image that has no record yet
-            loaded: Version | None = None
+            loaded: str | None = None
             following: Iterator[Record] | None = None  # records of what arrives after the store has changed
             refusal = ""  # why the changed store cannot be used yet
 
             def load() -> Iterator[Record]:
                 """The store as it is, loaded: a record for each image that arrives, until the store changes."""
                 nonlocal loaded, reader
-                version = _version(Path(store))
+                version = revision(Path(store))
                 records = score(store, paths(version), batch=1, endless=True, read=decoded, observer=observer, **options)
                 loaded, reader = version, Store.open(store).reader.lifted(options.get("large", False))
                 return records
 
-            def paths(version: Version) -> Iterator[Path]:
+            def paths(version: str | None) -> Iterator[Path]:
                 """What arrives, up to the image before which the store is found to have changed."""
                 nonlocal now, following, refusal
                 while now := now or next(arriving, None):
-                    if (present := _version(Path(store))) != version:
+                    if (present := revision(Path(store))) != version:
                         version = present
                         try:
                             following = load()
@@ -121,7 +120,7 @@ def watch(
                         write(fields)
                         yield fields | {"file": images.printable(Path(now.name))}
                 except StoreError as error:
-                    if _version(Path(store)) == loaded:
+                    if revision(Path(store)) == loaded:
                         raise
                     observer.problem(f"the store changed while it was read; waiting until it can be used again: {error}")
                     while following is None and not stop():
@@ -189,17 +188,6 @@ def _decode(folder: Path, name: str, state: State, reader: Reader) -> Arrival | 
 
 def _state(status: os.stat_result) -> State:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-
-
-def _version(store: Path) -> Version:
-    """Another one when the store's contents are others."""
-    found: list[State | None] = []
-    for part in ("", "encoder", "bank", "calibration"):
-        try:
-            found.append(_state((store / part / "zarr.json").stat()))
-        except OSError:
-            found.append(None)
-    return tuple(found)
 
 
 def _pause(seconds: float, stop: Callable[[], int]) -> None:

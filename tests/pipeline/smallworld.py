@@ -16,6 +16,7 @@ from PIL import Image
 
 import patchcli
 from patchcli.observer import Observer
+from patchcli.store import Store
 
 SIZE = (140, 160)  # height, width of nearly all images: neither square nor the store's working size
 WORKING = (128, 128)
@@ -77,6 +78,32 @@ def tree(folder: Path) -> dict[str, str]:
 def touched(folder: Path) -> dict[str, tuple[int, str]]:
     """As `tree`, with the times of the last change: writing the same bytes again shows too."""
     return {name: ((folder / name).stat().st_mtime_ns, digest) for name, digest in tree(folder).items()}
+
+
+def parts(store: Path) -> dict[str, dict[str, str]]:
+    """As `tree`, of each part of a store: what it holds, whatever its folder is called, but for metadata."""
+    return {
+        kind: {name: digest for name, digest in tree(store / named.name).items() if not name.endswith("zarr.json")}
+        for kind, named in Store.open(store).root.parts.items()
+    }
+
+
+def part_folder(store: Path, kind: str) -> Path:
+    """Where a part of a store is."""
+    return store / Store.open(store).root.parts[kind].name
+
+
+def leftovers(store: Path) -> set[str]:
+    """What lies in a store beside what it is made of."""
+    named = {part.name for part in Store.open(store).root.parts.values()}
+    return {path.name for path in store.iterdir()} - named - {"zarr.json", ".lock"}
+
+
+def without(store: Path, kind: str) -> Path:
+    """Take a part from a store."""
+    with Store.writing(store) as opened:
+        opened._switch(**{kind: None})
+    return store
 
 
 class Told(Observer):

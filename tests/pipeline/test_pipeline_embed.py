@@ -2,36 +2,38 @@
 
 import errno
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from smallworld import Told, World, tree
+from smallworld import Told, World, leftovers, part_folder, parts, tree, without
 
 import patchcli
-from patchcli import embedding, images, store, training
+from patchcli import embedding, images, training
 from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.pipeline.embed import pages_stream
-from patchcli.store import Bank, Store
+from patchcli.store import Bank, Blocks, Store
+from patchcli.store import bank as bank_module
 
 
 @pytest.fixture
 def single_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """One image a block."""
-    monkeypatch.setattr(store, "BANK_CHUNK_BYTES", 1)
+    monkeypatch.setattr(bank_module, "BANK_CHUNK_BYTES", 1)
 
 
 def _fail_at_block(monkeypatch: pytest.MonkeyPatch, number: int, error: Callable[[], BaseException]) -> None:
-    write = Bank.write_block
+    write = Blocks.write_block
 
-    def failing(self: Bank, block: int, features: Any) -> None:
+    def failing(self: Blocks, block: int, features: Any) -> None:
         if block == number:
             raise error()
         write(self, block, features)
 
-    monkeypatch.setattr(Bank, "write_block", failing)
+    monkeypatch.setattr(Blocks, "write_block", failing)
 
 
 def held(bank: Bank, scale: str) -> np.ndarray:
@@ -51,16 +53,18 @@ def test_the_bank_holds_the_features_of_every_patch(made: World) -> None:
         vectors = held(bank, scale)
         assert vectors.shape == (10 * rows * columns, 16)
         np.testing.assert_allclose(vectors.reshape(features[scale].shape), features[scale].numpy(), atol=1e-5)
-    assert not (made.store / "bank" / "small" / "features").exists()
+    assert parts(made.store).keys() == {"images", "encoder", "bank"}  # the blocks are gone
 
 
 def test_a_finished_bank_is_left_as_it_is(world: World) -> None:
-    before = tree(world.store)
+    before, held = tree(world.store), parts(world.store)
     again = patchcli.embed(world.store)
     assert (again.images, again.vectors, again.embedded) == (10, {"big": 250, "small": 6250}, 0)
     assert tree(world.store) == before
+    identity = Store.open(world.store).bank().identity
     assert patchcli.embed(world.store, overwrite=True).embedded == 10
-    assert tree(world.store) == before
+    assert (parts(world.store), leftovers(world.store)) == (held, set())
+    assert Store.open(world.store).bank().identity == identity
 
 
 @pytest.mark.usefixtures("single_blocks")
@@ -68,18 +72,18 @@ def test_a_finished_bank_is_left_as_it_is(world: World) -> None:
 def test_stopped_and_gone_on_is_as_if_never_stopped(
     world: World, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    patchcli.embed(world.store, overwrite=True)
-    whole = tree(world.store / "bank")
+    whole = parts(world.store)
+    without(world.store, "bank")
     with monkeypatch.context() as patched:
         _fail_at_block(patched, stop, lambda: OSError(errno.ENOSPC, "No space left on device"))
         with pytest.raises(OSError, match="No space left"):
-            patchcli.embed(world.store, overwrite=True)
+            patchcli.embed(world.store)
     with pytest.raises(IncompleteError, match=rf"half-written \({stop} of 10 blocks\); run: patchcli embed"):
         Store.open(world.store).bank()
-    monkeypatch.setattr(store, "BANK_CHUNK_BYTES", 1 << 30)  # another version's taste of blocks changes nothing
+    monkeypatch.setattr(bank_module, "BANK_CHUNK_BYTES", 1 << 30)  # another version's taste of blocks changes nothing
     told = Told()
     assert patchcli.embed(world.store, observer=told).embedded == 10 - stop
-    assert tree(world.store / "bank") == whole
+    assert (parts(world.store), leftovers(world.store)) == (whole, set())
     assert told.notes[:-1] == ([f"going on: {stop} of 10 blocks are done"] if stop else [])
     assert "6,500 vectors will need" in told.notes[-1]
     assert ("embed", 10 - stop, 10 - stop) in told.progressed
@@ -88,48 +92,86 @@ def test_stopped_and_gone_on_is_as_if_never_stopped(
 
 @pytest.mark.usefixtures("single_blocks")
 def test_a_block_without_its_flag_is_done_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    patchcli.embed(world.store, overwrite=True)
-    whole = tree(world.store / "bank")
+    whole = parts(world.store)
+    without(world.store, "bank")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         _fail_at_block(patched, 9, KeyboardInterrupt)
-        patchcli.embed(world.store, overwrite=True)
-    bank = Store.open(world.store, "r+").group["bank"]
-    bank["done"][3] = 0
-    bank["big/features"][3] = 0.5  # as if it had been cut short
+        patchcli.embed(world.store)
+    with Store.writing(world.store) as opened:
+        blocks = opened.part("blocks")
+        assert blocks is not None
+        blocks.array("done")[3] = 0
+        blocks.array("big/features")[3] = 0.5  # as if it had been cut short
     assert patchcli.embed(world.store).embedded == 2
-    assert tree(world.store / "bank") == whole
+    assert parts(world.store) == whole
 
 
-@pytest.mark.parametrize("at", ["write_page", "write_index", "finish"])
-def test_killed_while_it_is_indexed(world: World, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
-    whole = tree(world.store / "bank")
+def _die_in_the_second_scale(patched: pytest.MonkeyPatch, at: str) -> None:
     original, calls = getattr(Bank, at), iter(range(100))
 
-    def dying(self: Bank, *arguments: Any, **options: Any) -> None:
-        if next(calls) == (0 if at == "finish" else 1):  # in the second scale
+    def dying(self: Bank, *arguments: Any, **options: Any) -> Any:
+        if next(calls) == (0 if at == "seal" else 1):
             raise KeyboardInterrupt
-        original(self, *arguments, **options)
+        return original(self, *arguments, **options)
 
+    patched.setattr(Bank, at, dying)
+
+
+@pytest.mark.parametrize("at", ["write_page", "write_index", "seal"])
+def test_killed_while_it_is_indexed(world: World, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    whole = parts(world.store)
+    without(world.store, "bank")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Bank, at, dying)
-        patchcli.embed(world.store, overwrite=True)
-    with pytest.raises(IncompleteError, match=r"half-written \(\d of \d blocks\); run: patchcli embed"):
+        _die_in_the_second_scale(patched, at)
+        patchcli.embed(world.store)
+    with pytest.raises(IncompleteError, match=r"half-written \((\d) of \1 blocks\); run: patchcli embed"):
         Store.open(world.store).bank()
     assert patchcli.embed(world.store).embedded == 0
-    again = tree(world.store / "bank")
-    rename = {name.replace("index2", "index"): digest for name, digest in again.items() if "zarr.json" not in name}
-    assert rename == {name: digest for name, digest in whole.items() if "zarr.json" not in name}
+    assert (parts(world.store), leftovers(world.store)) == (whole, set())
     assert len(list(patchcli.score(world.store))) == 5
 
 
+@pytest.mark.parametrize("options", [{"overwrite": True}, {"half": True}], ids=str)
+@pytest.mark.parametrize("at", ["write_page", "write_index", "seal", "_switch"])
+def test_the_bank_before_is_there_until_the_new_one_is(
+    world: World, monkeypatch: pytest.MonkeyPatch, at: str, options: dict[str, bool]
+) -> None:
+    whole, expected = parts(world.store), list(patchcli.score(world.store))
+    switch = Store._switch
+
+    def dying(self: Store, *arguments: Any, **named: Any) -> None:
+        if named.get("bank") is not None:
+            raise KeyboardInterrupt
+        switch(self, *arguments, **named)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        if at == "_switch":
+            patched.setattr(Store, at, dying)
+        else:
+            _die_in_the_second_scale(patched, at)
+        patchcli.embed(world.store, **options)  # type: ignore[arg-type]
+    assert list(patchcli.score(world.store)) == expected
+    assert parts(world.store)["bank"] == whole["bank"]
+    assert leftovers(world.store) == set()
+    again = patchcli.embed(world.store, **options)  # type: ignore[arg-type]
+    assert parts(world.store).keys() == whole.keys()
+    assert (parts(world.store) == whole) == ("half" not in options)
+    assert again.vectors == {"big": 250, "small": 6250}
+    assert patchcli.embed(world.store) == replace(again, embedded=0)
+
+
 def test_blocks_left_by_a_kill_are_removed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = tree(world.store / "bank")
+    """Killed after the switch, before what was replaced is removed."""
+    whole = parts(world.store)
+    without(world.store, "bank")
     with monkeypatch.context() as patched:
-        patched.setattr(Bank, "remove_blocks", lambda self: None)
-        patchcli.embed(world.store, overwrite=True)
-    assert (world.store / "bank/small/features").exists()
+        patched.setattr(Store, "_sweep", lambda self: None)
+        patchcli.embed(world.store)
+    (left,) = leftovers(world.store)
+    assert (world.store / left / "small" / "features").exists()
+    assert parts(world.store) == whole
     assert patchcli.embed(world.store).embedded == 0
-    assert tree(world.store / "bank") == whole
+    assert (parts(world.store), leftovers(world.store)) == (whole, set())
 
 
 # ---- thinned --------------------------------------------------------------------------------------------------------
@@ -161,10 +203,10 @@ def test_distances_are_off_by_no_more_than_it_says(
     world: World, distances: Callable[[Path], dict[str, np.ndarray]], options: dict[str, Any]
 ) -> None:
     exact = distances(world.store)
-    before = sum(path.stat().st_size for path in (world.store / "bank").rglob("*"))
+    before = sum(path.stat().st_size for path in part_folder(world.store, "bank").rglob("*"))
     thinned = patchcli.embed(world.store, **options)
     assert thinned.embedded == 0  # what is there is thinned
-    assert sum(path.stat().st_size for path in (world.store / "bank").rglob("*")) < before
+    assert sum(path.stat().st_size for path in part_folder(world.store, "bank").rglob("*")) < before
     for scale, values in distances(world.store).items():
         bound = thinned.radius[scale]
         assert 0 < np.abs(values - exact[scale]).max() <= bound + 1e-9
@@ -180,9 +222,9 @@ def test_distances_are_off_by_no_more_than_it_says(
 
 def test_thinning_is_kept_until_another_is_asked_for(world: World) -> None:
     thinned = patchcli.embed(world.store, keep=0.2)
-    before = tree(world.store / "bank")
+    before = tree(world.store)
     assert patchcli.embed(world.store) == thinned
-    assert tree(world.store / "bank") == before
+    assert tree(world.store) == before
     patchcli.train(store=world.store, steps=0, seed=1, overwrite=True)
     assert patchcli.embed(world.store).vectors == thinned.vectors  # of another encoder, thinned alike
     assert patchcli.embed(world.store, keep=0.1).embedded == 10
@@ -214,20 +256,24 @@ def test_little_memory_gives_the_same_bank(world: World, memory: int) -> None:
 
 
 def test_the_bank_follows_the_encoder(world: World) -> None:
-    first = tree(world.store / "bank")
+    first, records = parts(world.store)["bank"], list(patchcli.score(world.store))
     trained = patchcli.train(store=world.store, steps=0, seed=1, overwrite=True)
     with pytest.raises(StoreError, match=r"the bank is of encoder .*patchcli embed"):
         patchcli.score(world.store)
     assert patchcli.embed(world.store).embedded == 10
-    assert tree(world.store / "bank") != first
-    assert {record.encoder for record in patchcli.score(world.store)} == {trained.sha256}
+    assert parts(world.store)["bank"] != first
+    again = list(patchcli.score(world.store))
+    assert {record.encoder for record in again} == {trained.sha256}
+    assert {record.bank for record in again} == {Store.open(world.store).bank().identity}
+    assert not {record.bank for record in again} & {record.bank for record in records}
 
 
 def test_an_interrupted_bank_of_another_encoder_is_begun_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "BANK_CHUNK_BYTES", 1)
+    monkeypatch.setattr(bank_module, "BANK_CHUNK_BYTES", 1)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         _fail_at_block(patched, 4, KeyboardInterrupt)
         patchcli.embed(world.store, overwrite=True)
+    assert "blocks" in parts(world.store)
     patchcli.train(store=world.store, steps=0, seed=1, overwrite=True)
     assert patchcli.embed(world.store).embedded == 10
 

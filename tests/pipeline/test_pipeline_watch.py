@@ -19,6 +19,7 @@ from patchcli.errors import InputError, StoreError
 from patchcli.pipeline import watch as module
 from patchcli.pipeline.watch import PATIENCE, arrivals, watch
 from patchcli.scoring import Scorer
+from patchcli.store import Store
 
 LOOK = module._look
 
@@ -314,7 +315,8 @@ def test_a_store_that_changes_while_it_is_read_is_waited_for(
 
     def gone(self: Scorer, *arguments: Any) -> Any:
         monkeypatch.setattr(Scorer, "compare", compare)
-        (world.store / "zarr.json").touch()
+        with Store.writing(world.store) as opened:
+            opened.update_dataset(category="other")
         raise StoreError("page 3 is gone")
 
     monkeypatch.setattr(Scorer, "compare", gone)

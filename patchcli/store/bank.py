@@ -1,0 +1,175 @@
+"""The memory bank: blocks of whole images while it is embedded, pages of neighbours when it is complete."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchcli.errors import DamagedError, IncompleteError
+from patchcli.grid import PatchGrid
+from patchcli.store.parts import Array, Attributes, Part
+
+BANK_CHUNK_BYTES = 8 << 20  # a block of the bank's largest scale: between 4 and 16 MB
+
+
+class Blocks:
+    """Embedded patches of images `first` to `images` - 1, block by block, each followed by its flag."""
+
+    def __init__(self, part: Part, attributes: Attributes | None = None) -> None:
+        self._part = part
+        self.attributes = part.attributes if attributes is None else attributes
+        self.images: int = self.attributes["images"]
+        self.first: int = self.attributes["first"]
+        self.block: int = self.attributes["block"]
+        self.scales: dict[str, list[int]] = self.attributes["scales"]  # (rows, columns, D) of each
+
+    @classmethod
+    def create(
+        cls, part: Part, fingerprint: Attributes, grids: Mapping[str, PatchGrid], D: int, images: int, first: int = 0
+    ) -> "Blocks":
+        """Empty blocks in an empty part."""
+        count = images - first
+        block = max(1, min(count, BANK_CHUNK_BYTES // (max(grid.patches for grid in grids.values()) * D * 4)))
+        scales = {scale: [*grid.shape, D] for scale, grid in grids.items()}
+        for scale, shape in scales.items():
+            part.create_array(f"{scale}/features", (count, *shape), (block, *shape), np.float32)
+        part.create_array("done", (-(-count // block),), (1,), np.uint8)
+        return cls(
+            part, {"fingerprint": fingerprint, "images": images, "first": first, "block": block, "scales": scales}
+        )
+
+    @property
+    def done(self) -> NDArray[np.uint8]:
+        """One flag per block, 1 where it is written."""
+        return cast(NDArray[np.uint8], self._part.flags("done"))
+
+    def bounds(self, block: int) -> tuple[int, int]:
+        """First image of a block, and the one after its last."""
+        start = self.first + block * self.block
+        return start, min(start + self.block, self.images)
+
+    def write_block(self, block: int, features: Mapping[str, Array]) -> None:
+        """Write one block of every scale, each (images of the block, rows, columns, D), then its flag."""
+        start, stop = self.bounds(block)
+        for scale, shape in self.scales.items():
+            if features[scale].shape != (stop - start, *shape):
+                raise ValueError(f"block {block} of {scale}: {features[scale].shape} does not fit {shape}")
+            self._part.array(f"{scale}/features")[start - self.first : stop - self.first] = features[scale]
+        self._part.array("done")[block] = 1
+
+    def stream(self, scale: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """What was embedded, block by block: (ids, vectors (M, D) float32)."""
+        rows, columns, D = self.scales[scale]
+        for block in range(len(self.done)):
+            start, stop = self.bounds(block)
+            vectors = self._part.read(f"{scale}/features", slice(start - self.first, stop - self.first))
+            if np.isnan(vectors).any():
+                raise self._part.damaged(f"block {block} of {scale} holds NaN")
+            yield np.arange(start * rows * columns, stop * rows * columns), vectors.reshape(-1, D)
+
+    def damaged(self) -> Iterator[str]:
+        """Read every block that is done; a line for each that is damaged."""
+        for block in np.flatnonzero(self.done).tolist():
+            start, stop = self.bounds(block)
+            try:
+                for scale in self.scales:
+                    self._part.read(f"{scale}/features", slice(start - self.first, stop - self.first))
+            except DamagedError as error:
+                yield str(error)
+
+    def check(self) -> None:
+        """Raise where a block is not embedded yet."""
+        missing = np.flatnonzero(self.done == 0)
+        if missing.size:
+            raise IncompleteError(f"blocks {missing.tolist()} of the bank are not written; run: patchcli embed")
+
+
+class Bank:
+    """The memory bank of `images` images: at each scale a vector for each patch, or for those kept of a thinned bank."""
+
+    def __init__(self, part: Part, attributes: Attributes | None = None) -> None:
+        self._part = part
+        self.attributes = part.attributes if attributes is None else attributes
+        self.images: int = self.attributes["images"]
+        self.D: int = self.attributes["D"]
+        self._scales: dict[str, Attributes] = self.attributes["scales"]
+
+    @classmethod
+    def create(
+        cls, part: Part, fingerprint: Attributes, grids: Mapping[str, PatchGrid], D: int, images: int
+    ) -> "Bank":
+        """A bank without pages, in an empty part."""
+        scales = {
+            scale: {"K": grid.K, "S": grid.S, "rows": grid.shape[0], "columns": grid.shape[1]} for scale, grid in grids.items()
+        }
+        return cls(part, {"fingerprint": fingerprint, "images": images, "D": D, "scales": scales})
+
+    @property
+    def scales(self) -> list[str]:
+        """The names of the scales."""
+        return sorted(self._scales)
+
+    @property
+    def identity(self) -> str:
+        """sha256 of what the bank was made from, and how: the same for the same bank, whenever it was made."""
+        made = {name: self.attributes[name] for name in ("fingerprint", "thinning")}
+        return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+
+    def patches(self, scale: str) -> int:
+        """Patches of an image; `ids // patches` is the image of a vector."""
+        return cast(int, self._scales[scale]["rows"] * self._scales[scale]["columns"])
+
+    def vectors(self, scale: str) -> int:
+        """How many vectors the bank holds."""
+        return cast(int, self._scales[scale]["vectors"])
+
+    # ---- written: pages of neighbours -------------------------------------------------------------------------------
+
+    def write_page(self, scale: str, index: str, number: int, arrays: Mapping[str, Array], half: bool) -> None:
+        """Write a page of an index (a name); its vectors as float16 with `half`."""
+        for name, values in arrays.items():
+            kept = values.astype(np.float16) if half and name == "vectors" else values
+            self._part.write(f"{scale}/{index}/{number}/{name}", kept)
+
+    def write_index(self, scale: str, index: str, arrays: Mapping[str, Array], vectors: int, pages: int, radius: float) -> None:
+        """Write what is read of all pages, when they are there; from now on these are the scale's pages."""
+        for name, values in arrays.items():
+            self._part.write(f"{scale}/{index}/{name}", values)
+        before = self._scales[scale].get("index")
+        self._scales[scale] |= {"vectors": vectors, "pages": pages, "radius": radius, "index": index}
+        if before is not None:
+            del self._part.group[f"{scale}/{before}"]
+
+    def begin_index(self, scale: str) -> str:
+        """The name of an index to write beside the one that the scale has."""
+        return "index2" if self._scales[scale].get("index") == "index" else "index"
+
+    def seal(self) -> str:
+        """Finish the bank, when every page is there; the digest of its metadata."""
+        return self._part.seal({**self.attributes, "status": "complete"})
+
+    # ---- read -------------------------------------------------------------------------------------------------------
+
+    def read_index(self, scale: str) -> tuple[dict[str, Array], float]:
+        """What write_index wrote: the arrays, and the radius."""
+        attributes = self._scales[scale]
+        return self._part.read_all(f"{scale}/{attributes['index']}"), cast(float, attributes["radius"])
+
+    def read_page(self, scale: str, number: int) -> dict[str, Array]:
+        """The arrays of a page."""
+        page = self._part.read_all(f"{scale}/{self._scales[scale]['index']}/{number}")
+        if not page:
+            raise self._part.damaged(f"page {number} of {scale}", missing=True)
+        return page
+
+    def damaged(self, what: str) -> DamagedError:
+        """The error for contents that make no sense."""
+        return self._part.damaged(what)
+
+
+def bank_bytes(grids: Mapping[str, PatchGrid], D: int, images: int) -> int:
+    """What a bank takes on disk while it is made: blocks, and then pages."""
+    return 2 * images * D * 4 * sum(grid.patches for grid in grids.values())

@@ -1,0 +1,223 @@
+"""A part of a store: a Zarr group of its own, sealed by the digest of its metadata.
+
+A sealed part never changes. The digest is that of its consolidated metadata, which the root keeps, so that no byte of
+it changes unseen; every chunk ends in its crc32c. A chunk that is lost reads as NaN, -1, "" or zeros: no row of a
+part is all NaN, -1 or "", and where a row is zeros, the chunks are counted.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from patchcli.errors import DamagedError
+
+REPAIR = {
+    "images": "extract the images again with --overwrite",
+    "encoder": "train again with --overwrite",
+    "blocks": "run: patchcli embed --overwrite",
+    "bank": "run: patchcli embed --overwrite",
+    "calibration": "run: patchcli calibrate",
+}
+FOLDER = re.compile(rf"({'|'.join(REPAIR)})(-[0-9a-f]{{8}})?")  # the names of parts, present or left over
+METADATA = "zarr.json"
+
+Array = NDArray[Any]
+Attributes = dict[str, Any]
+Stored = zarr.Array[Any]  # an array of a store, to be read in slices
+
+
+class Part:
+    """One part of a store: to read once it is sealed, to write until then."""
+
+    def __init__(self, path: Path | str, kind: str, name: str, group: zarr.Group) -> None:
+        self.path, self.kind, self.name, self.group = path, kind, name, group
+        self._sealed = False
+
+    # ---- written ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, path: Path, kind: str, plain: bool) -> "Part":
+        """An empty part in the store at `path`: under the name of its kind, or one that no part has ever had."""
+        names = (f"{kind}-{uuid.uuid4().hex[:8]}" for _ in range(3))
+        for name in (kind, *names) if plain else names:
+            with contextlib.suppress(FileExistsError):
+                (path / name).mkdir()
+                break
+        return cls(path, kind, name, zarr.open_group(str(path / name), mode="a", zarr_format=3))
+
+    def seal(self, attributes: Attributes) -> str:
+        """Finish a part: its attributes and metadata as one object, everything on disk. The digest of the metadata."""
+        self.group.attrs.update(attributes)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that Zarr v3 does not specify consolidated metadata yet
+            zarr.consolidate_metadata(self.group.store, path=self.group.path)
+        folder = Path(self.path) / self.name
+        synchronise(folder)
+        return hashlib.sha256((folder / METADATA).read_bytes()).hexdigest()
+
+    def create_array(self, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: Any) -> Stored:
+        """An array whose chunks have checksums; texts and bytes are compressed."""
+        kind = "U" if dtype is str else np.dtype(dtype).kind
+        codecs = [*([ZstdCodec()] if kind in "Uu" else []), Crc32cCodec()]
+        fill = {"f": float("nan"), "i": -1, "u": 0, "U": ""}[kind]
+        return self.group.create_array(
+            name, shape=shape, chunks=tuple(max(1, length) for length in chunks), dtype=dtype, compressors=codecs,
+            fill_value=fill, config={"write_empty_chunks": True},
+        )  # fmt: skip
+
+    def write(self, name: str, values: Array) -> None:
+        """An array in one chunk."""
+        self.create_array(name, values.shape, values.shape, values.dtype)[...] = values
+
+    def write_texts(self, name: str, texts: list[str]) -> None:
+        """An array of texts in one chunk."""
+        self.create_array(name, (len(texts),), (len(texts),), str)[:] = np.array(texts, dtype=object)
+
+    # ---- read ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, path: Path | str, kind: str, name: str, sha256: str, writable: bool = False) -> "Part":
+        """The part that the root names. Raises DamagedError where its metadata is gone or has changed."""
+        part = cls(path, kind, name, cast(zarr.Group, None))
+        part._sealed = True
+        content = read_object(path, f"{name}/{METADATA}")
+        if content is None or hashlib.sha256(content).hexdigest() != sha256:
+            raise part.damaged("its metadata", missing=content is None)
+        try:
+            mode: Any = "r+" if writable else "r"
+            part.group = zarr.open_group(f"{path}/{name}", mode=mode, zarr_format=3, use_consolidated=True)
+        except Exception as error:
+            raise part.damaged(f"its metadata: {error}") from None
+        return part
+
+    def damaged(self, what: str, missing: bool = False) -> DamagedError:
+        """The error that names this part and its repair; or that the store has another version by now.
+
+        Where a file system has no locks, a part may be removed while it is read.
+        """
+        if self._sealed and f'"name": "{self.name}"'.encode() not in (read_object(self.path, METADATA) or b""):
+            return DamagedError(f"{self.path}: another process has changed it meanwhile; run this again")
+        return DamagedError(f"{self.path}/{self.name}: {'missing' if missing else 'damaged'} ({what}); {REPAIR[self.kind]}")
+
+    @property
+    def attributes(self) -> Attributes:
+        """What stands with the whole part."""
+        return dict(self.group.attrs)
+
+    def array(self, name: str) -> Stored:
+        """An array, to be read in slices by `read`."""
+        found = self.group.get(name)
+        if not isinstance(found, zarr.Array):
+            raise self.damaged(name, missing=True)
+        return found
+
+    def flags(self, name: str) -> Array:
+        """An array of which chunks may be missing yet: these read as 0."""
+        array = self.array(name)
+        try:
+            return np.asarray(array[...])
+        except Exception as error:  # codecs raise whatever they meet
+            raise self.damaged(f"{name}: {error}") from None
+
+    def read(self, name: str, selection: Any = ...) -> Array:
+        """An array's values, or some of them. Raises DamagedError where a chunk is damaged or lost."""
+        array = self.array(name)
+        try:
+            values = np.asarray(array[selection])
+        except Exception as error:
+            raise self.damaged(f"{name}: {error}") from None
+        if values.size and _blank_row(values) and (values.dtype.kind != "u" or array.nchunks_initialized != array.nchunks):
+            raise self.damaged(f"a chunk of {name}", missing=True)
+        return values
+
+    def texts(self, name: str) -> list[str]:
+        """An array of texts."""
+        return [str(text) for text in self.read(name)]
+
+    def read_all(self, below: str = "") -> dict[str, Array]:
+        """All arrays directly below the part, or below a group of it, by name."""
+        group = self.group.get(below) if below else self.group
+        names = [name for name, _ in group.arrays()] if isinstance(group, zarr.Group) else []
+        return {name: self.read(f"{below}/{name}".removeprefix("/")) for name in names}
+
+    def check(self) -> Iterator[str]:
+        """Read every array, some rows at a time; a line for each that is damaged."""
+        for name, found in self.group.members(max_depth=None):
+            if not isinstance(found, zarr.Array):
+                continue
+            step = found.chunks[0] if found.ndim else 1
+            try:
+                for start in range(0, found.shape[0] if found.ndim else 1, step):
+                    self.read(name, slice(start, start + step) if found.ndim else ...)
+            except DamagedError as error:
+                yield str(error)
+
+
+def _blank_row(values: Array) -> bool:
+    """Whether some row holds nothing but what a lost chunk reads as."""
+    rows = values.reshape(len(values) if values.ndim else 1, -1)
+    kind = values.dtype.kind
+
+    def blank(part: Array) -> NDArray[np.bool_]:
+        if kind == "f":
+            return np.isnan(part)
+        return np.asarray(part == (-1 if kind == "i" else 0 if kind == "u" else ""))
+
+    return bool(blank(rows[np.flatnonzero(blank(rows[:, 0]))]).all(axis=1).any())
+
+
+def write_arrays(part: Part, arrays: Mapping[str, Array]) -> None:
+    """Several arrays by name, each in one chunk."""
+    for name, values in arrays.items():
+        part.write(name, np.asarray(values))
+
+
+def read_object(path: Path | str, key: str) -> bytes | None:
+    """A small object of a store, None where it is not there; `path` is a folder, or a URL that fsspec knows."""
+    if isinstance(path, str) and "://" in path:
+        import fsspec
+
+        with contextlib.suppress(FileNotFoundError), fsspec.open(f"{path}/{key}", "rb") as file:
+            return cast(bytes, file.read())
+        return None
+    try:
+        return (Path(path) / key).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def synchronise(folder: Path) -> None:
+    """Have everything below a folder on disk."""
+    for above, _, names in os.walk(folder):
+        for name in (*names, "."):
+            _fsync(Path(above) / name)
+    _fsync(folder.parent)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some file systems have none for folders
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove(folder: Path) -> None:
+    """Remove a part that no version names; its metadata first, so that no half of it is taken for one."""
+    (folder / METADATA).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)

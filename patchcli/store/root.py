@@ -1,0 +1,88 @@
+"""The root's metadata: one small object, written last, that names every part of a version.
+
+    attrs.patchcli: format_version, revision, plain, versions, dataset, parts {kind: {name, sha256}}, sha256 (of all of these)
+"""
+
+import hashlib
+import json
+import uuid
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from patchcli import files
+from patchcli.errors import DamagedError, StoreError
+from patchcli.store.parts import METADATA, Attributes, _fsync, read_object
+
+FORMAT_VERSION = 1
+LIBRARIES = ("patchcli", "torch", "zarr", "numpy")
+
+
+@dataclass(frozen=True)
+class Named:
+    """A part of a version: its folder, and the sha256 of its metadata."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Root:
+    """One version of a store."""
+
+    dataset: Attributes
+    parts: dict[str, Named] = field(default_factory=dict)  # by kind
+    versions: dict[str, str] = field(default_factory=lambda: {name: version(name) for name in LIBRARIES})
+    revision: str = ""  # another for each version; "" before the first
+    plain: bool = True  # whether a part that is the first of its kind is the first that the store has ever had
+
+    @classmethod
+    def read(cls, path: Path | str) -> "Root":
+        """The present version. Raises StoreError where there is no store, or it is damaged or of another format."""
+        content = read_object(path, METADATA)
+        if content is None:
+            hint = "make it with: patchcli train DATA, or name another with --store"
+            raise StoreError(f"{path}: no store found; {hint}")
+        try:
+            whole = json.loads(content)
+            found = whole["attributes"]["patchcli"] if isinstance(whole, dict) and "attributes" in whole else {}
+            found = dict(found) if isinstance(found, dict) else {}
+        except (KeyError, TypeError):
+            found = {}
+        except ValueError as error:
+            raise DamagedError(f"{path}: damaged ({METADATA}: {error}); make the store again, or restore a copy") from None
+        format_version = found.get("format_version")
+        sealed = found.pop("sha256", None) == _digest(found)
+        if format_version != FORMAT_VERSION or type(format_version) is not int:
+            expected = f"expected a patchcli store of format {FORMAT_VERSION}, found {format_version or 'another Zarr group'}"
+            raise StoreError(f"{path}: {expected}; name another with --store")
+        if "revision" not in found:
+            advice = "make it again: patchcli train DATA --overwrite"
+            raise StoreError(f"{path}: expected a store with checksums, found one of an earlier patchcli; {advice}")
+        if not sealed:
+            raise DamagedError(f"{path}: damaged ({METADATA} differs from its sha256); make the store again, or restore a copy")
+        parts = {kind: Named(**named) for kind, named in found["parts"].items()}
+        return cls(found["dataset"], parts, found["versions"], found["revision"], found["plain"])
+
+    def write(self, path: Path) -> "Root":
+        """Make this the store's version: the switch. Returns it with its revision."""
+        new = replace(self, revision=uuid.uuid4().hex)
+        content: Attributes = {
+            "format_version": FORMAT_VERSION,
+            "revision": new.revision,
+            "plain": new.plain,
+            "versions": new.versions,
+            "dataset": new.dataset,
+            "parts": {kind: {"name": named.name, "sha256": named.sha256} for kind, named in new.parts.items()},
+        }
+        whole = {"attributes": {"patchcli": content | {"sha256": _digest(content)}}, "zarr_format": 3, "node_type": "group"}
+        with files.replacing(path / METADATA) as beside:
+            beside.write_text(json.dumps(whole, indent=2), encoding="utf-8")
+            _fsync(beside)
+        _fsync(path)
+        return new
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
