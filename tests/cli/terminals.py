@@ -107,6 +107,7 @@ def _collect(run: Run) -> Outcome | None:
 if __name__ == "__main__":
     import functools
 
+    import patchcli.neighbours.kernels
     import patchcli.pipeline.calibrate
     import patchcli.pipeline.demo  # noqa: F401  (with what it needs: each process has it then)
     from patchcli import weave

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -203,11 +202,13 @@ def test_names_reach_no_terminal_raw(commands: Commands, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "table"])
-def test_a_terminal_of_ascii(commands: Commands, tmp_path: Path, form: str) -> None:
+def test_a_terminal_of_ascii(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
     image = shutil.copy(commands.paths[0], tmp_path / "größe.png")
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     arguments = ("score", image, tmp_path / "fehlt-ä.png", "--store", commands.places["STORE"], "--format", form)
-    status, stdout, stderr = finished(*arguments, env=environment)
+    status, stdout, stderr = finished(*arguments)
     assert status == 2 and (stdout + stderr).isascii()
     assert r"fehlt-\xe4.png: no such file" in stderr
     if form == "jsonl":
