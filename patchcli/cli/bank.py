@@ -67,7 +67,9 @@ def audit(
 
 @bank.command()
 def remove(
-    names: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Ids as `bank list` prints; - reads them from stdin.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", help="Ids as `bank list` prints, or paths; - reads them from stdin.")
+    ],
     null: options.Null = False,
     store: options.Store = options.STORE,
     memory: options.Memory = None,
