@@ -81,20 +81,19 @@ def extract(
         repair = False
         if existing(store):
             try:
-                opened = Store.open(store)
-                _check_same(opened, dataset, manifest, wanted, None if holdout is None else aside, bits)
-                repair = overwrite and any(opened.check("images"))
+                with Store.writing(store, observer) as opened:
+                    _check_same(opened, dataset, manifest, wanted, None if holdout is None else aside, bits)
+                    repair = overwrite and any(opened.check("images"))
+                    check(opened, opened.canvas)
+                    if not repair:
+                        if not observer.dry:
+                            _remember(opened, dataset, large)
+                        count, height, width, _ = opened.images.shape
+                        return Extracted(count, height, width, False, len(opened.held_out), opened.reader.bits)
+                    wanted, aside, bits = opened.canvas, opened.held_out, opened.reader.bits
             except StoreError:
                 if not overwrite:
                     raise
-            else:
-                check(opened, opened.canvas)
-                if not repair:
-                    if not observer.dry:
-                        _remember(store, dataset, large, observer)
-                    count, height, width, _ = opened.images.shape
-                    return Extracted(count, height, width, False, len(opened.held_out), opened.reader.bits)
-                wanted, aside, bits = opened.canvas, opened.held_out, opened.reader.bits
         canvas = wanted or Canvas(SIDE, SIDE)
         check(None, canvas)
         height, width = canvas.height, canvas.width
@@ -210,12 +209,11 @@ def _said(canvas: Canvas) -> str:
     return f"{canvas.height}x{canvas.width} ({how})"
 
 
-def _remember(store: Path, dataset: layouts.Dataset, large: bool, observer: Observer) -> None:
+def _remember(store: Store, dataset: layouts.Dataset, large: bool) -> None:
     """The same images at another place or in another layout: follow them, so that `score` finds the test images."""
-    with Store.writing(store, observer) as opened:
-        now = {"root": str(dataset.root), "layout": dataset.layout, "large": opened.reader.lifted(large).large}
-        if opened.dataset != opened.dataset | now:
-            opened.update_dataset(**now)
+    now = {"root": str(dataset.root), "layout": dataset.layout, "large": store.reader.lifted(large).large}
+    if store.dataset != store.dataset | now:
+        store.update_dataset(**now)
 
 
 def cut_patches(
