@@ -18,7 +18,7 @@ Layout = Annotated[
     str | None,
     typer.Option(
         "--layout",
-        help="How DATA is laid out: manifest, mvtec2, loco, mvtec, btad, visa, ksdd2, ksdd, folders or plain. "
+        help="How DATA is laid out: manifest, mvtec2, loco, btad, mvtec, visa, ksdd2, ksdd, folders or plain. "
         "[default: the first that fits]",
     ),
 ]
