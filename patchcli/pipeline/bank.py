@@ -207,8 +207,8 @@ def _edit(
             blocks.write_block(block, {scale: values.cpu().numpy() for scale, values in features.items()})
             observer.progress("embed", stop - first, count - first)
         streams = {scale: _edited(bank, blocks, scale, stays) for scale in grids}
-        index(new, streams, thinning, budget, observer, bank.attributes["radius"])
-    return Embedded.of(opened.bank(), len(added))
+        index(new, streams, thinning, budget, observer, None if thinning.selects else bank.attributes["radius"])
+    return Embedded.of(opened.bank(), count - first)
 
 
 def _edited(bank: Bank, blocks: Blocks, scale: str, kept: list[int]) -> Stream:

@@ -44,6 +44,7 @@ class Part:
     def __init__(self, path: Path | str, kind: str, name: str, group: zarr.Group) -> None:
         self.path, self.kind, self.name, self.group = path, kind, name, group
         self._sealed = False
+        self.leases: object = None  # a reader's, held while somebody reads the part
 
     # ---- written ------------------------------------------------------------------------------------------------
 

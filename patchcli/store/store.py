@@ -41,7 +41,7 @@ class Store:
 
     @classmethod
     def open(cls, path: Path | str) -> "Store":
-        """Open a store to read. Its parts stay as they are while the object lives, whatever is written meanwhile.
+        """Open a store to read. Its parts stay as they are while it or one of them lives, whatever is written meanwhile.
 
         Raises StoreError where there is none, or one that is damaged or of another format.
         """
@@ -144,6 +144,7 @@ class Store:
         if kind not in self._parts:
             unfinished = kind == "blocks" and self._leases is None
             self._parts[kind] = Part.open(self.path, kind, named.name, named.sha256, writable=unfinished)
+            self._parts[kind].leases = self._leases
         return self._parts[kind]
 
     @contextlib.contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from smallworld import SIZE, WORKING, Told, World, save, texture, tree, truncate
+from smallworld import SIZE, WORKING, Told, World, dying, leftovers, parts, save, texture, tree, truncate, without
 
 import patchcli
 from patchcli import training
@@ -14,12 +14,13 @@ from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.pipeline import bank as bank_module
 from patchcli.pipeline.embed import pages_stream
 from patchcli.pipeline.score import Record
-from patchcli.store import Store
+from patchcli.store import Bank, Store, store
+from patchcli.store.root import Named, Root
 
 
-def held(store: Path) -> dict[str, dict[tuple[str, int], bytes]]:
+def held(path: Path) -> dict[str, dict[tuple[str, int], bytes]]:
     """{scale: {(image, patch): vector}} of all that a bank holds."""
-    opened = Store.open(store)
+    opened = Store.open(path)
     bank, names = opened.bank(), opened.image_ids
     found: dict[str, dict[tuple[str, int], bytes]] = {}
     for scale in bank.scales:
@@ -30,23 +31,27 @@ def held(store: Path) -> dict[str, dict[tuple[str, int], bytes]]:
     return found
 
 
-def anew(like: Path, names: list[str], files: list[Path], store: Path, **thinning: Any) -> Path:
+def anew(like: Path, names: list[str], files: list[Path], path: Path, **thinning: Any) -> Path:
     """A store made from scratch of these images, with the encoder and mean of another."""
-    folder = store.with_name("anew")
+    folder = path.with_name("anew")
     folder.mkdir()
     for number, file in enumerate(files):
         shutil.copy(file, folder / f"{number:03}{file.suffix}")
-    patchcli.extract(folder, store, WORKING)
-    for part in ("encoder", "images/mean"):
-        shutil.rmtree(store / part, ignore_errors=True)
-        shutil.copytree(like / part, store / part)
-    Store.open(store, "r+").group["images/id"][:] = np.array(names, dtype=object)
-    patchcli.embed(store, **thinning)
-    return store
+    patchcli.extract(folder, path, WORKING)
+    other = Store.open(like)
+    with Store.writing(path) as opened:
+        pixels = opened.read_images(0, len(files))
+        decoded = zip(names, opened.image_sizes.tolist(), pixels, strict=True)
+        with opened._new("images") as part:
+            store._write_images(part, decoded, *WORKING, other.mean)  # type: ignore[arg-type]
+            opened._switch(images=Named(part.name, part.seal({})))
+        opened.write_encoder(other.read_encoder(), other.encoder_attributes, {})
+    patchcli.embed(path, **thinning)
+    return path
 
 
-def scores(store: Path, data: Path) -> list[Record]:
-    return list(patchcli.score(store, [data / "test"]))
+def scores(path: Path, data: Path) -> list[Record]:
+    return list(patchcli.score(path, [data / "test"]))
 
 
 def test_the_list(made: World) -> None:
@@ -97,34 +102,73 @@ def test_removed_and_added_is_as_made_anew(
 
 def test_an_edited_store_goes_on(world: World) -> None:
     patchcli.bank_remove(world.store, ["train/good/003.png"])
-    before = tree(world.store)
+    before, images = tree(world.store), parts(world.store)["images"]
     assert patchcli.embed(world.store).embedded == 0
     assert tree(world.store) == before
     assert patchcli.info(world.store)["images"] == 9
-    with pytest.raises(StoreError, match=r"not \(or no longer\) those of"):
-        patchcli.extract(world.data, world.store)
+    assert patchcli.extract(world.data, world.store).fresh is False  # the data set is the same, and the edit stays
+    assert parts(world.store)["images"] == images
     patchcli.train(store=world.store, steps=0, seed=1, overwrite=True)
     assert patchcli.embed(world.store).images == 9
 
 
-@pytest.mark.parametrize("at", ["index", "edit_images", "update_dataset"])
-def test_killed_while_it_is_edited(world: World, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
-    def dying(*arguments: Any, **options: Any) -> None:
+BEFORE_THE_SWITCH = {
+    "the images": (store, "_write_images"), "the index": (bank_module, "index"), "the seal": (Bank, "seal"),
+    "the switch": (Store, "_switch"), "the root": (Root, "write"), "the rename": (Path, "replace"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("at", "thinning"), [*((at, {}) for at in BEFORE_THE_SWITCH), ("the switch", {"keep": 0.2})], ids=str)
+def test_killed_while_it_is_edited(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, thinning: dict[str, float]
+) -> None:
+    """Images, bank and what is said of them are the old ones, and the same command does it."""
+    new = save(tmp_path / "new.png", texture(np.random.default_rng(3), *SIZE))
+    if thinning:
+        patchcli.embed(world.store, **thinning)  # type: ignore[arg-type]
+
+    def state() -> tuple[Any, ...]:
+        opened = Store.open(world.store)
+        return parts(world.store), opened.dataset, opened.image_ids, opened.bank().identity, leftovers(world.store)
+
+    for edit in (
+        lambda: patchcli.bank_remove(world.store, ["train/good/003.png"]),
+        lambda: patchcli.bank_add(world.store, [new]),
+    ):
+        before = state()
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(*BEFORE_THE_SWITCH[at], dying)
+            edit()
+        assert state() == before
+        edit()
+        *after, left = state()
+        assert not any(now == then for now, then in zip(after, before[:-1], strict=True))
+        assert left == set()
+    names = [f"train/good/{n:03}.png" for n in range(10) if n != 3]
+    assert [held.image for held in patchcli.bank_list(world.store)] == [*names, new.as_posix()]
+    assert len(list(patchcli.score(world.store))) == 5
+
+
+def test_killed_after_it_was_edited(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it replaced lies about until the next writer comes."""
+    write = Root.write
+
+    def switched(self: Root, path: Path) -> Root:
+        write(self, path)
+        monkeypatch.setattr(Store, "_sweep", lambda self: None)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(*((bank_module, at) if at == "index" else (Store, at)), dying)
+        patched.setattr(Root, "write", switched)
+        patched.setattr(store, "remove", lambda folder: None)
         patchcli.bank_remove(world.store, ["train/good/003.png"])
-    if at == "update_dataset":  # the images are replaced, the bank is not
-        with pytest.raises(StoreError, match=r"bank is of other images.*run: patchcli embed"):
-            patchcli.score(world.store)
-        patchcli.embed(world.store)
-    else:
-        patchcli.bank_remove(world.store, ["train/good/003.png"])
-    assert [held.image for held in patchcli.bank_list(world.store)] == [
-        f"train/good/{n:03}.png" for n in range(10) if n != 3
-    ]
+    monkeypatch.undo()
+    assert len(leftovers(world.store)) == 3  # images, bank, and where the new ones were embedded
+    assert len(patchcli.bank_list(world.store)) == 9
     assert len(list(patchcli.score(world.store))) == 5
+    with pytest.raises(InputError, match=r"train/good/003\.png: not in the bank"):
+        patchcli.bank_remove(world.store, ["train/good/003.png"])
+    assert leftovers(world.store) == set()
 
 
 @pytest.mark.parametrize(
@@ -191,11 +235,28 @@ def test_an_edit_needs_a_bank(bankless_world: Path) -> None:
 
 @pytest.fixture
 def bankless_world(world: World) -> Path:
-    shutil.rmtree(world.store / "bank")
-    return world.store
+    return without(world.store, "bank")
 
 
 # ---- audit ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_version_is_read_to_its_end(world: World) -> None:
+    """Where pages are read late: records of the bank that was opened, whatever is written meanwhile."""
+    expected = list(patchcli.score(world.store, memory=1000, batch=1))
+    running = patchcli.score(world.store, memory=1000, batch=1)
+    found = [next(running)]
+    patchcli.bank_remove(world.store, ["train/good/003.png"])
+    patchcli.train(store=world.store, steps=0, seed=1, overwrite=True)
+    patchcli.embed(world.store)
+    found += running
+    assert found == expected
+    again = list(patchcli.score(world.store, memory=1000, batch=1))
+    assert {record.bank for record in again}.isdisjoint({record.bank for record in found})
+    assert not any(first == second for first, second in zip(found, again, strict=True))
+    del running
+    patchcli.embed(world.store)
+    assert leftovers(world.store) == set()
 
 
 def test_the_audit_is_the_score_against_all_others(world: World) -> None:
