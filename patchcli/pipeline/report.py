@@ -11,7 +11,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from patchcli import files, metrics
+from patchcli import files, images, metrics
 from patchcli import report as pictures
 from patchcli.calibration import Calibration, Thresholds
 from patchcli.curves import Chart, bars
@@ -169,7 +169,7 @@ def _patch(
     left, right = (round(value * columns / width) for value in (x, x + w))
     top, bottom = (round(value * rows / height) for value in (y, y + h))
     inside = left, top, max(1, right - left), max(1, bottom - top)
-    return pictures.surroundings(fitted[:rows, :columns], inside)
+    return pictures.surroundings(images.shown(fitted[:rows, :columns]), inside)
 
 
 def _charts(

@@ -5,8 +5,8 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
-from io import BufferedReader
+import weakref
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -104,24 +104,27 @@ def _holder(place: Path) -> str:
     return "another process"
 
 
-def lease(folder: Path) -> BufferedReader | None:
-    """Keep a part from being removed until the file is closed; None where it is gone.
+class Leases:
+    """Parts that are not removed until `end` is called, or nothing refers to this any more.
 
-    Where the file system has no locks, it is not kept: a reader may then find it gone, and says so.
+    Where the file system has no locks, they are not kept: a reader may then find one gone, and says so.
     """
-    try:
-        file = (folder / METADATA).open("rb")
-    except OSError:
-        return None
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:  # it is being removed
-            file.close()
-            return None
-        except OSError:
-            pass
-    return file
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        held: list[int] = []
+        self.end = weakref.finalize(self, _close, held)
+        for folder in folders:
+            try:
+                held.append(os.open(folder / METADATA, os.O_RDONLY))
+                if fcntl is not None:
+                    fcntl.flock(held[-1], fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:  # it is gone, or being removed, or there are no locks
+                continue
+
+
+def _close(descriptors: list[int]) -> None:
+    while descriptors:
+        os.close(descriptors.pop())
 
 
 @contextlib.contextmanager

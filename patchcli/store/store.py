@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
-from io import BufferedReader
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +18,7 @@ from patchcli.grid import PatchGrid
 from patchcli.images import Canvas, Pixels, Reader, levels
 from patchcli.observer import Observer
 from patchcli.store.bank import Bank, Blocks, bank_bytes
-from patchcli.store.locks import LOCK, lease, locked, unread
+from patchcli.store.locks import LOCK, Leases, locked, unread
 from patchcli.store.parts import FOLDER, METADATA, REPAIR, Array, Attributes, Part, Stored, remove, write_arrays
 from patchcli.store.root import Named, Root
 
@@ -32,7 +31,7 @@ Decoded = Iterator[tuple[str, tuple[int, int], Array]]  # id, original (height, 
 class Store:
     """One version of a store. `path` is a folder; what is only read may have a URL."""
 
-    def __init__(self, path: Path | str, root: Root, leases: list[BufferedReader] | None = None) -> None:
+    def __init__(self, path: Path | str, root: Root, leases: Leases | None = None) -> None:
         self.path, self.root = path, root
         self._leases = leases  # of a reader; a writer has the lock
         self._parts: dict[str, Part] = {}
@@ -46,13 +45,13 @@ class Store:
         Raises StoreError where there is none, or one that is damaged or of another format.
         """
         if isinstance(path, str) and "://" in path:
-            return cls(path, Root.read(path), [])
+            return cls(path, Root.read(path), Leases(()))
         path = Path(path)
         for _ in range(TRIES):
             root = Root.read(path)
-            leases = [lease(path / named.name) for named in root.parts.values()]
+            leases = Leases(path / named.name for named in root.parts.values())
             if Root.read(path).revision == root.revision:
-                return cls(path, root, [held for held in leases if held is not None])
+                return cls(path, root, leases)
         raise StoreError(f"{path}: changes all the time; run this again when the writing has ended")
 
     @classmethod
@@ -95,8 +94,8 @@ class Store:
 
     def close(self) -> None:
         """Give the parts of this version up, so that a writer may remove them."""
-        for held in self._leases or ():
-            held.close()
+        if self._leases is not None:
+            self._leases.end()
 
     def _switch(self, dataset: Attributes | None = None, **parts: Named | None) -> None:
         """The one moment of a change: the root names these parts instead (None: no such part any more)."""

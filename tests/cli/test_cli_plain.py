@@ -14,7 +14,10 @@ def test_every_step_on_a_plain_folder(tmp_path: Path) -> None:
     before = touched(tmp_path / "photos")
     result = done("extract", "photos", "--size", "128x160")
     assert result.stdout == ""
-    assert result.stderr == "patchcli: 4 images of 128x160 pixels extracted in patchcli.zarr\n"
+    first, others, last = result.stderr.splitlines()
+    assert first.endswith("photos/tuesday/000.png: stretched to 128x160; --size fit:128x160 keeps the aspect ratio")
+    assert others.startswith("patchcli: 1 other image: stretched")
+    assert last == "patchcli: 4 images of 128x160 pixels extracted in patchcli.zarr"
     (found,) = records(done("info"))
     assert (found["layout"], found["category"], found["images"]) == ("plain", "photos", 4)
     assert (found["height"], found["width"]) == (128, 160)

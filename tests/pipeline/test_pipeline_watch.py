@@ -115,7 +115,7 @@ def test_the_same_size_and_time_with_another_content_is_another_image(
             overwrite(path, 1)
 
     looks = Looks(monkeypatch, None, None, None, change, None, None, None)
-    first, second = arrivals(tmp_path / "in", {}, 1e-6, looks.over, Told())
+    first, second = arrivals(tmp_path / "in", {}, 1e-6, looks.over, Told(), images.Reader)
     assert first.state[:2] == second.state[:2] and first.state != second.state
     np.testing.assert_array_equal(second.pixels, images.decode(path))
     assert (first.pixels != second.pixels).any()
@@ -134,7 +134,7 @@ def test_what_changes_in_a_backlog_is_scored_as_it_is_then(tmp_path: Path, monke
     told = Told()
     looks = Looks(monkeypatch, *[None] * 6)
     taken = []
-    for arrival in arrivals(tmp_path, {}, 1e-6, looks.over, told):
+    for arrival in arrivals(tmp_path, {}, 1e-6, looks.over, told, images.Reader):
         taken.append(arrival.name)
         status = (tmp_path / arrival.name).stat()
         assert arrival.state == (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
@@ -145,20 +145,20 @@ def test_what_changes_in_a_backlog_is_scored_as_it_is_then(tmp_path: Path, monke
 
 
 def test_what_changes_while_it_is_decoded_waits_for_the_next_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, decode = image(tmp_path / "a.bmp"), images.decode
+    path, read = image(tmp_path / "a.bmp"), images.Reader.read
     changes = [lambda: overwrite(path, 1), lambda: image(tmp_path / ".x" / "a.bmp", 2).replace(path), path.unlink]
 
-    def slow(path: Path, *file: object) -> np.ndarray:
-        pixels = decode(path, *file)  # type: ignore[arg-type]
+    def slow(reader: images.Reader, *arguments: Any) -> np.ndarray:
+        pixels = read(reader, *arguments)
         if changes:
             changes.pop(0)()
         return pixels
 
-    monkeypatch.setattr(images, "decode", slow)
+    monkeypatch.setattr(images.Reader, "read", slow)
     told = Told()
     looks = Looks(monkeypatch, *[None] * 8, lambda: image(path, 3), *[None] * 3)
-    (arrival,) = arrivals(tmp_path, {}, 1e-6, looks.over, told)
-    np.testing.assert_array_equal(arrival.pixels, decode(path))
+    (arrival,) = arrivals(tmp_path, {}, 1e-6, looks.over, told, images.Reader)
+    np.testing.assert_array_equal(arrival.pixels, images.decode(path))
     assert told.problems == []
 
 
@@ -249,20 +249,20 @@ def test_each_image_is_decoded_once(world: World, records: Path, tmp_path: Path,
     write_plain(tmp_path / "more", 12, seed=7)
     patchcli.calibrate(world.store, [tmp_path / "more"], false_alarms=0.25)
     expected = {Path(record.image).name: record.score for record in patchcli.score(world.store, [records])}
-    decode, decoded = images.decode, []
+    read, decoded = images.Reader.read, []
 
-    def gone(path: Path, *file: object) -> np.ndarray:
+    def counted(reader: images.Reader, path: Path, *arguments: Any) -> np.ndarray:
         decoded.append(path.name)
-        return decode(path, *file)  # type: ignore[arg-type]
+        return read(reader, path, *arguments)
 
     def vanished(*arguments: Any) -> Any:
         arrival = taken(*arguments)
         if arrival is not None:
-            arguments[0].unlink()
+            (arguments[0] / arguments[1]).unlink()
         return arrival
 
     taken = module._decode
-    monkeypatch.setattr(images, "decode", gone)
+    monkeypatch.setattr(images.Reader, "read", counted)
     monkeypatch.setattr(module, "_decode", vanished)
     told = Told()
     found = watch(records, world.store, log=tmp_path / "l.jsonl", every=1e-6, out=tmp_path / "o", overlay=True, observer=told)
