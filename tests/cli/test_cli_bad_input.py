@@ -12,11 +12,11 @@ import torch
 import zarr
 from commands import check_refusal, done, finished, records, refused, run
 from PIL import Image
-from smallworld import World, save, texture, tree, truncate, write_dataset, write_plain
+from smallworld import World, part_folder, save, texture, tree, truncate, write_dataset, write_plain
 
 import patchcli
-from patchcli import store as store_module
-from patchcli.store import Bank, Store
+from patchcli.store import Blocks, Store
+from patchcli.store import bank as bank_module
 
 # ---- data -----------------------------------------------------------------------------------------------------------
 
@@ -201,16 +201,16 @@ def test_verbose_shows_where(untrained: Path) -> None:
 
 
 def test_a_half_written_bank(bankless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = Bank.write_block
+    write = Blocks.write_block
 
-    def interrupted(self: Bank, block: int, features: object) -> None:
+    def interrupted(self: Blocks, block: int, features: object) -> None:
         if block == 3:
             raise KeyboardInterrupt
         write(self, block, features)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(store_module, "BANK_CHUNK_BYTES", 1)
-        patched.setattr(Bank, "write_block", interrupted)
+        patched.setattr(bank_module, "BANK_CHUNK_BYTES", 1)
+        patched.setattr(Blocks, "write_block", interrupted)
         result = run("embed", "--store", bankless, "--quiet")
     assert (result.exit_code, result.stdout) == (130, "")
     assert result.stderr == "patchcli: interrupted; finished work is kept, run again to resume\n"
@@ -245,15 +245,65 @@ def test_another_data_set_in_the_store(kept: World, tmp_path: Path) -> None:
 
 
 def test_damaged_weights(bankless: Path) -> None:
-    zarr.open_group(str(bankless), mode="r+")["encoder/conv1.bias"][0] = 0.5  # type: ignore[index]
+    zarr.open_group(str(part_folder(bankless, "encoder")), mode="r+")["conv1.bias"][0] = 0.5  # type: ignore[index]
+    before = tree(bankless)
     for command in (["embed"], ["train", "--resume", "--steps", "1"]):
-        refused(*command, "--store", bankless, says=("encoder weights differ from their sha256", "--overwrite"))
+        says = (part_folder(bankless, "encoder"), "weights differ from their sha256", "--overwrite")
+        refused(*command, "--store", bankless, says=says)
+    assert tree(bankless) == before
 
 
 def test_a_damaged_checkpoint(bankless: Path) -> None:
-    zarr.open_group(str(bankless), mode="r+")["encoder/training/loss.encoder.conv1.bias"][0] = 0.5  # type: ignore[index]
+    encoder = zarr.open_group(str(part_folder(bankless, "encoder")), mode="r+")
+    encoder["training/loss.encoder.conv1.bias"][0] = 0.5  # type: ignore[index]
     says = ("the checkpoint's weights differ from their sha256", "--overwrite")
     refused("train", "--resume", "--steps", "1", "--store", bankless, says=says)
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("zarr.json", ("weave.zarr: damaged", "make the store again, or restore a copy")),
+        ("images", ("images", "extract the images again with --overwrite")),
+        ("encoder", ("encoder", "train again with --overwrite")),
+        ("bank", ("bank", "run: patchcli embed --overwrite")),
+    ],
+)
+def test_metadata_that_is_empty(world: World, file: str, says: tuple[str, ...]) -> None:
+    path = world.store / file if file == "zarr.json" else part_folder(world.store, file) / "zarr.json"
+    path.write_bytes(b"")
+    for command in NEED_A_STORE:
+        if file == "zarr.json" or (file != "bank" and command[0] == "score") or command[0] in ("eval", "info"):
+            refused(*command, "--store", world.store, says=says)
+    refused("info", "--check", "--store", world.store, says=says)
+
+
+def test_a_damaged_store_is_made_again(world: World) -> None:
+    """With the command that the message names."""
+    def damage(kind: str) -> None:
+        chunk = next(path for path in part_folder(world.store, kind).rglob("c/*") if path.is_file())
+        truncate(chunk)
+
+    store = ("--store", world.store)
+    done("calibrate", *store, "--false-alarms", "30%")
+    expected = [record | {"time": ""} for record in records(done("score", *store))]
+    for kind, repairs in {
+        "images": [("extract", world.data, "--overwrite")],
+        "bank": [("embed", "--overwrite")],
+        "calibration": [("calibrate", "--false-alarms", "30%")],
+        "encoder": [("train", "--overwrite", "--steps", 0, "--dim", 16)],
+    }.items():
+        damage(kind)
+        refused("info", "--check", *store, says=(part_folder(world.store, kind), "damaged"))
+        for command in repairs:
+            done(*command, *store)
+        done("info", "--check", *store)
+        assert [record | {"time": ""} for record in records(done("score", *store))] == expected
+    (world.store / "zarr.json").write_text("{")
+    refused("score", *store, says=("make the store again",))
+    done("train", world.data, *store, "--overwrite", "--size", 128, "--steps", 0, "--dim", 16)
+    done("embed", *store)
+    assert len(records(done("score", *store))) == 5
 
 
 # ---- options --------------------------------------------------------------------------------------------------------
@@ -380,7 +430,7 @@ def _full(*_: object, **__: object) -> None:
         (["score", "--quiet", "--store", "STORE", "--out", "maps"], "tifffile.imwrite"),
         (["eval", "--quiet", "--store", "STORE", "--metrics", "m.json"], "patchcli.metrics.Pixels.add"),
         (["train", "--store", "STORE", "--overwrite", "--steps", "0"], "patchcli.store.Store.write_encoder"),
-        (["embed", "--quiet", "--store", "STORE", "--overwrite"], "patchcli.store.Bank.write_block"),
+        (["embed", "--quiet", "--store", "STORE", "--overwrite"], "patchcli.store.Blocks.write_block"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -8,21 +8,21 @@ from typing import Any
 
 import pytest
 from commands import done, finished, process, records, refused
-from smallworld import WORKING, World, tree, write_plain
+from smallworld import WORKING, World, leftovers, parts, write_plain
 
 import patchcli
-from patchcli import store as store_module
-from patchcli.store import Bank, Store
+from patchcli.store import Blocks, Store
+from patchcli.store import bank as bank_module
 
 SLOW_BLOCKS = """
 import time
-from patchcli import store
-store.BANK_CHUNK_BYTES = 1
-write = store.Bank.write_block
+from patchcli.store import bank
+bank.BANK_CHUNK_BYTES = 1
+write = bank.Blocks.write_block
 def slow(self, block, features):
     write(self, block, features)
     time.sleep(0.2)
-store.Bank.write_block = slow
+bank.Blocks.write_block = slow
 """
 
 SIGINT_AT_STEP_2 = """
@@ -53,27 +53,22 @@ scoring.Scorer.compare = signalled
 """
 
 
-def _bank(store: Path) -> dict[str, str]:
-    """All files of the bank; a file that zarr had not yet renamed when it was killed is not one of them."""
-    return {name: digest for name, digest in tree(store / "bank").items() if not name.endswith(".partial")}
-
-
 def _done_blocks(store: Path) -> int:
-    folder = store / "bank" / "done" / "c"
-    return len([path for path in folder.iterdir() if path.name.isdigit()]) if folder.exists() else 0
+    blocks = Store.open(store).blocks()
+    return 0 if blocks is None else int(blocks.done.sum())
 
 
 @pytest.fixture
-def uninterrupted(untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The bank's files of a run that nothing disturbed, one image a block."""
+def uninterrupted(untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, str]]:
+    """The files of a store that was embedded while nothing disturbed it, one image a block."""
     whole = Path(shutil.copytree(untrained, tmp_path / "whole.zarr"))
     with monkeypatch.context() as patched:
-        patched.setattr(store_module, "BANK_CHUNK_BYTES", 1)
+        patched.setattr(bank_module, "BANK_CHUNK_BYTES", 1)
         patchcli.embed(whole, threads=1, device="cpu")
-    return _bank(whole)
+    return parts(whole)
 
 
-def test_embed_killed_in_the_middle(bankless: Path, uninterrupted: dict[str, str]) -> None:
+def test_embed_killed_in_the_middle(bankless: Path, uninterrupted: dict[str, dict[str, str]]) -> None:
     options = ("--store", bankless, "--threads", 1, "--device", "cpu")
     with process("embed", *options, driver=SLOW_BLOCKS) as started:
         deadline = time.monotonic() + 120
@@ -86,55 +81,56 @@ def test_embed_killed_in_the_middle(bankless: Path, uninterrupted: dict[str, str
     assert started.returncode == -signal.SIGKILL
     blocks = _done_blocks(bankless)
     assert 2 <= blocks < 10
-    assert Store.open(bankless).attributes_of("bank")["status"] == "incomplete"  # type: ignore[index]
+    assert Store.open(bankless).root.parts.keys() == {"images", "encoder", "blocks"}
     refused("score", "--store", bankless, says=(f"half-written ({blocks} of 10 blocks)", "patchcli embed"))
     result = done("embed", *options)
     assert f"going on: {blocks} of 10 blocks are done" in result.stderr
     assert f"({10 - blocks} embedded now)" in result.stderr
-    assert _bank(bankless) == uninterrupted
+    assert (parts(bankless), leftovers(bankless)) == (uninterrupted, set())
+    assert not list(bankless.rglob("*.partial"))  # what zarr had not yet renamed
     assert len(records(done("score", "--store", bankless))) == 5
 
 
 def test_a_block_killed_before_its_flag(
-    bankless: Path, uninterrupted: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    bankless: Path, uninterrupted: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The features of the fourth block are there in part, their flag is not."""
-    write = Bank.write_block
+    write = Blocks.write_block
 
-    def torn(self: Bank, block: int, features: Any) -> None:
+    def torn(self: Blocks, block: int, features: Any) -> None:
         if block < 3:
             return write(self, block, features)
-        self._group["big/features"][block : block + 1] = features["big"] * 2
+        self._part.array("big/features")[block : block + 1] = features["big"] * 2
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(store_module, "BANK_CHUNK_BYTES", 1)
-        patched.setattr(Bank, "write_block", torn)
+        patched.setattr(bank_module, "BANK_CHUNK_BYTES", 1)
+        patched.setattr(Blocks, "write_block", torn)
         with pytest.raises(KeyboardInterrupt):
             patchcli.embed(bankless, threads=1, device="cpu")
     result = done("embed", "--store", bankless, "--threads", 1, "--device", "cpu")
     assert "(7 embedded now)" in result.stderr
-    assert _bank(bankless) == uninterrupted
+    assert parts(bankless) == uninterrupted
 
 
 def test_embed_on_a_full_disk(
-    bankless: Path, uninterrupted: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    bankless: Path, uninterrupted: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = Bank.write_block
+    write = Blocks.write_block
 
-    def full(self: Bank, block: int, features: Any) -> None:
+    def full(self: Blocks, block: int, features: Any) -> None:
         if block == 1:
-            raise OSError(28, "No space left on device", "bank/small/features/c/1")
+            raise OSError(28, "No space left on device", "blocks/small/features/c/1")
         write(self, block, features)
 
     options = ("--store", bankless, "--threads", 1, "--device", "cpu")
     with monkeypatch.context() as patched:
-        patched.setattr(store_module, "BANK_CHUNK_BYTES", 1)
-        patched.setattr(Bank, "write_block", full)
-        says = ("No space left on device (bank/small/features/c/1)", "fix this; finished work is kept, run again to resume")
+        patched.setattr(bank_module, "BANK_CHUNK_BYTES", 1)
+        patched.setattr(Blocks, "write_block", full)
+        says = ("No space left on device (blocks/small/features/c/1)", "fix this; finished work is kept, run again to resume")
         assert len(refused("embed", "--quiet", *options, says=says).splitlines()) == 1
     assert "(9 embedded now)" in done("embed", *options).stderr
-    assert _bank(bankless) == uninterrupted
+    assert parts(bankless) == uninterrupted
 
 
 def test_the_bank_does_not_fit(bankless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,9 +159,7 @@ def test_train_interrupted(tmp_path: Path) -> None:
     resumed, whole = patchcli.info("good.zarr"), patchcli.info("whole.zarr")
     assert (resumed["encoder_steps"], whole["encoder_steps"]) == (4, 4)
     assert resumed["encoder_sha256"] == whole["encoder_sha256"] != patchcli.info("usable.zarr")["encoder_sha256"]
-    files = [tree(Path(store) / "encoder") for store in ("good.zarr", "whole.zarr")]
-    assert files[0].pop("zarr.json") != files[1].pop("zarr.json")  # the time it took
-    assert files[0] == files[1]  # with the optimiser's state
+    assert parts(Path("good.zarr")) == parts(Path("whole.zarr"))  # with the optimiser's state
 
 
 def test_score_interrupted(made: World, tmp_path: Path) -> None:

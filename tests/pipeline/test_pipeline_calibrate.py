@@ -7,13 +7,30 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from smallworld import SIZE, WORKING, Told, World, make_store, save, texture, tree, truncate, write_plain
+from smallworld import (
+    SIZE,
+    WORKING,
+    Told,
+    World,
+    dying,
+    leftovers,
+    make_store,
+    part_folder,
+    parts,
+    save,
+    texture,
+    tree,
+    truncate,
+    write_plain,
+)  # fmt: skip
 
 import patchcli
 from patchcli import images, report
 from patchcli.calibration import Calibration
-from patchcli.errors import IncompleteError, InputError, StoreError
+from patchcli.errors import DamagedError, IncompleteError, InputError, StoreError
 from patchcli.store import Store
+from patchcli.store.parts import Part
+from patchcli.store.root import Root
 
 N = 12  # images of the validation split
 
@@ -26,9 +43,11 @@ def split(world: World) -> World:
 
 
 def test_the_validation_split(split: World) -> None:
-    before = tree(split.store)
+    before = parts(split.store)
     found = patchcli.calibrate(split.store, false_alarms=0.25, review=0.4)
-    assert {name: digest for name, digest in tree(split.store).items() if not name.startswith("calibration")} == before
+    after = parts(split.store)
+    assert after.pop("calibration")
+    assert after == before
     folder = split.data / "validation" / "good"
     records = list(patchcli.score(split.store, [folder], out=split.data.with_name("maps")))
     scores = sorted(record.score for record in records)
@@ -168,18 +187,32 @@ def test_no_calibration(made: World) -> None:
 
 def test_a_damaged_calibration(split: World) -> None:
     patchcli.calibrate(split.store, false_alarms=0.25)
-    shutil.rmtree(split.store / "calibration" / "scores" / "c")
-    with pytest.raises(StoreError, match="the calibration is damaged; run: patchcli calibrate"):
-        patchcli.score(split.store, calibrated=True)
+    shutil.rmtree(part_folder(split.store, "calibration") / "scores" / "c")
+    for calibrated in (True, False):  # never as if there were none
+        with pytest.raises(DamagedError, match=r"missing \(a chunk of scores\); run: patchcli calibrate"):
+            patchcli.score(split.store, calibrated=calibrated)
+    patchcli.calibrate(split.store, false_alarms=0.25)
+    with Store.writing(split.store) as opened:
+        _, attributes = opened.read_calibration()
+        opened.write_calibration(["a.png"], {"scores": np.ones(1)}, attributes)
+    with pytest.raises(DamagedError, match="the calibration is damaged; run: patchcli calibrate"):
+        patchcli.score(split.store)
+    patchcli.calibrate(split.store, false_alarms=0.25)
+    assert next(patchcli.score(split.store, calibrated=True)).verdict == "pass"
 
 
-def test_killed_while_it_is_replaced(split: World) -> None:
-    """Moved away, the new one not yet in its place: the old one comes back."""
+@pytest.mark.parametrize("at", [(Part, "seal"), (Store, "_switch"), (Root, "write"), (Path, "replace")], ids=str)
+def test_killed_while_it_is_replaced(split: World, monkeypatch: pytest.MonkeyPatch, at: tuple[type, str]) -> None:
+    """The old one stays until the new one is there."""
     found = patchcli.calibrate(split.store, false_alarms=0.25)
-    (split.store / "calibration").rename(split.store / "calibration.old")
-    with pytest.raises(InputError):
-        patchcli.calibrate(split.store, false_alarms=0.0001)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(*at, dying)
+        patchcli.calibrate(split.store, false_alarms=0.5)
     assert Calibration.read(Store.open(split.store)).thresholds == found
+    assert leftovers(split.store) == set()
+    other = patchcli.calibrate(split.store, false_alarms=0.5)
+    assert Calibration.read(Store.open(split.store)).thresholds == other != found
 
 
 def test_one_colour_scale_for_all_runs(split: World, tmp_path: Path) -> None:

@@ -4,16 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
-from smallworld import World, touched
+from smallworld import World, part_folder, touched, truncate
 
 import patchcli
-from patchcli import store
 from patchcli.errors import StoreError
-from patchcli.store import Bank, Store
+from patchcli.store import Blocks, Store
+from patchcli.store import bank as bank_module
 
 
 def test_what_is_next_at_each_stage(made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "BANK_CHUNK_BYTES", 1)
+    monkeypatch.setattr(bank_module, "BANK_CHUNK_BYTES", 1)
     path = tmp_path / "s.zarr"
     patchcli.extract(made.data, path, size=(128, 128))
     found = patchcli.info(path)
@@ -28,19 +28,20 @@ def test_what_is_next_at_each_stage(made: World, tmp_path: Path, monkeypatch: py
     assert found["bank"] is None
     assert found["next"] == "patchcli embed"
 
-    write = Bank.write_block
+    write = Blocks.write_block
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
 
-        def interrupted(self: Bank, block: int, features: object) -> None:
+        def interrupted(self: Blocks, block: int, features: object) -> None:
             if block == 4:
                 raise KeyboardInterrupt
             write(self, block, features)  # type: ignore[arg-type]
 
-        patched.setattr(Bank, "write_block", interrupted)
+        patched.setattr(Blocks, "write_block", interrupted)
         patchcli.embed(path)
     found = patchcli.info(path)
     assert found["bank"] == "incomplete"
     assert found["next"].startswith("patchcli embed")
+    assert patchcli.info(path, check=True) == found  # and nothing of it is damaged
 
     patchcli.embed(path)
     found = patchcli.info(path)
@@ -62,12 +63,39 @@ def test_provenance(made: World) -> None:
     opened = Store.open(made.store)
     assert found["schema"] == "patchcli.info/1"
     assert found["store"] == str(made.store)
-    told = {key: value for key, value in opened.dataset.items() if key != "holdout"}
+    told = {key: value for key, value in opened.dataset.items() if key not in ("holdout", "size")}
     assert {key: found[key] for key in told} == told
+    assert [found["height"], found["width"]] == opened.dataset["size"]
     assert found["held_out"] == len(opened.held_out) == 0
-    assert found["versions"] == opened.attributes["versions"]
+    assert found["versions"] == opened.root.versions
     assert found["recipe"]["seed"] == 0
     assert json.loads(json.dumps(found)) == found
+
+
+def test_everything_is_read_and_each_damage_named(world: World) -> None:
+    patchcli.calibrate(world.store, false_alarms=0.3)
+    before = touched(world.store)
+    assert patchcli.info(world.store, check=True) == patchcli.info(world.store)
+    assert touched(world.store) == before
+    arrays = {
+        "images": "size", "encoder": "training/history", "bank": "small/index/0/ids", "calibration": "peaks",
+    }  # fmt: skip
+    repairs = {
+        "images": "extract the images again with --overwrite", "encoder": "train again with --overwrite",
+        "bank": "run: patchcli embed --overwrite", "calibration": "run: patchcli calibrate",
+    }  # fmt: skip
+    arrays["encoder"] = "training/average.conv2.bias"  # what only --resume reads
+    for kind, array in arrays.items():
+        folder = part_folder(world.store, kind)
+        truncate(next(path for path in (folder / array / "c").rglob("*") if path.is_file()))
+    with pytest.raises(StoreError) as error:
+        patchcli.info(world.store, check=True)
+    lines = {line.split(": ")[0]: line for line in str(error.value).splitlines()}
+    assert len(str(error.value).splitlines()) == 4
+    for kind, array in arrays.items():
+        line = lines[str(part_folder(world.store, kind))]
+        assert array in line
+        assert line.endswith(repairs[kind])
 
 
 def test_no_store(tmp_path: Path) -> None:

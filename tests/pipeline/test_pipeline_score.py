@@ -5,19 +5,34 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from smallworld import HOLE, SIZE, Told, World, make_store, save, texture, touched, tree, truncate, write_plain
+from smallworld import (
+    HOLE,
+    SIZE,
+    Told,
+    World,
+    make_store,
+    part_folder,
+    save,
+    texture,
+    touched,
+    tree,
+    truncate,
+    without,
+    write_plain,
+)  # fmt: skip
 
 import patchcli
 from patchcli import runtime
 from patchcli.calibration import Calibration
-from patchcli.errors import IncompleteError, InputError, StoreError
+from patchcli.errors import DamagedError, IncompleteError, InputError, StoreError
 from patchcli.neighbours import paged
 from patchcli.pipeline import score as module
 from patchcli.pipeline.score import Record
@@ -25,7 +40,15 @@ from patchcli.scoring import Scorer
 from patchcli.store import Store
 
 
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
 def test_records_of_the_test_images(made: World) -> None:
+    begun = datetime.now(UTC) - timedelta(milliseconds=1)  # times are told in whole ones
     found = list(patchcli.score(made.store))
     assert [record.image for record in found] == [
         *(f"test/good/{i:03}.png" for i in range(2)),
@@ -37,6 +60,8 @@ def test_records_of_the_test_images(made: World) -> None:
         height, width = (128, 128) if record.image == "test/hole/002.png" else SIZE
         assert record.schema == "patchcli.score/1"
         assert record.encoder == sha256
+        assert record.bank == Store.open(made.store).bank().identity
+        assert begun <= datetime.fromisoformat(record.time) <= datetime.now(UTC)
         assert record.score_small is not None
         assert 0 < record.score <= record.score_big * record.score_small * (1 + 1e-6)
         assert 0 <= record.peak_x < width
@@ -177,7 +202,7 @@ def test_a_map_can_be_traced(made: World, tmp_path: Path) -> None:
     record = next(patchcli.score(made.store, out=tmp_path / "maps"))
     with tifffile.TiffFile(str(record.map)) as tiff:
         assert json.loads(tiff.pages[0].tags["ImageDescription"].value) == {
-            "image": record.image, "id": record.id, "encoder": record.encoder, "distance_error": 0.0,
+            "image": record.image, "id": record.id, "encoder": record.encoder, "bank": record.bank, "distance_error": 0.0,
         }  # fmt: skip
 
 
@@ -300,27 +325,39 @@ def test_the_flat_encoder_has_one_scale(made: World, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("array", ["vectors", "ids", "coords", "nodes", "low", "high"])
 def test_a_lost_chunk_of_the_bank(world: World, array: str) -> None:
-    next(path for path in (world.store / "bank/big/index/0" / array / "c").rglob("*") if path.is_file()).unlink()
-    with pytest.raises(StoreError, match=r"bank page 0 of big is damaged; .*patchcli embed --overwrite"):
+    page = part_folder(world.store, "bank") / "big/index/0"
+    next(path for path in (page / array / "c").rglob("*") if path.is_file()).unlink()
+    says = rf"bank[-0-9a-f]*: missing \(a chunk of big/index/0/{array}\); run: patchcli embed --overwrite"
+    with pytest.raises(DamagedError, match=says):
         list(patchcli.score(world.store))
     patchcli.embed(world.store, overwrite=True)
     assert len(list(patchcli.score(world.store))) == 5
 
 
 def test_a_lost_page_or_index(world: World) -> None:
-    shutil.rmtree(world.store / "bank/small/index/0")
-    with pytest.raises(StoreError, match=r"bank page 0 of small is missing; .*patchcli embed --overwrite"):
+    index = part_folder(world.store, "bank") / "small/index"
+    shutil.rmtree(index / "0")
+    with pytest.raises(DamagedError, match=r"missing \(a chunk of small/index/0/\w+\); run: patchcli embed --overwrite"):
         list(patchcli.score(world.store))
-    shutil.rmtree(world.store / "bank/small/index")
-    with pytest.raises(StoreError, match=r"index of small is missing; .*patchcli embed --overwrite"):
+    shutil.rmtree(index)
+    with pytest.raises(DamagedError, match=r"missing \(a chunk of small/index/\w+\); run: patchcli embed --overwrite"):
+        list(patchcli.score(world.store))
+    shutil.rmtree(index.parents[1])
+    with pytest.raises(DamagedError, match=r"missing \(its metadata\); run: patchcli embed --overwrite"):
         list(patchcli.score(world.store))
 
 
-@pytest.mark.parametrize("part", ["bank/big/index/0/vectors", "bank/small/index/axes", "encoder/conv2.weight", "images/mean"])
-def test_a_file_of_the_store_cut_short(world: World, part: str) -> None:
-    chunk = next(path for path in sorted((world.store / part / "c").rglob("*")) if path.is_file())
-    truncate(chunk)
-    with pytest.raises(StoreError):
+PARTS = ["bank/big/index/0/vectors", "bank/small/index/axes", "encoder/conv2.weight", "images/mean", "images/id", "images/size"]
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("harm", [truncate, Path.unlink, flip])
+def test_a_file_of_the_store_that_is_not_as_it_was(world: World, part: str, harm: Callable[[Path], object]) -> None:
+    kind, array = part.split("/", 1)
+    repair = {"bank": "patchcli embed --overwrite", "encoder": "train again", "images": "extract the images again"}[kind]
+    folder = part_folder(world.store, kind)
+    harm(next(path for path in sorted((folder / array / "c").rglob("*")) if path.is_file()))
+    with pytest.raises(DamagedError, match=rf"{folder}: (damaged|missing) \(.*{array}.*\); .*{repair}"):
         list(patchcli.score(world.store))
 
 
@@ -374,8 +411,7 @@ def test_submissions_that_are_refused(private: World, made: World, tmp_path: Pat
     ):
         with pytest.raises(error, match=says):
             patchcli.score(store, **{"out": out, "submission": "mvtec-ad-2", **options})
-    uncalibrated = shutil.copytree(private.store, tmp_path / "u.zarr")
-    shutil.rmtree(uncalibrated / "calibration")
+    uncalibrated = without(Path(shutil.copytree(private.store, tmp_path / "u.zarr")), "calibration")
     with pytest.raises(IncompleteError, match="patchcli calibrate"):
         patchcli.score(uncalibrated, out=out, submission="mvtec-ad-2")
     assert not out.exists()

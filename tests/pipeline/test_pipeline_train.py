@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from smallworld import WORKING, Told, World, tree, write_plain
+from smallworld import WORKING, Told, World, leftovers, tree, write_plain
 
 import patchcli
 from patchcli import runtime, training
 from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.store import Store, digest_of
+from patchcli.store.parts import Part
 from patchcli.training import Trainer
 
 QUICK: dict[str, Any] = {"encoder": "flat", "D": 4, "batch": 2, "device": "cpu"}
@@ -202,16 +203,18 @@ def test_few_images_are_remarked_upon(tmp_path: Path) -> None:
     assert told.notes == ["3 training images are few; expect many false alarms"]
 
 
-def test_a_full_disk_at_the_end_keeps_the_last_encoder(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at", ["write", "seal"])
+def test_a_full_disk_at_the_end_keeps_the_last_encoder(store: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
     first = patchcli.train(store=store, steps=1, **QUICK)
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
-        patched.setattr("patchcli.store._swap", full)
+        patched.setattr(Part, at, full)
         patchcli.train(store=store, steps=2, resume=True, device="cpu")
-    opened = Store.open(store, "r+")
+    assert leftovers(store) == set()
+    opened = Store.open(store)
     assert opened.encoder_attributes["sha256"] == digest_of(opened.read_encoder()) == first.sha256
     assert np.isfinite(opened.read_training_state()["history"]).all()
 
