@@ -32,7 +32,7 @@ from smallworld import (
 import patchcli
 from patchcli import runtime
 from patchcli.calibration import Calibration
-from patchcli.errors import DamagedError, IncompleteError, InputError, StoreError
+from patchcli.errors import DamagedError, IncompleteError, InputError
 from patchcli.neighbours import paged
 from patchcli.pipeline import score as module
 from patchcli.pipeline.score import Record
