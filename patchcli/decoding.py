@@ -210,7 +210,8 @@ class _Tiff:
         self._file.seek(0)
         image = TiffImagePlugin.TiffImageFile(self._file)
         image.seek(self._number)
-        image.im = Image.core.new(image.mode, (self._page.imagewidth, self._page.imagelength))  # or Pillow applies its limit
+        size = self._page.imagewidth, self._page.imagelength
+        image.im = Image.core.new(image.mode, size)  # type: ignore[attr-defined]  # or Pillow applies its own limit
         return image
 
     def _values(self) -> Array:

@@ -182,7 +182,8 @@ def resize(pixels: Pixels, height: int, width: int) -> Pixels:
     if pixels.dtype == np.uint8:
         return _resampled(pixels, height, width, Image.Resampling.BICUBIC)
     channels = [_resampled(pixels[..., c].astype(np.float32), height, width, Image.Resampling.BICUBIC) for c in range(3)]
-    return np.rint(np.stack(channels, axis=-1)).clip(0, 65535).astype(np.uint16)
+    resized: Pixels = np.rint(np.stack(channels, axis=-1)).clip(0, 65535).astype(np.uint16)
+    return resized
 
 
 def _resampled(values: NDArray[Any], height: int, width: int, how: Image.Resampling) -> NDArray[Any]:
