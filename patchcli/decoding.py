@@ -212,7 +212,7 @@ class _Tiff:
         image = TiffImagePlugin.TiffImageFile(self._file)
         image.seek(self._number)
         size = self._page.imagewidth, self._page.imagelength
-        image.im = Image.core.new(image.mode, size)  # type: ignore[attr-defined]  # or Pillow applies its limit
+        image.im = Image.core.new(image.mode, size)  # type: ignore[attr-defined]  # or Pillow applies its own limit
         return image
 
     def _values(self) -> Array:
