@@ -1,13 +1,15 @@
 """The line at the bottom of a terminal that says what is being done, and how far it is."""
 
 import time
-from typing import TextIO
+from functools import partial
+from typing import TYPE_CHECKING, TextIO
 
-from patchcli.cli.text import cells, columns, padded, shortened, visible
+from patchcli.cli.text import columns, visible
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 EVERY = 0.1  # seconds between two drawings
-NARROW, WIDE = 10, 40  # columns of the bar itself
-ERASE = "\r\x1b[K"
 
 
 class Bar:
@@ -15,55 +17,49 @@ class Bar:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._task: str | None = None
-        self._begun = self._from = self._drawn = 0.0
-        self._line = ""
+        self._progress: Progress | None = None
+        self._drawn = 0.0
 
     def update(self, task: str, done: float, total: float | None, detail: str) -> None:
         """`done` of `total` of a task, which may be another than before; drawn at most every tenth of a second."""
-        now = time.monotonic()
-        if task != self._task:
-            self._task, self._begun, self._from, self._drawn = task, now, done, 0.0
-        if total is not None and done >= total:
+        if self._progress and (self._progress.tasks[0].description != task or (total is not None and done >= total)):
             self.remove()
-        elif total is None or now - self._drawn >= EVERY:
-            self._drawn, self._line = now, self._text(done, total, detail, now)
+        if total is None or (done < total and (not self._progress or time.monotonic() - self._drawn >= EVERY)):
+            self._progress = self._progress or _started(self._stream, task)
+            self._drawn = time.monotonic()
+            text = visible(detail, self._stream.encoding)
+            self._progress.update(self._progress.task_ids[0], total=total, completed=done, detail=text)
             self.draw()
 
-    def draw(self) -> None:
-        """Show the line, again after `erase`."""
-        if self._line:
-            self._stream.write(ERASE + self._line)
-            self._stream.flush()
-
-    def erase(self) -> None:
-        """Make room for other lines."""
-        if self._line:
-            self._stream.write(ERASE)
-            self._stream.flush()
+    def draw(self, shown: bool = True) -> None:
+        """Show the line, or make room for other lines."""
+        if self._progress:
+            self._progress.console.width = (columns(self._stream) or 80) - 1
+            self._progress.update(self._progress.task_ids[0], visible=shown, refresh=True)
 
     def remove(self) -> None:
         """Erase it for good, until the next update."""
-        self.erase()
-        self._line, self._task = "", None
-
-    def _text(self, done: float, total: float | None, detail: str, now: float) -> str:
-        encoding, width = self._stream.encoding, (columns(self._stream) or 80) - 1
-        detail = visible(detail, encoding)
-        if total is None:
-            return shortened("  ".join(filter(None, (self._task, f"{done:g}" * bool(done), detail))), width, encoding)
-        left = (now - self._begun) * (total - done) / (done - self._from) if done > self._from else None
-        text = f"  {done / total:4.0%}  {padded('' if left is None else f'{_clock(left)} left', 12)}"
-        fixed = len(f"{self._task}  ") + len(text)
-        room = width - fixed - NARROW - 2
-        detail = shortened(detail, room, encoding) if room > NARROW else ""
-        length = max(NARROW, min(WIDE, width - fixed - (cells(detail) + 2 if detail else 0)))
-        full, rest = "━─" if visible("━─", encoding) == "━─" else "#."
-        filled = round(length * done / total)
-        return f"{self._task}  {full * filled}{rest * (length - filled)}{text}{f'  {detail}' * bool(detail)}".rstrip()
+        progress, self._progress = self._progress, None
+        if progress:
+            progress.stop()
 
 
-def _clock(seconds: float) -> str:
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}"
+def _started(stream: TextIO, task: str) -> "Progress":
+    """What draws when it is told to, in no thread of its own, and leaves the standard streams as they are."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.table import Column
+
+    console = Console(file=stream, force_terminal=True, force_interactive=True)
+    column = partial(Column, no_wrap=True, overflow="crop" if console.options.ascii_only else "ellipsis")
+    name = TextColumn("{task.description}", markup=False, table_column=column())
+    detail = TextColumn("{task.fields[detail]}", markup=False, table_column=column(ratio=1))
+    percent, left = TaskProgressColumn(table_column=column()), TimeRemainingColumn(table_column=column())
+    progress = Progress(
+        name, BarColumn(16), percent, left, detail, console=console, expand=True, speed_estimate_period=float("inf"),
+        auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False,
+    )  # fmt: skip
+    progress.add_task(task, total=None, visible=False, detail="")
+    progress.start()
+    console.show_cursor()  # a process that is killed does not show it
+    return progress

@@ -35,7 +35,8 @@ class Terminal(Observer):
     def __init__(self, quiet: bool = False, verbose: bool = False, dry_run: bool = False, again: str = "") -> None:
         self.quiet, self.verbose, self.dry, self.again = quiet, verbose, dry_run, again
         self.problems = 0
-        self._bar = Bar(sys.stderr) if _is_terminal(sys.stderr) and not quiet and os.environ.get("TERM") != "dumb" else None
+        drawn = _is_terminal(sys.stderr) and not quiet and os.environ.get("TERM") not in ("dumb", "unknown")
+        self._bar = Bar(sys.stderr) if drawn else None
         self._lock = threading.RLock()  # maps are written, and problems with them told, in a thread
 
     # ---- standard error -----------------------------------------------------------------------------------------
@@ -80,7 +81,7 @@ class Terminal(Observer):
         with self._lock:
             if self._bar is not None:
                 with _undisturbed():
-                    self._bar.erase()
+                    self._bar.draw(shown=False)
             yield
             if self._bar is not None:
                 with _undisturbed():

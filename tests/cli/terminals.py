@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -16,7 +17,13 @@ import termios
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-ERASE = "\r\x1b[K"
+ERASE = "\r\x1b[2K"
+
+
+def lines_of(written: str) -> list[str]:
+    """As they stand in the end, without the bar, which is taken away from the line below it."""
+    written = re.sub("\n\x1b\\[\\?25h\r\x1b\\[1A", "\r", written)
+    return [line.rsplit(ERASE, 1)[-1] for line in written.split("\n")]
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Outcome:
     @property
     def shown(self) -> list[str]:
         """Lines of standard error as they stand in the end, without the bar."""
-        return [line.rsplit(ERASE, 1)[-1] for line in self.stderr.split("\n")]
+        return lines_of(self.stderr)
 
 
 def run_all(runs: Sequence[Run]) -> list[Outcome]:

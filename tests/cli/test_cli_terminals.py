@@ -18,7 +18,7 @@ from commands import finished
 from hypothesis import given
 from hypothesis import strategies as st
 from smallworld import World, copy_of, write_plain
-from terminals import ERASE, Outcome, Run, run_all
+from terminals import ERASE, Outcome, Run, lines_of, run_all
 
 import patchcli
 from patchcli.cli.bar import Bar
@@ -126,7 +126,7 @@ def test_records_problems_and_bar_on_one_terminal(commands: Commands, stderr: st
     arguments = ["score", *commands.paths, "nowhere.png", "--store", str(commands.places["STORE"]), "--format", "jsonl"]
     (outcome,) = run_all([Run(arguments, "pty", stderr)])
     assert outcome.status == 2
-    lines = [line.rsplit(ERASE, 1)[-1] for line in (outcome.stdout + outcome.stderr).split("\n")]
+    lines = lines_of(outcome.stdout + outcome.stderr)
     assert ERASE in outcome.stdout + outcome.stderr
     told = [line for line in lines if line.startswith("patchcli: ")]
     assert told == ["patchcli: left out: nowhere.png: no such file", "patchcli: done, but 1 problem reported above"]
@@ -175,16 +175,29 @@ def test_nothing_visible_acts_on_a_terminal(name: str, encoding: str) -> None:
         assert shown == name
 
 
-@given(st.floats(0, 99), st.sampled_from([None, 100.0]), st.text(max_size=60))
-def test_any_bar_fits_on_80_columns(done: float, total: float | None, detail: str) -> None:
-    written = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="")
+@given(
+    st.floats(0, 99), st.sampled_from([None, 100.0]), st.text(max_size=60), st.sampled_from(["utf-8", "ascii", "latin-1"]),
+    st.sampled_from([60, 80, 160]),
+)  # fmt: skip
+def test_any_bar_fits(done: float, total: float | None, detail: str, encoding: str, width: int) -> None:
+    written = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COLUMNS", "80")
-        Bar(written).update("train", done, total, detail)
+        patch.setenv("COLUMNS", str(width))
+        patch.setenv("TERM", "xterm")
+        patch.delenv("NO_COLOR", raising=False)
+        bar = Bar(written)
+        bar.update("train", done, total, detail)
+        bar.draw(shown=False)
+        bar.draw()
+        bar.remove()
     written.seek(0)
-    for line in written.read().split(ERASE)[1:]:
-        assert line.isprintable() and cells(line) < 80
-        assert total is None or sum(map(line.count, "━─")) >= 10
+    shown = re.sub(r"\x1b\[[\d;]*m", "", written.read())
+    assert lines_of(shown) == [""]
+    before, *drawings, after = re.split(r"(?:[\r\n]?\x1b\[\??\d+[A-Za-z])+", shown)
+    assert before == after == "" and len(drawings) == 3
+    for line in drawings:
+        assert line.isprintable() and cells(line) < width
+        assert total is None or sum(map(line.count, "━╸╺" if encoding == "utf-8" else "- ")) >= 10
 
 
 def test_names_reach_no_terminal_raw(commands: Commands, tmp_path: Path) -> None:
