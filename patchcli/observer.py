@@ -16,8 +16,8 @@ class Observer:
     def progress(self, task: str, done: float, total: float | None, detail: str = "") -> None:
         """`done` of `total` steps of a task; `detail` is a short text beside the bar."""
 
-    def problem(self, line: str) -> None:
-        """An input that was left out while the rest goes on."""
+    def problem(self, line: str, left_out: bool = True) -> None:
+        """An input that was left out while the rest goes on, or that should be looked at."""
         warnings.warn(line, stacklevel=3)
 
     def note(self, line: str) -> None:

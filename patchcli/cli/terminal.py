@@ -47,10 +47,10 @@ class Terminal(Observer):
             with self._lock, _undisturbed():
                 self._bar.update(task, done, total, detail)
 
-    def problem(self, line: str) -> None:
-        """An input that is left out: said at once, and exit status 2 at the end."""
+    def problem(self, line: str, left_out: bool = True) -> None:
+        """An input that is left out, or should be looked at: said at once, and exit status 2 at the end."""
         self.problems += 1
-        self._write(f"patchcli: left out: {line}")
+        self._write(f"patchcli: {'left out' if left_out else 'problem'}: {line}")
 
     def note(self, line: str) -> None:
         """Said unless --quiet."""

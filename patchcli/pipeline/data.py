@@ -152,10 +152,11 @@ def _too_high(one: _Seen, bits: int, observer: Observer) -> bool:
         observer.problem(images.too_high(one.path, one.highest, bits))
         return True
     if one.lowest == one.highest:
-        observer.problem(f"{one.path}: all pixels have the value {one.lowest}; expected a picture")
+        observer.problem(f"{one.path}: all pixels have the value {one.lowest}; expected a picture", left_out=False)
     elif one.highest < DARK * full:
         found = f"nearly black, no value is above {one.highest} of {full}"
-        observer.problem(f"{one.path}: {found}; check the exposure, or state the camera's depth with --bits")
+        advice = "check the exposure, or state the camera's depth with --bits"
+        observer.problem(f"{one.path}: {found}; {advice}", left_out=False)
     return False
 
 

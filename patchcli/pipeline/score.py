@@ -38,7 +38,7 @@ PIXELS = 8_000_000  # if they have no more than so many at the working size: fea
 PROGRAM = 500_000_000
 FEATURES = 48  # a pixel of the working size, of each image that is searched for at once
 DECODED = 3  # a pixel of each of these images,
-MAP, OVERLAY = 4, 90  # and of the largest, with maps and with overlays at the images' size
+MAP, OVERLAY = 4, 11  # and of the largest, with maps and with overlays at the images' size
 MVTEC2 = "mvtec-ad-2"
 NOTHING = "no image could be scored; expected png, jpg, bmp, tif or webp files"
 

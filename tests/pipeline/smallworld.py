@@ -125,7 +125,7 @@ class Told(Observer):
     def progress(self, task: str, done: float, total: float | None, detail: str = "") -> None:
         self.progressed.append((task, done, total))
 
-    def problem(self, line: str) -> None:
+    def problem(self, line: str, left_out: bool = True) -> None:
         self.problems.append(line)
 
     def note(self, line: str) -> None:
