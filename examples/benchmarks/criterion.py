@@ -27,7 +27,8 @@ def judged(store: Path, copy: Path) -> tuple[float, np.ndarray]:
     state = opened.read_training_state()
     shutil.copytree(store, copy)
     weights = {name.removeprefix("average."): values for name, values in state.items() if name.startswith("average.")}
-    Store.open(copy, "r+").write_encoder(weights, dict(opened.encoder_attributes), {})
+    with Store.writing(copy) as other:
+        other.write_encoder(weights, dict(opened.encoder_attributes), {})
     patchcli.embed(copy)
     row = totals(patchcli.evaluate(copy))[-1]
     shutil.rmtree(copy)

@@ -195,29 +195,29 @@ def memory(path: Path, count: int) -> None:
 
 def blow_up(path: Path, count: int) -> None:
     """Make a store's bank hold at least `count` small vectors, of copies of its images."""
-    store = Store.open(path, "r+")
-    bank, ids, sizes = store.bank(), store.image_ids, store.image_sizes
-    copies = -(-count // bank.vectors("small"))
-    grids = embedding.grids(training.load(store, CPU), *store.mean.shape[:2], store.strides)
-    number = copies * bank.images
-    fingerprint = {**store.bank_fingerprint(), "images": [number, *store.images.shape[1:]]}
-    with store.replacing_bank(fingerprint, grids, bank.D, number, number) as new:
-        for scale, grid in grids.items():
-
-            def stream(scale: str = scale, patches: int = grid.patches) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-                rng = np.random.default_rng(0)
-                for copy in range(copies):
-                    for held, vectors in pages_stream(bank, scale)():
-                        noise = rng.normal(0, 0.01, vectors.shape) if copy else 0
-                        yield held + copy * bank.images * patches, (vectors + noise).astype(np.float32)
-
-            paged.write(new, scale, stream, number * grid.patches, half=False, budget=1 << 28, progress=lambda done: None)
-        new.finish(thinning={"tolerance": None, "keep": None, "half": False}, radius=dict.fromkeys(grids, 0.0))
-        store.edit_images(
+    with Store.writing(path) as store:
+        bank, ids, sizes = store.bank(), store.image_ids, store.image_sizes
+        copies = -(-count // bank.vectors("small"))
+        grids = embedding.grids(training.load(store, CPU), *store.mean.shape[:2], store.strides)
+        images = (
             (f"{copy}/{ids[n]}", (int(sizes[n][0]), int(sizes[n][1])), store.read_images(n, n + 1)[0])
             for copy in range(copies)
             for n in range(bank.images)
         )
+        with store.editing(images, f"{path} {copies} times") as edit, edit.writing_bank(grids, bank.D) as new:
+            for scale, grid in grids.items():
+
+                def stream(scale: str = scale, patches: int = grid.patches) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+                    rng = np.random.default_rng(0)
+                    for copy in range(copies):
+                        for held, vectors in pages_stream(bank, scale)():
+                            noise = rng.normal(0, 0.01, vectors.shape) if copy else 0
+                            yield held + copy * bank.images * patches, (vectors + noise).astype(np.float32)
+
+                vectors = copies * bank.images * grid.patches
+                paged.write(new, scale, stream, vectors, half=False, budget=1 << 28, progress=lambda done: None)
+            whole = {"tolerance": None, "keep": None, "half": False}
+            new.attributes |= {"thinning": whole, "radius": dict.fromkeys(grids, 0.0)}
 
 
 def main() -> None:

@@ -120,7 +120,7 @@ def add(
             store, _given(paths, null), force=force, memory=options.memory(memory), device=device, threads=threads,
             observer=terminal,
         )  # fmt: skip
-        terminal.note(f"the bank holds {done.images} images ({done.embedded} added)")
+        terminal.note(f"the bank holds {done.images} images ({done.embedded} embedded now)")
 
 
 def _given(arguments: list[str], null: bool) -> list[str]:

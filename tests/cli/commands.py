@@ -32,6 +32,11 @@ def records(result: Result) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
+def timeless(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records but for the time, which no two runs share."""
+    return [{name: value for name, value in record.items() if name != "time"} for record in found]
+
+
 def refused(*arguments: object, says: tuple[object, ...], stdin: str | None = None) -> str:
     """Run a command that must be refused: status 2, one or two lines on stderr with all of `says`, no output."""
     result = run(*arguments, stdin=stdin)

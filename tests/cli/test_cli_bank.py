@@ -39,7 +39,7 @@ def test_remove_and_add(world: World) -> None:
     assert not {"train/good/002.png", "train/good/004.png"} & set(left)
     given = world.data / "train" / "good"
     result = done("bank", "add", given / "002.png", given / "004.png", "--store", world.store)
-    assert "the bank holds 10 images (2 added)" in result.stderr
+    assert "the bank holds 10 images (2 embedded now)" in result.stderr
     assert len(records(done("score", "--store", world.store))) == 5
     assert (given / "002.png").exists()
 
@@ -101,4 +101,4 @@ def test_test_images_are_added_by_force_alone(world: World) -> None:
     assert f"patchcli: left out: {image}: is a test image of the data set (hole)" in result.stderr
     result = done("bank", "add", image, "--store", world.store, "--force")
     assert "1 of the images are labelled as defective (first: test/hole/001.png)" in result.stderr
-    assert "the bank holds 11 images (1 added)" in result.stderr
+    assert "the bank holds 11 images (1 embedded now)" in result.stderr

@@ -297,7 +297,7 @@ def test_what_is_no_file_is_one_line_wherever_a_file_is_read(
 ODD = ("a b.png", "new\nline.png", "=1+1.png", os.fsdecode(b"caf\xe9.png"), "größe 漢.png", "'\".png")
 
 
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("name", ODD, ids=ascii)
 def test_names_with_anything_in_them(world: World, tmp_path: Path, name: str) -> None:
     try:
         path = photo(tmp_path / "in" / name)
