@@ -37,8 +37,7 @@ PIXELS = 8_000_000  # if they have no more than so many at the working size: fea
 # What it takes of memory beside the bank, in bytes, as measured (peak RSS with images of 1, 10 and 30 megapixels).
 PROGRAM = 500_000_000
 FEATURES = 48  # a pixel of the working size, of each image that is searched for at once
-DECODED = 3  # a pixel of each of these images,
-MAP, OVERLAY = 4, 11  # and of the largest, with maps and with overlays at the images' size
+DECODED, MAP, OVERLAY = 4, 4, 11  # a pixel of the largest image; with maps, and with overlays, at its size
 MVTEC2 = "mvtec-ad-2"
 NOTHING = "no image could be scored; expected png, jpg, bmp, tif or webp files"
 
@@ -386,11 +385,10 @@ def _announced(
             with contextlib.suppress(InputError):
                 sizes.append(images.size(sample.path))
         if sizes:
-            pixels = [height * width for height, width in sizes]
-            own = FEATURES * len(sizes) * scorer.canvas.height * scorer.canvas.width + DECODED * sum(pixels)
-            own += written * max(pixels)
+            height, width = max(sizes, key=lambda size: size[0] * size[1])
+            own = FEATURES * len(sizes) * scorer.canvas.height * scorer.canvas.width + (DECODED + written) * height * width
             if own > 1.25 * said:
-                said, (height, width) = own, max(sizes, key=lambda size: size[0] * size[1])
+                said = own
                 whole = PROGRAM + min(scorer.memory, paged.total_memory(scorer.bank)) + own
                 found = f"images of up to {width}x{height} pixels need about {runtime.megabytes(whole)} of memory in all"
                 if own > (free := runtime.free_memory()):

@@ -87,6 +87,10 @@ def data_of(stdout: str) -> str:
     lines = stdout.splitlines()
     if lines and lines[0].startswith("{"):
         return "\n".join(json.dumps({k: v for k, v in json.loads(line).items() if k != "time"}) for line in lines)
+    rows = list(csv.reader(io.StringIO(stdout, newline="")))
+    if rows and "time" in rows[0]:
+        at = rows[0].index("time")
+        return "\n".join(repr(row[:at] + row[at + 1 :]) for row in rows)
     return stdout
 
 

@@ -454,11 +454,11 @@ def test_memory_is_said_beforehand(made: World, tmp_path: Path, monkeypatch: pyt
     list(patchcli.score(made.store, [small, missing, small, large, small], batch=2, out=tmp_path / "maps", observer=told))
     whole = module.PROGRAM + bank
     assert details[1:] == [  # the first is about the bank
-        said(whole + working + 3 * 10_000 + 4 * 10_000, "100x100"),
-        said(whole + 2 * working + 3 * 610_000 + 4 * 600_000, "1000x600"),
+        said(whole + working + 8 * 10_000, "100x100"),
+        said(whole + 2 * working + 8 * 600_000, "1000x600"),
     ]
     monkeypatch.setattr(runtime, "free_memory", lambda: 1_000_000)
     list(patchcli.score(made.store, [large], memory=100, out=tmp_path / "maps", overlay=True, observer=told))
-    own = working + 97 * 600_000
+    own = working + 19 * 600_000
     needs = said(module.PROGRAM + 100 + own, "1000x600")
     assert f"{needs}, {runtime.megabytes(own)} of it for themselves; 1.0 MB are free" in told.notes
