@@ -25,6 +25,7 @@ def info(store: Path | str = "patchcli.zarr", check: bool = False) -> dict[str, 
     found["held_out"] = len(opened.held_out)
     found["images"], found["height"], found["width"] = opened.images.shape[:3]
     found["keeps_aspect"] = opened.canvas.keeps_aspect
+    found["bits"], found["large"] = opened.reader.bits, opened.reader.large
     encoder = opened.attributes_of("encoder") or {}
     for key in ("architecture", "source", "D", "steps", "seconds", "sha256", "criterion", "trouble"):
         found[f"encoder_{key}"] = encoder.get(key)

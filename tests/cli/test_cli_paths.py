@@ -10,7 +10,7 @@ from smallworld import SIZE, World, save, texture
 
 
 def photo(path: Path) -> Path:
-    return save(path, texture(np.random.default_rng(1), *SIZE))
+    return save(path, texture(np.random.default_rng(90), *SIZE))
 
 
 def test_a_stream_goes_on_after_any_path(made: World, tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_a_stream_goes_on_after_any_path(made: World, tmp_path: Path) -> None:
     assert [record["image"] for record in records(result)] == [str(first), str(last)]
     for line in bad.values():
         assert f": {line}\n" in result.stderr
-    assert len(result.stderr.splitlines()) == len(bad) + 2  # and the link in the folder; and how many there were
+    assert len(result.stderr.splitlines()) == len(bad) + 3  # no verdicts; the link in the folder; and how many there were
 
 
 def test_bytes_that_are_no_text(made: World, tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_bytes_that_are_no_text(made: World, tmp_path: Path) -> None:
     except OSError:
         return  # this file system takes no such name
     status, stdout, stderr = finished("score", os.fsdecode(name), "--store", made.store, "--out", "maps")
-    assert (status, stderr) == (0, "")
+    assert (status, stderr) == (0, "patchcli: no verdicts: not calibrated; run: patchcli calibrate\n")
     record = json.loads(stdout)
     assert record["image"] == record["id"] == "caf\\udce9 \n.png"
     assert Path(record["map"]).is_file()

@@ -245,7 +245,7 @@ def test_no_cell_is_a_formula(value: str, capsys: pytest.CaptureFixture[str]) ->
 
 RAISES = """
 from patchcli.pipeline import info
-def wrong(store):
+def wrong(store, check):
     raise {}
 info.info = wrong
 """

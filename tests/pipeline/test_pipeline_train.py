@@ -66,7 +66,8 @@ def test_what_is_written_of_a_run(store: Path) -> None:
     assert history.shape == (2, len(attributes["losses"]))
     for column, name in enumerate(attributes["losses"]):
         assert trained.losses[name] == pytest.approx(history[:, column].mean())
-    assert [(task, done, total) for task, done, total in told.progressed] == [("train", 1, 2), ("train", 2, 2)]
+    before = [("train", 0, None), ("train", 0, 2)]  # images are read, the untrained encoder is judged
+    assert told.progressed == [*before, ("train", 1, 2), ("train", 2, 2)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -200,7 +201,9 @@ def test_few_images_are_remarked_upon(tmp_path: Path) -> None:
     told = Told()
     data = write_plain(tmp_path / "good", 3, WORKING)
     patchcli.train(data, tmp_path / "s.zarr", size=(128, 160), steps=0, observer=told, encoder="flat", D=4)
-    assert told.notes == ["3 training images are few; expect many false alarms"]
+    stretched, others, few = told.notes
+    assert "stretched to 128x160" in stretched and "2 other images: stretched" in others
+    assert few == "3 training images are few; expect many false alarms"
 
 
 @pytest.mark.parametrize("at", ["write", "seal"])
