@@ -84,7 +84,7 @@ def bank_remove(store: Path | str, names: Paths, *, observer: Observer | None = 
     """
     observer = observer or Observer()
     with Store.writing(store, observer) as opened:
-        held, known = opened.image_ids    , all_by_path(all_samples(opened))
+        held, known = opened.image_ids, all_by_path(all_samples(opened))
         unwanted: set[str] = set()
         for path in each(names, observer.problem):
             name = images.printable(path)
@@ -108,7 +108,7 @@ def bank_add(
     """
     observer = observer or Observer()
     with Store.writing(store, observer) as opened:
-        every, held     = all_samples(opened), set(opened.image_ids)
+        every, held = all_samples(opened), set(opened.image_ids)
         known = all_by_path(every)
         aside = {digest: name for name, digest in opened.held_out.items()}
         canvas, reader, remarks = opened.canvas, opened.reader, Remarks(observer)

@@ -126,21 +126,22 @@ class Part:
 
     def flags(self, name: str) -> Array:
         """An array of which chunks may be missing yet: these read as 0."""
+        return self._values(name, ...)
+
+    def _values(self, name: str, selection: Any) -> Array:
         array = self.array(name)
         try:
-            return np.asarray(array[...])
+            return np.asarray(array[selection])
         except Exception as error:  # codecs raise whatever they meet
             raise self.damaged(f"{name}: {error}") from None
 
     def read(self, name: str, selection: Any = ...) -> Array:
         """An array's values, or some of them. Raises DamagedError where a chunk is damaged or lost."""
-        array = self.array(name)
-        try:
-            values = np.asarray(array[selection])
-        except Exception as error:
-            raise self.damaged(f"{name}: {error}") from None
-        if values.size and _blank_row(values) and (values.dtype.kind != "u" or array.nchunks_initialized != array.nchunks):
-            raise self.damaged(f"a chunk of {name}", missing=True)
+        values = self._values(name, selection)
+        if values.size and _blank_row(values):
+            array = self.array(name)
+            if values.dtype.kind != "u" or array.nchunks_initialized != array.nchunks:
+                raise self.damaged(f"a chunk of {name}", missing=True)
         return values
 
     def texts(self, name: str) -> list[str]:

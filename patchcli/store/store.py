@@ -35,6 +35,7 @@ class Store:
         self.path, self.root = path, root
         self._leases = leases  # of a reader; a writer has the lock
         self._parts: dict[str, Part] = {}
+        self._unsealed = set[str]()  # names of parts that are being written, which no version has yet
 
     # ---- the whole ----------------------------------------------------------------------------------------------
 
@@ -129,11 +130,6 @@ class Store:
                     partial.unlink(missing_ok=True)
             elif child.name.endswith((".partial", ".part")):
                 child.unlink(missing_ok=True)
-
-    @cached_property
-    def _unsealed(self) -> set[str]:
-        """Parts that are being written, which no version names yet."""
-        return set()
 
     def part(self, kind: str) -> Part | None:
         """A part of this version, None where it has none of that kind."""

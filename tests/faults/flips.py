@@ -3,16 +3,12 @@
 python tests/faults/flips.py --count 1000 --seed 0
 """
 
-import argparse
 import json
 import random
-import shutil
-import sys
-import tempfile
 from collections import Counter
 from pathlib import Path
 
-from processes import counted, done, ready, run, write_world
+from processes import counted, done, main, run, write_world
 
 READERS = {
     "score": ("score", "--store", "s.zarr", "--threads", "1"),
@@ -74,21 +70,5 @@ def trial(folder: Path, count: int, seed: int) -> tuple[Counter[str], list[str]]
     return outcomes, faults
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    ready()
-    folder = Path(tempfile.mkdtemp())
-    try:
-        outcomes, faults = trial(write_world(folder), arguments.count, arguments.seed)
-    finally:
-        shutil.rmtree(folder)
-    print(*faults, sep="\n")
-    print(f"{arguments.count} damages: {dict(outcomes)}; {len(faults)} faults")
-    sys.exit(bool(faults))
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, 1000, "damages", lambda folder, *drawn: trial(write_world(folder), *drawn))

@@ -3,17 +3,14 @@
 python tests/faults/kills.py --count 500 --seed 0
 """
 
-import argparse
 import random
 import shutil
-import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
 from pairs import ONE, STORE, WRITERS, State, state
-from processes import Command, counted, done, leftovers, ready, run, write_world
+from processes import Command, counted, done, leftovers, main, run, write_world
 
 COMMANDS = WRITERS | {
     "resume": ("train", *STORE, "--resume", "--steps", "2", *ONE),
@@ -74,21 +71,5 @@ def trial(folder: Path, count: int, seed: int) -> tuple[Counter[str], list[str]]
     return tried, faults
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    ready()
-    folder = Path(tempfile.mkdtemp())
-    try:
-        tried, faults = trial(folder, arguments.count, arguments.seed)
-    finally:
-        shutil.rmtree(folder)
-    print(*faults, sep="\n")
-    print(f"{arguments.count} kills: {dict(tried)}; {len(faults)} faults")
-    sys.exit(bool(faults))
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, 500, "kills", trial)

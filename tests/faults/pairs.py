@@ -3,17 +3,14 @@
 python tests/faults/pairs.py --count 200 --seed 0
 """
 
-import argparse
 import json
 import random
 import shutil
-import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
-from processes import Command, Ended, counted, leftovers, parts, ready, run, write_world
+from processes import Command, Ended, counted, leftovers, main, parts, run, write_world
 
 from patchcli.store import Store
 
@@ -110,21 +107,5 @@ def trial(folder: Path, count: int, seed: int) -> tuple[Counter[str], list[str]]
     return tried, faults
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    ready()
-    folder = Path(tempfile.mkdtemp())
-    try:
-        tried, faults = trial(folder, arguments.count, arguments.seed)
-    finally:
-        shutil.rmtree(folder)
-    print(*faults, sep="\n")
-    print(f"{arguments.count} pairs of commands at once: {dict(tried)}; {len(faults)} faults")
-    sys.exit(bool(faults))
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, 200, "pairs of commands at once", trial)

@@ -4,15 +4,19 @@ The scripts beside this try stores out by hundreds of kills, flipped bytes and p
 The suite runs each in a short form.
 """
 
+import argparse
 import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,3 +186,20 @@ def counted(total: int, what: str) -> Iterator[int]:
         if total >= 50 and number % 25 == 0:
             print(f"{what} {number} of {total}", file=sys.stderr)
         yield number
+
+
+def main(doc: str | None, count: int, what: str, trial: Callable[[Path, int, int], tuple[Counter[str], list[str]]]) -> None:
+    """Run a script's trial in a folder of its own, print outcomes and faults, and exit with 1 where there are faults."""
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("--count", type=int, default=count)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    ready()
+    folder = Path(tempfile.mkdtemp())
+    try:
+        outcomes, faults = trial(folder, arguments.count, arguments.seed)
+    finally:
+        shutil.rmtree(folder)
+    print(*faults, sep="\n")
+    print(f"{arguments.count} {what}: {dict(outcomes)}; {len(faults)} faults")
+    sys.exit(bool(faults))
