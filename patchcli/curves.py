@@ -99,4 +99,3 @@ def bars(values: Sequence[float], edges: Sequence[float]) -> list[tuple[float, f
     counts = [sum(low <= v < high or (v == high == edges[-1]) for v in values) for low, high in pairwise(edges)]
     steps = [(x, count) for (low, high), count in zip(pairwise(edges), counts, strict=True) for x in (low, high)]
     return [(edges[0], 0), *steps, (edges[-1], 0)]
-

@@ -93,9 +93,7 @@ KINDS: dict[str, Callable[[np.random.Generator, Floats, Floats], Floats]] = {
 }  # fmt: skip
 
 
-def damage(
-    rng: np.random.Generator, pixels: Pixels, other: Pixels, count: int
-) -> tuple[Pixels, NDArray[np.bool_]]:
+def damage(rng: np.random.Generator, pixels: Pixels, other: Pixels, count: int) -> tuple[Pixels, NDArray[np.bool_]]:
     """A copy of `pixels` (H, W, 3) with `count` defects of random kinds, and the mask (H, W) of what visibly changed.
 
     `other` is a good image of the same size, from which pieces are taken.

@@ -183,9 +183,7 @@ class Pixels:
         limited = tuple(area + _area(rest, top, limit) / limit for area, limit in zip(aupro, AUPRO_LIMITS, strict=True))
         return PixelFigures(auroc, interval, min(1.0, ap), f1, limited)  # as for images
 
-    def _levels(
-        self, runs: Sequence[_Run]
-    ) -> Iterator[tuple[NDArray[np.uint32], Counts, Counts, Counts, NDArray[np.float64]]]:
+    def _levels(self, runs: Sequence[_Run]) -> Iterator[tuple[NDArray[np.uint32], Counts, Counts, Counts, NDArray[np.float64]]]:
         """The distinct keys of defective pixels, descending, block by block.
 
         With each: all normal pixels above it, at or above it, its defective pixels, and the overlap that they add.

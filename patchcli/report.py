@@ -76,9 +76,7 @@ class Card:
     pictures: list[tuple[str, str]]  # (what it shows, a picture as of `inline`)
 
 
-def marked(
-    pixels: NDArray[np.uint8], boxes: Sequence[tuple[int, int, int, int]], peak: tuple[int, int]
-) -> NDArray[np.uint8]:
+def marked(pixels: NDArray[np.uint8], boxes: Sequence[tuple[int, int, int, int]], peak: tuple[int, int]) -> NDArray[np.uint8]:
     """A picture with boxes (x, y, width, height) in white and a ring around the peak (x, y)."""
     picture = Image.fromarray(pixels)
     draw, width = ImageDraw.Draw(picture), max(1, round(min(pixels.shape[:2]) / 150))
@@ -203,9 +201,14 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-
 
 
 def page(
-    title: str, lines: Sequence[str], charts: Sequence[Chart], table: Sequence[Mapping[str, str]] = (),
-    cards: Sequence[Card] = (), legend: str = "", facts: Mapping[str, str] | None = None,
-) -> str:  # fmt: skip
+    title: str,
+    lines: Sequence[str],
+    charts: Sequence[Chart],
+    table: Sequence[Mapping[str, str]] = (),
+    cards: Sequence[Card] = (),
+    legend: str = "",
+    facts: Mapping[str, str] | None = None,
+) -> str:
     """One HTML page without any reference outside it: sentences, a table of figures, charts; the images in the order
     given with filters by kind and verdict and a `legend` as of `colour_bar`; and the facts of where it comes from."""
     text = "".join(f"<p>{_text(line)}</p>" for line in lines)

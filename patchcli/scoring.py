@@ -110,9 +110,13 @@ class Scorer:
         return results
 
     def _evidence(
-        self, multi: NDArray[np.float32], size: tuple[int, int], distances: NDArray[np.float32],
-        nearest: NDArray[np.int64], scale: str,
-    ) -> Evidence:  # fmt: skip
+        self,
+        multi: NDArray[np.float32],
+        size: tuple[int, int],
+        distances: NDArray[np.float32],
+        nearest: NDArray[np.int64],
+        scale: str,
+    ) -> Evidence:
         """The patch of the finest scale that covers the peak and is farthest from the normal ones."""
         grid = self.grids[scale]
         looked_at = multi if self.roi is None else np.where(self.roi.at(*multi.shape), multi, -1)

@@ -92,9 +92,7 @@ def packed_tiff(samples: np.ndarray, bits: int, orientation: int, white: bool, p
         text = "".join(f"{value:0{bits}b}" for value in values.ravel())
         return int(text.ljust(-(-len(text) // 8) * 8, "0"), 2).to_bytes(-(-len(text) // 8))
 
-    pieces = [
-        b"".join(line(row) for row in plane[top : top + rows]) for plane in planes for top in range(0, height, rows)
-    ]
+    pieces = [b"".join(line(row) for row in plane[top : top + rows]) for plane in planes for top in range(0, height, rows)]
     count, entries = len(pieces), 11
     start = 8 + 2 + 12 * entries + 4
     extra = struct.pack(f"<{channels}H", *[bits] * channels)
@@ -149,12 +147,17 @@ def test_tiff(tmp_path, seed, depth, used, kind, orientation, alpha, byteorder, 
     planar = kind == "planar"
     stored = np.ascontiguousarray(np.moveaxis(samples, 2, 0)) if planar else samples.squeeze()
     tifffile.imwrite(
-        tmp_path / "a.tif", stored.astype(f"u{depth // 8}"), byteorder=byteorder, compression=compression, metadata=None,
+        tmp_path / "a.tif",
+        stored.astype(f"u{depth // 8}"),
+        byteorder=byteorder,
+        compression=compression,
+        metadata=None,
         photometric={"grey": "minisblack", "white": "miniswhite"}.get(kind, "rgb"),
         planarconfig=None if samples.shape[2] == 1 else "separate" if planar else "contig",
-        extrasamples=["unassalpha"] if alpha else None, extratags=[(274, 3, 1, orientation, True)],
+        extrasamples=["unassalpha"] if alpha else None,
+        extratags=[(274, 3, 1, orientation, True)],
         **{"tile": (16, 16)} if tiled else {"rowsperstrip": 7},
-    )  # fmt: skip
+    )
     opacity = samples[..., colours] if alpha else None
     top = 255 if bits == 8 else 65535
     wanted = expected(samples[..., :colours], full, orientation, top, kind == "white", opacity)

@@ -27,8 +27,7 @@ def cut_and_embed(encoder: Encoder, pixels: np.ndarray, mean: np.ndarray, grid: 
     """Features (B, rows, columns, D), every patch cut out and put through the encoder by itself."""
     images = torch.from_numpy(embedding.standardise(pixels, mean))
     rows = [
-        torch.stack([encoder(images[:, :, y : y + grid.K, x : x + grid.K], scale) for x in grid.xs], dim=1)
-        for y in grid.ys
+        torch.stack([encoder(images[:, :, y : y + grid.K, x : x + grid.K], scale) for x in grid.xs], dim=1) for y in grid.ys
     ]
     return torch.stack(rows, dim=1)
 

@@ -62,8 +62,9 @@ def test_find_names_what_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "control")
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     assert problems_of(tmp_path) == (
-        ["a.png"], ["b.png: expected a file, found a FIFO", "zero.png: expected a file, found a device"],
-    )  # fmt: skip
+        ["a.png"],
+        ["b.png: expected a file, found a FIFO", "zero.png: expected a file, found a device"],
+    )
 
 
 @pytest.mark.parametrize("stray", ["@eaDir", "__MACOSX", "Thumbs", "#recycle", ".DS_Store", "$RECYCLE.BIN"])

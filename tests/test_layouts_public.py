@@ -100,9 +100,7 @@ MAKERS = {
 
 def table(dataset: Dataset) -> list[tuple[str, str, str, list[str]]]:
     """Id, split, kind and masks (below the root) of each sample."""
-    return [
-        (s.id, s.split, s.kind, [mask.relative_to(dataset.root).as_posix() for mask in s.masks]) for s in dataset.samples
-    ]
+    return [(s.id, s.split, s.kind, [mask.relative_to(dataset.root).as_posix() for mask in s.masks]) for s in dataset.samples]
 
 
 @pytest.mark.parametrize("name", MAKERS)

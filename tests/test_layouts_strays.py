@@ -106,11 +106,13 @@ def test_words_in_any_case(
     dataset = layouts.read(mvtec(tmp_path_factory.mktemp("words") / "grid", *names))
     good, bad, train, test = names
     truth = f"ground_truth/{bad}"
-    assert sorted(table(dataset)) == sorted([
-        *((f"{train}/{good}/{number}.png", "train", "good", []) for number in range(3)),
-        (f"{test}/{good}/0.png", "test", "good", []),
-        *((f"{test}/{bad}/{number}.png", "test", bad, [f"{truth}/{number}_mask.png"]) for number in range(2)),
-    ])
+    assert sorted(table(dataset)) == sorted(
+        [
+            *((f"{train}/{good}/{number}.png", "train", "good", []) for number in range(3)),
+            (f"{test}/{good}/0.png", "test", "good", []),
+            *((f"{test}/{bad}/{number}.png", "test", bad, [f"{truth}/{number}_mask.png"]) for number in range(2)),
+        ]
+    )
     assert dataset.problems == []
 
 

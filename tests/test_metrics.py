@@ -129,9 +129,7 @@ def regions_of(mask: NDArray[np.bool_]) -> list[set[tuple[int, int]]]:
 
 def naive_aupro(pictures: Sequence[Picture], limit: float) -> float:
     """A loop over every threshold; the trapezoid that crosses the limit is cut at the line between its ends."""
-    regions = [
-        np.array([values[pixel] for pixel in region]) for _, values, mask in pictures for region in regions_of(mask)
-    ]
+    regions = [np.array([values[pixel] for pixel in region]) for _, values, mask in pictures for region in regions_of(mask)]
     normal = np.concatenate([values[~mask] for _, values, mask in pictures])
     thresholds = sorted({float(v) for _, values, _ in pictures for v in values.ravel()}, reverse=True)
     points = [(0.0, 0.0)]

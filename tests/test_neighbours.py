@@ -343,8 +343,6 @@ def test_cover_is_the_greedy_one() -> None:
     assert radius == pytest.approx(np.sqrt(nearest.max()))
 
 
-
-
 # ---- keops ----------------------------------------------------------------------------------------------------------
 
 

@@ -40,9 +40,7 @@ def test_regions_are_those_of_a_flood_fill(values: np.ndarray, threshold: float,
     found = regions.find(values, threshold, min_area, mm_per_pixel=0.5)
     expected = [area for area in flood(values > threshold) if len(area) >= min_area]
     assert [r.peak for r in found] == sorted((float(max(values[p] for p in area)) for area in expected), reverse=True)
-    told = {
-        (r.x, r.y, r.width, r.height, r.area, r.area_mm2, r.peak, r.peak_x, r.peak_y, round(r.mean, 5)) for r in found
-    }
+    told = {(r.x, r.y, r.width, r.height, r.area, r.area_mm2, r.peak, r.peak_x, r.peak_y, round(r.mean, 5)) for r in found}
     drawn = set()
     for area in expected:
         ys, xs = zip(*area, strict=True)

@@ -145,7 +145,7 @@ def test_a_picture_is_as_large_as_it_may_be(limit: int) -> None:
 
 
 def test_the_page_escapes_what_it_shows(pixels: np.ndarray) -> None:
-    nasty = '<b>"&\'</b>'
+    nasty = "<b>\"&'</b>"
     chart = Chart(nasty, {nasty: [(0, 1), (1, 2)]}, {nasty: 1})
     shown = [card(nasty, 1, pixels, kind=nasty, verdict=nasty)]
     bar = report.colour_bar(ColourScale(0, 1), {nasty: 0.5})

@@ -28,9 +28,7 @@ def sample(kind: str, seed: int, images: np.ndarray, step: int = 0) -> Batch:
         images = np.repeat(images, 32 // len(images) + 1, axis=0)  # an image a pair
         return sampling.patch_batch(generators(seed, step, len(images)), images, SCALES)
     encoder = ARCHITECTURES[kind.split()[1]]
-    return sampling.dense_batch(
-        generators(seed, step, len(images)), images, encoder.scales, encoder.stride, jitter_of(kind)
-    )
+    return sampling.dense_batch(generators(seed, step, len(images)), images, encoder.scales, encoder.stride, jitter_of(kind))
 
 
 def jitter_of(kind: str) -> Callable[[sampling.Scale], int]:

@@ -26,9 +26,7 @@ MakeStore = Callable[..., tuple[Store, Encoder]]
 
 
 @pytest.fixture
-def make_store(
-    tmp_path: Path, make_images: Callable[..., list[Path]], random_encoder: Callable[..., Encoder]
-) -> MakeStore:
+def make_store(tmp_path: Path, make_images: Callable[..., list[Path]], random_encoder: Callable[..., Encoder]) -> MakeStore:
     """make_store(architecture, size) gives a store of three images with a random encoder and its bank."""
 
     def make(
@@ -116,7 +114,8 @@ def naive_scoring(store: Store, encoder: Encoder, query: np.ndarray, fits: bool)
 
 
 @pytest.mark.parametrize(
-    ("architecture", "size", "strides"), [
+    ("architecture", "size", "strides"),
+    [
         ("hierarchical", (80, 80), {}),
         ("hierarchical", (97, 84), {}),
         ("hierarchical", (97, 84), {"big": 8}),
@@ -221,9 +220,7 @@ def test_published_weights_give_the_reference_scores(test_data: Path, tmp_path: 
     import_weights(test_data / "hazelnut_published_encoder.pkl", tmp_path / "hazelnut.zarr")
     embed(tmp_path / "hazelnut.zarr", device="cpu")
     chosen = [reference["images"].index(name) for name in ("test/print/000.png", "test/good/000.png")]
-    pictures = [
-        np.asarray(Image.open(test_data / "hazelnut_subset" / reference["images"][number])) for number in chosen
-    ]
+    pictures = [np.asarray(Image.open(test_data / "hazelnut_subset" / reference["images"][number])) for number in chosen]
     results = Scorer(Store.open(tmp_path / "hazelnut.zarr"), CPU, METHOD, 1 << 30).score(pictures)
     for name in ("big", "small", "multi"):
         expected = [reference[name]["image_scores"][number] for number in chosen]

@@ -43,8 +43,7 @@ class KilledError(BaseException):
 def _images(count: int = IMAGES) -> list[tuple[str, tuple[int, int], NDArray[np.uint8]]]:
     rng = np.random.default_rng(count)
     return [
-        (f"train/good/gewürz 漢{i}.png", (100 + i, 200 - i), rng.integers(0, 256, (70, 80, 3), np.uint8))
-        for i in range(count)
+        (f"train/good/gewürz 漢{i}.png", (100 + i, 200 - i), rng.integers(0, 256, (70, 80, 3), np.uint8)) for i in range(count)
     ]
 
 

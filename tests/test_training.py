@@ -112,9 +112,7 @@ def test_another_seed_gives_other_weights_and_batches(small_store: Store) -> Non
 
 
 @pytest.mark.parametrize("kept", [3, 2])
-def test_images_are_decoded_once_where_they_fit(
-    small_store: Store, monkeypatch: pytest.MonkeyPatch, kept: int
-) -> None:
+def test_images_are_decoded_once_where_they_fit(small_store: Store, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
     expected = [Trainer(small_store, Recipe(D=4, batch=3), CPU).batch(step) for step in range(5)]
     monkeypatch.setattr(training, "CACHED", kept * small_store.mean.size)
     seen, read = [], small_store.read_images
@@ -218,9 +216,7 @@ def test_the_last_weights_whose_criterion_holds_are_the_encoder(
     assert (attributes["steps"], attributes["chosen"], attributes["criterion"]) == (5, chosen, criteria[index])
 
 
-def test_of_the_papers_losses_the_last_weights_are_the_encoder(
-    judged_store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_the_papers_losses_the_last_weights_are_the_encoder(judged_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HeldOut, "judge", lambda *_: Judgement(0.9 - len(trainer.history) / 10, 3.0, 1.0))
     trainer = Trainer(judged_store, Recipe("flat", objective="paper", D=4, batch=1), CPU)
     assert run(trainer, 3).chosen == 3
@@ -234,9 +230,7 @@ def not_aligned(judged_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "ALIGNED", 1.1)
 
 
-def test_where_images_are_not_aligned_the_separation_is_learned(
-    judged_store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_images_are_not_aligned_the_separation_is_learned(judged_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Trainer(judged_store, CONTRAST, CPU)
     begun = state(other)
     assert not other.separates
@@ -256,9 +250,7 @@ def test_where_images_are_not_aligned_the_separation_is_learned(
     assert judged_store.encoder_attributes["losses"] == trainer.loss_names
 
 
-@pytest.mark.parametrize(
-    ("aligned", "objective", "every"), [(0.0, "contrast", 8), (1.1, "contrast", 16), (0.0, "paper", 16)]
-)
+@pytest.mark.parametrize(("aligned", "objective", "every"), [(0.0, "contrast", 8), (1.1, "contrast", 16), (0.0, "paper", 16)])
 def test_the_bank_is_denser_where_images_are_aligned(
     judged_store: Store, monkeypatch: pytest.MonkeyPatch, aligned: float, objective: str, every: int
 ) -> None:
@@ -404,9 +396,7 @@ def test_held_out_images_are_not_trained_on(judged_store: Store, monkeypatch: py
 
 
 @pytest.mark.parametrize("separates", [False, True])
-def test_the_average_follows_the_weights(
-    judged_store: Store, monkeypatch: pytest.MonkeyPatch, separates: bool
-) -> None:
+def test_the_average_follows_the_weights(judged_store: Store, monkeypatch: pytest.MonkeyPatch, separates: bool) -> None:
     """A separation's average reaches back the farther the longer it has run."""
     monkeypatch.setattr(training, "AVERAGE", 0.2)
     monkeypatch.setattr(training, "ALIGNED", 1.1 * separates)
@@ -677,9 +667,7 @@ def in_process(rank: int, meeting: str, store: str, recipe: Recipe, results: Pat
 
 
 @pytest.mark.parametrize(("sampler", "batch"), [("dense", 1), ("patch", 3)])
-def test_two_processes_are_as_one_with_twice_the_batch(
-    small_path: Path, tmp_path: Path, sampler: str, batch: int
-) -> None:
+def test_two_processes_are_as_one_with_twice_the_batch(small_path: Path, tmp_path: Path, sampler: str, batch: int) -> None:
     recipe = Recipe("flat", sampler, "paper" if sampler == "patch" else "contrast", D=4, batch=batch)
     arguments = (str(tmp_path / "meeting"), str(small_path), recipe, tmp_path, False)
     torch.multiprocessing.spawn(in_process, arguments, nprocs=2)
@@ -696,9 +684,7 @@ def test_two_processes_are_as_one_with_twice_the_batch(
     assert np.abs(np.diff(alone.history, axis=0)).min() > 1e-4  # the steps are unlike each other
 
 
-def test_two_processes_separate_as_one_with_twice_the_batch(
-    judged_path: Path, tmp_path: Path, not_aligned: None
-) -> None:
+def test_two_processes_separate_as_one_with_twice_the_batch(judged_path: Path, tmp_path: Path, not_aligned: None) -> None:
     """With whole groups of four; the first process judges for both."""
     recipe = dataclasses.replace(CONTRAST, batch=4)
     arguments = (str(tmp_path / "meeting"), str(judged_path), recipe, tmp_path, True)

@@ -55,9 +55,17 @@ def render(
     light = (np.array([1, 0.6, 2]) + rng.normal(0, 0.12, 3)).tolist()
     fine = FINER * SIDE
     _, _, pixels, _, found = pybullet.getCameraImage(
-        fine, fine, tuple(view.T.ravel()), projection, lightDirection=light, shadow=0, lightAmbientCoeff=0.5,
-        lightDiffuseCoeff=0.5, lightSpecularCoeff=0.05, renderer=pybullet.ER_TINY_RENDERER,
-    )  # fmt: skip
+        fine,
+        fine,
+        tuple(view.T.ravel()),
+        projection,
+        lightDirection=light,
+        shadow=0,
+        lightAmbientCoeff=0.5,
+        lightDiffuseCoeff=0.5,
+        lightSpecularCoeff=0.05,
+        renderer=pybullet.ER_TINY_RENDERER,
+    )
     inside = np.array(found).reshape(fine, fine) >= 0
     image = np.where(inside[..., None], np.array(pixels).reshape(fine, fine, 4)[..., :3], background).astype(float)
     image = image.reshape(SIDE, FINER, SIDE, FINER, 3).mean((1, 3))

@@ -59,9 +59,7 @@ def audit(
         terminal.check_format(form)
         from patchcli.pipeline.bank import audit
 
-        records = audit(
-            store, search=search, memory=options.memory(memory), device=device, threads=threads, observer=terminal
-        )
+        records = audit(store, search=search, memory=options.memory(memory), device=device, threads=threads, observer=terminal)
         terminal.write(records, form, AUDIT_COLUMNS)
 
 
@@ -117,9 +115,14 @@ def add(
         from patchcli.pipeline.bank import bank_add
 
         done = bank_add(
-            store, _given(paths, null), force=force, memory=options.memory(memory), device=device, threads=threads,
+            store,
+            _given(paths, null),
+            force=force,
+            memory=options.memory(memory),
+            device=device,
+            threads=threads,
             observer=terminal,
-        )  # fmt: skip
+        )
         terminal.note(f"the bank holds {done.images} images ({done.embedded} embedded now)")
 
 

@@ -56,9 +56,19 @@ def _started(stream: TextIO, task: str) -> "Progress":
     detail = TextColumn("{task.fields[detail]}", markup=False, table_column=column(ratio=1))
     percent, left = TaskProgressColumn(table_column=column()), TimeRemainingColumn(table_column=column())
     progress = Progress(
-        name, BarColumn(16), percent, left, detail, console=console, expand=True, speed_estimate_period=float("inf"),
-        auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False,
-    )  # fmt: skip
+        name,
+        BarColumn(16),
+        percent,
+        left,
+        detail,
+        console=console,
+        expand=True,
+        speed_estimate_period=float("inf"),
+        auto_refresh=False,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
     progress.add_task(task, total=None, visible=False, detail="")
     progress.start()
     console.show_cursor()  # a process that is killed does not show it

@@ -66,9 +66,19 @@ def calibrate(
 
         named = source[0] if source in (["holdout"], ["validation"], ["loo"]) else source
         record = calibrate(
-            store, named, false_alarms=rate, confidence=options.share("--confidence", confidence), review=reviewed, roi=roi,
-            mask_threshold=mask_threshold, large=large,
-            device=device, search=search, memory=limit, threads=threads, observer=terminal,
-        )  # fmt: skip
+            store,
+            named,
+            false_alarms=rate,
+            confidence=options.share("--confidence", confidence),
+            review=reviewed,
+            roi=roi,
+            mask_threshold=mask_threshold,
+            large=large,
+            device=device,
+            search=search,
+            memory=limit,
+            threads=threads,
+            observer=terminal,
+        )
         terminal.note(f"{record.promise}; next: patchcli score")
         terminal.write([record], form, COLUMNS)

@@ -37,9 +37,7 @@ def _nearest(folder: Path) -> tuple[Path | None, dict[str, Any]]:
     return None, {}
 
 
-def _filled(
-    ctx: Any, path: Path, group: Any, table: dict[str, Any], inherited: dict[str, Any], where: str
-) -> dict[str, Any]:
+def _filled(ctx: Any, path: Path, group: Any, table: dict[str, Any], inherited: dict[str, Any], where: str) -> dict[str, Any]:
     """A group's default map: of each command, what it has an option for; its own table's keys must all be options."""
     here = {key: value for key, value in table.items() if not isinstance(value, dict)}
     for key in table.keys() - here.keys() - group.commands.keys():

@@ -43,9 +43,17 @@ def embed(
         from patchcli.pipeline.embed import embed
 
         done = embed(
-            store, tolerance=tolerance, keep=share, half=half, memory=limit, device=device, threads=threads,
-            overwrite=overwrite, force=force, observer=terminal,
-        )  # fmt: skip
+            store,
+            tolerance=tolerance,
+            keep=share,
+            half=half,
+            memory=limit,
+            device=device,
+            threads=threads,
+            overwrite=overwrite,
+            force=force,
+            observer=terminal,
+        )
         vectors = ", ".join(f"{count:,} {scale}" for scale, count in done.vectors.items())
         terminal.note(f"the bank holds {vectors} vectors of {done.images} images ({done.embedded} embedded now)")
         if any(done.radius.values()):

@@ -56,9 +56,18 @@ def evaluate(
         from patchcli.pipeline.evaluate import evaluate
 
         rows = evaluate(
-            store, maps=maps, roi=roi, out=out, device=device, search=search, memory=options.memory(memory), threads=threads,
-            mask_threshold=mask_threshold, large=large, observer=terminal,
-        )  # fmt: skip
+            store,
+            maps=maps,
+            roi=roi,
+            out=out,
+            device=device,
+            search=search,
+            memory=options.memory(memory),
+            threads=threads,
+            mask_threshold=mask_threshold,
+            large=large,
+            observer=terminal,
+        )
         empty = {key for key in ("kind", "image_recall", "image_false_alarms") if all(getattr(r, key) is None for r in rows)}
         terminal.write(rows, form, {key: heading for key, heading in COLUMNS.items() if key not in empty})
         if terminal.form(form) == "table":

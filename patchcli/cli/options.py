@@ -41,9 +41,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the s
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads. [default: all cores]")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything drawn at random. [default: 0]")]
-Search = Annotated[
-    str, typer.Option("--search", help="All exact: auto (keops on a GPU, else pruned), pruned, keops or brute.")
-]
+Search = Annotated[str, typer.Option("--search", help="All exact: auto (keops on a GPU, else pruned), pruned, keops or brute.")]
 Memory = Annotated[
     str | None,
     typer.Option("--memory", metavar="SIZE", help="Memory for the bank, such as 300M or 2G. [default: half of what is free]"),
@@ -59,7 +57,8 @@ Roi = Annotated[
 Bits = Annotated[
     int | None,
     typer.Option(
-        "--bits", metavar="8-16",
+        "--bits",
+        metavar="8-16",
         help="How many bits of its 16-bit files the camera fills. [default: what the files say, else what their values need]",
     ),
 ]
@@ -67,7 +66,8 @@ Large = Annotated[bool, typer.Option("--large", help="Read images of more than 1
 MaskThreshold = Annotated[
     int | None,
     typer.Option(
-        "--mask-threshold", metavar="VALUE",
+        "--mask-threshold",
+        metavar="VALUE",
         help="Values of masks (and --roi) above it count. [default: 0 where they hold labels; else half, such as 128 of 255]",
     ),
 ]
@@ -77,9 +77,7 @@ MinArea = Annotated[
 MmPerPixel = Annotated[
     float | None, typer.Option("--mm-per-pixel", metavar="MM", help="Side of an image's pixel: areas in mm² too.")
 ]
-Format = Annotated[
-    str | None, typer.Option("--format", help="table, jsonl or csv. [default: table on a terminal, else jsonl]")
-]
+Format = Annotated[str | None, typer.Option("--format", help="table, jsonl or csv. [default: table on a terminal, else jsonl]")]
 Null = Annotated[bool, typer.Option("--null", "-0", help="With -: names end in NUL, as find -print0 writes them.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", "-n", help="Check all input, say what would be read and written, and write nothing.")

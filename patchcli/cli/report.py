@@ -40,8 +40,19 @@ def report(
         from patchcli.pipeline.report import write_report
 
         page = write_report(
-            store, paths or None, out=out, limit=limit, roi=roi, mask_threshold=mask_threshold, large=large,
-            min_area=min_area, mm_per_pixel=mm_per_pixel,
-            search=search, memory=options.memory(memory), device=device, threads=threads, observer=terminal,
-        )  # fmt: skip
+            store,
+            paths or None,
+            out=out,
+            limit=limit,
+            roi=roi,
+            mask_threshold=mask_threshold,
+            large=large,
+            min_area=min_area,
+            mm_per_pixel=mm_per_pixel,
+            search=search,
+            memory=options.memory(memory),
+            device=device,
+            threads=threads,
+            observer=terminal,
+        )
         terminal.note(f"{page} is written")

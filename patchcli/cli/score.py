@@ -75,12 +75,25 @@ def score(
         if piped:
             given = options.listed(null)
         records = score(
-            store, given, out=out, overlay=overlay, batch=1 if piped else BATCH,
-            device=device, search=search, memory=options.memory(memory), threads=threads, calibrated=exit_code,
-            roi=roi, mask_threshold=mask_threshold, large=large,
-            min_area=min_area, mm_per_pixel=mm_per_pixel, regions_out=regions, submission=submission,
+            store,
+            given,
+            out=out,
+            overlay=overlay,
+            batch=1 if piped else BATCH,
+            device=device,
+            search=search,
+            memory=options.memory(memory),
+            threads=threads,
+            calibrated=exit_code,
+            roi=roi,
+            mask_threshold=mask_threshold,
+            large=large,
+            min_area=min_area,
+            mm_per_pixel=mm_per_pixel,
+            regions_out=regions,
+            submission=submission,
             observer=terminal,
-        )  # fmt: skip
+        )
 
         def watched() -> Iterator[Record]:
             nonlocal rejected

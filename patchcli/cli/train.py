@@ -34,9 +34,7 @@ def train(
         str | None,
         typer.Option("--objective", help="contrast (and separation where needed), or paper. [default: contrast, patch: paper]"),
     ] = None,
-    lam: Annotated[
-        float | None, typer.Option("--lambda", help="Weight of the SVDD' losses. [default: 0, paper: 0.5]")
-    ] = None,
+    lam: Annotated[float | None, typer.Option("--lambda", help="Weight of the SVDD' losses. [default: 0, paper: 0.5]")] = None,
     warmup: Annotated[
         int | None, typer.Option("--warmup", help="Steps in which lambda rises. [default: 0, paper: 100, patch: 0]")
     ] = None,
@@ -80,11 +78,24 @@ def train(
             "lr": lr, "batch": batch, "precision": precision, "seed": seed,
         }  # fmt: skip
         trained = train(
-            data, store, layout=layout, holdout=aside, size=size, bits=bits, large=large, steps=steps,
-            epochs=epochs, minutes=minutes, resume=resume, overwrite=overwrite, device=device,
-            threads=threads, report=report, observer=terminal,
+            data,
+            store,
+            layout=layout,
+            holdout=aside,
+            size=size,
+            bits=bits,
+            large=large,
+            steps=steps,
+            epochs=epochs,
+            minutes=minutes,
+            resume=resume,
+            overwrite=overwrite,
+            device=device,
+            threads=threads,
+            report=report,
+            observer=terminal,
             **{name: value for name, value in given.items() if value is not None},
-        )  # fmt: skip
+        )
         losses = ", ".join(f"{name} {value:.3f}" for name, value in trained.losses.items())
         terminal.note(f"{trained.steps} steps in {trained.seconds:.0f} s{': ' if losses else ''}{losses}")
         if trained.interrupted:

@@ -15,7 +15,8 @@ def watch(
     log: Annotated[
         Path | None,
         typer.Option(
-            "--log", metavar="FILE.jsonl",
+            "--log",
+            metavar="FILE.jsonl",
             help="Append the records here; what it holds is never scored again. [default: a file of this folder and store "
             "below ~/.local/state/patchcli]",
         ),
@@ -50,9 +51,21 @@ def watch(
         from patchcli.pipeline.watch import watch
 
         records = watch(
-            folder, store, log=log, every=every, out=out, overlay=overlay, roi=roi, mask_threshold=mask_threshold, large=large,
+            folder,
+            store,
+            log=log,
+            every=every,
+            out=out,
+            overlay=overlay,
+            roi=roi,
+            mask_threshold=mask_threshold,
+            large=large,
             min_area=min_area,
-            mm_per_pixel=mm_per_pixel, search=search, memory=options.memory(memory), device=device, threads=threads,
+            mm_per_pixel=mm_per_pixel,
+            search=search,
+            memory=options.memory(memory),
+            device=device,
+            threads=threads,
             observer=terminal,
-        )  # fmt: skip
+        )
         terminal.write(records, "jsonl", {})

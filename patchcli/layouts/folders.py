@@ -50,9 +50,7 @@ def _folders(root: Path) -> Dataset:
             defective += [(child.name, path) for path in find(child, problem=problems.append)]
     ids = [printable(path.relative_to(root)) for _, path in defective]
     own, unclaimed = assign([(PurePosixPath(id_), True) for id_ in ids], masks, "")
-    samples += [
-        Sample(id_, path, "test", kind, paths) for id_, (kind, path), paths in zip(ids, defective, own, strict=True)
-    ]
+    samples += [Sample(id_, path, "test", kind, paths) for id_, (kind, path), paths in zip(ids, defective, own, strict=True)]
     problems += unclaimed
     problems += loose(root, "images in the folder of good ones, or in one of defects")
     return Dataset(root, "folders", root.name, samples, problems)
@@ -61,9 +59,7 @@ def _folders(root: Path) -> Dataset:
 def _plain(root: Path) -> Dataset:
     """Good images alone, at any depth."""
     problems: list[str] = []
-    samples = [
-        Sample(printable(path.relative_to(root)), path, "train", "good") for path in find(root, problem=problems.append)
-    ]
+    samples = [Sample(printable(path.relative_to(root)), path, "train", "good") for path in find(root, problem=problems.append)]
     return Dataset(root, "plain", root.name, samples, problems)
 
 

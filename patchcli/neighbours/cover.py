@@ -38,9 +38,18 @@ def select(pages: Pages, tolerance: float | None = None, keep: int | None = None
         """Pick from every page until no radius is above `goal`; the largest."""
         for page, cover in zip(pages, covers, strict=True):
             cover.count = kernels.pick_centres(
-                page.vectors, page.coords, *page.tree, slack, cover.distances, cover.farthest, cover.picks, cover.radii,
-                cover.count, len(page.ids) if limit is None else limit, goal,
-            )  # fmt: skip
+                page.vectors,
+                page.coords,
+                *page.tree,
+                slack,
+                cover.distances,
+                cover.farthest,
+                cover.picks,
+                cover.radii,
+                cover.count,
+                len(page.ids) if limit is None else limit,
+                goal,
+            )
         return max(float(cover.farthest[0]) for cover in covers)
 
     squared = lower(least, 1)

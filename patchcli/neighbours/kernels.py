@@ -101,8 +101,26 @@ def home_leaves(low, high, kind, points, rows, out):
 
 
 @_loop
-def search(vectors, ids, coords, heads, low, high, start, stop, kind, queries, points, point_heads, slack, rows,
-           skip_from, skip_to, best, index):  # fmt: skip
+def search(
+    vectors,
+    ids,
+    coords,
+    heads,
+    low,
+    high,
+    start,
+    stop,
+    kind,
+    queries,
+    points,
+    point_heads,
+    slack,
+    rows,
+    skip_from,
+    skip_to,
+    best,
+    index,
+):
     """Lower best (Q,) and index (Q,) to the page's nearest vectors, for the query rows; ids skip_from:skip_to are not there."""
     stack = np.empty(256, np.int64)
     bounds = np.empty(256, np.float32)
@@ -176,8 +194,7 @@ def finish_tree(vectors, coords, ids, start, stop, kind, low, high):
 
 
 @_loop
-def pick_centres(vectors, coords, low, high, start, stop, kind, slack, squared, farthest, picks, radii, count, limit,
-                 least):  # fmt: skip
+def pick_centres(vectors, coords, low, high, start, stop, kind, slack, squared, farthest, picks, radii, count, limit, least):
     """Greedy k-centre (Gonzalez 1985) on a page: pick the vector farthest from those picked, until few enough are left.
 
     squared (n,) are the squared distances to the nearest pick, farthest (nodes,) their maxima in each node; both are

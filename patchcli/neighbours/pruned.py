@@ -295,9 +295,17 @@ def search(queries: Tensor, pages: Pages, skip: tuple[int, int] = (0, 0)) -> tup
 
 
 def _search_page(
-    page: Page, queries: Array, points: Array, heads: Array, slack: Array, rows: Array, skip: tuple[int, int],
-    best: Array, number: Array, pool: ThreadPoolExecutor,
-) -> None:  # fmt: skip
+    page: Page,
+    queries: Array,
+    points: Array,
+    heads: Array,
+    slack: Array,
+    rows: Array,
+    skip: tuple[int, int],
+    best: Array,
+    number: Array,
+    pool: ThreadPoolExecutor,
+) -> None:
     low, high, start, stop, kind = page.tree
     leaves = np.empty(len(rows), np.int64)
     kernels.home_leaves(low, high, kind, points, rows, leaves)
@@ -305,9 +313,24 @@ def _search_page(
 
     def run(part: Array) -> None:
         kernels.search(
-            page.vectors, page.ids, page.coords, page.heads, low, high, start, stop, kind, queries, points, heads,
-            slack, part, *skip, best, number,
-        )  # fmt: skip
+            page.vectors,
+            page.ids,
+            page.coords,
+            page.heads,
+            low,
+            high,
+            start,
+            stop,
+            kind,
+            queries,
+            points,
+            heads,
+            slack,
+            part,
+            *skip,
+            best,
+            number,
+        )
 
     for _ in pool.map(run, np.array_split(rows, min(len(rows), _threads() * CHUNKS))):
         pass

@@ -120,9 +120,7 @@ def calibrate(
         return found
 
 
-def _samples(
-    store: Store, source: Paths | None, observer: Observer
-) -> tuple[list[Sample] | None, str]:
+def _samples(store: Store, source: Paths | None, observer: Observer) -> tuple[list[Sample] | None, str]:
     """The good images to score, None for those of the bank, and what to call them."""
     every, root, ids = all_samples(store), Path(store.dataset["root"]), set(store.image_ids)
     banked = [sample for sample in every if sample.id in ids]

@@ -87,9 +87,7 @@ def embed(
         return _embed(opened, wanted, target, budget, overwrite, observer)
 
 
-def _embed(
-    opened: Store, wanted: Thinning, target: torch.device, budget: int, overwrite: bool, observer: Observer
-) -> Embedded:
+def _embed(opened: Store, wanted: Thinning, target: torch.device, budget: int, overwrite: bool, observer: Observer) -> Embedded:
     store, encoder = opened.path, training.load(opened, target)
     mean = opened.mean
     grids = embedding.grids(encoder, mean.shape[0], mean.shape[1], opened.strides)
@@ -147,9 +145,13 @@ def pages_stream(bank: Bank, scale: str) -> Stream:
 
 
 def index(
-    bank: Bank, streams: dict[str, Stream], wanted: Thinning, budget: int, observer: Observer,
+    bank: Bank,
+    streams: dict[str, Stream],
+    wanted: Thinning,
+    budget: int,
+    observer: Observer,
     rounded_before: Mapping[str, float] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Lay out a bank's vectors as pages, thinned as is wanted.
 
     `rounded_before` is by how much vectors that come from another float16 bank may be off already.

@@ -170,9 +170,16 @@ def _average(rows: list[Row]) -> Row:
 
 
 def _evaluate_one(
-    store: Store, maps: Path | None, roi: Roi | None, device: str, search: str, memory: int | None,
-    mask_threshold: int | None, large: bool, observer: Observer,
-) -> list[Row]:  # fmt: skip
+    store: Store,
+    maps: Path | None,
+    roi: Roi | None,
+    device: str,
+    search: str,
+    memory: int | None,
+    mask_threshold: int | None,
+    large: bool,
+    observer: Observer,
+) -> list[Row]:
     """The rows of one class, maps read or made one image at a time, their pixels kept in temporary files (TMPDIR)."""
     dataset = sources.dataset(store)
     for line in dataset.problems:
@@ -247,9 +254,15 @@ def _read(
 
 
 def _row(
-    category: str, label: str, kind: str | None, judged: list[_Judged], name: str, threshold: float | None,
-    pixels: metrics.Pixels, encoder: str | None,
-) -> Row:  # fmt: skip
+    category: str,
+    label: str,
+    kind: str | None,
+    judged: list[_Judged],
+    name: str,
+    threshold: float | None,
+    pixels: metrics.Pixels,
+    encoder: str | None,
+) -> Row:
     """The figures of one map, over all images or over the good ones and those with a kind of defect."""
     chosen = [image for image in judged if kind is None or not image.defective or image.kind == kind]
     labels, scores = [image.defective for image in chosen], [image.scores[name] for image in chosen]

@@ -184,9 +184,13 @@ def _own_size(samples: Sequence[Sample], wanted: str) -> tuple[int, int]:
 
 
 def _check_same(
-    store: Store, dataset: layouts.Dataset, manifest: str, wanted: Canvas | None, aside: dict[str, str] | None,
+    store: Store,
+    dataset: layouts.Dataset,
+    manifest: str,
+    wanted: Canvas | None,
+    aside: dict[str, str] | None,
     bits: int | None,
-) -> None:  # fmt: skip
+) -> None:
     """Refuse a store that holds other images than these."""
     held = store.canvas
     advice = "name another with --store, or replace it with --overwrite"

@@ -78,9 +78,15 @@ def score_all(store: Path | str, paths: Paths | None = None, **options: Any) -> 
 
 
 def page(
-    store: Path | str, found: Sequence[tuple[Sample, Record]], title: str, lines: Sequence[str], rows: Sequence[Row],
-    limit: int, observer: Observer, mask_threshold: int | None = None,
-) -> str:  # fmt: skip
+    store: Path | str,
+    found: Sequence[tuple[Sample, Record]],
+    title: str,
+    lines: Sequence[str],
+    rows: Sequence[Row],
+    limit: int,
+    observer: Observer,
+    mask_threshold: int | None = None,
+) -> str:
     """The page of samples and records whose maps are on disk; `rows` are of these images."""
     opened = Store.open(store)
     judged = any(record.verdict is not None for _, record in found)
@@ -121,9 +127,15 @@ def page(
 
 
 def _card(
-    store: Store, number: int, record: Record, sample: Sample, pixels: Pixels, mask: NDArray[np.bool_] | None,
-    scale: ColourScale, limit: int,
-) -> Card:  # fmt: skip
+    store: Store,
+    number: int,
+    record: Record,
+    sample: Sample,
+    pixels: Pixels,
+    mask: NDArray[np.bool_] | None,
+    scale: ColourScale,
+    limit: int,
+) -> Card:
     """An image, its map and the two patches that were compared (the normal one of training image `number`), each picture of
     at most `limit` bytes."""
     values = tifffile.imread(str(record.map))
@@ -159,9 +171,7 @@ def _card(
     return Card(record.image, sample.kind or None, record.score, record.verdict, facts, shown)
 
 
-def _patch(
-    store: Store, fitted: NDArray[np.uint8], size: Sequence[int], box: tuple[int, int, int, int]
-) -> NDArray[np.uint8]:
+def _patch(store: Store, fitted: NDArray[np.uint8], size: Sequence[int], box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
     """A patch in its surroundings at the working size, as it was compared; `size` (height, width) and `box` are original."""
     height, width = map(int, size)
     rows, columns = store.canvas.covered(height, width)
@@ -172,9 +182,7 @@ def _patch(
     return pictures.surroundings(images.shown(fitted[:rows, :columns]), inside)
 
 
-def _charts(
-    found: Sequence[tuple[Sample, Record]], thresholds: Thresholds | None, rows: Sequence[Row]
-) -> list[Chart]:
+def _charts(found: Sequence[tuple[Sample, Record]], thresholds: Thresholds | None, rows: Sequence[Row]) -> list[Chart]:
     """How the scores are spread, with the thresholds, and the ROC curve where there are labels of both kinds."""
     labels = [sample.kind for sample, _ in found]
     scores = [record.score for _, record in found]

@@ -292,9 +292,7 @@ def _digest(pixels: NDArray[np.uint8]) -> bytes:
     return hashlib.sha256(pixels.tobytes()).digest()
 
 
-def calibration_of(
-    store: Store, roi: Roi | None, without: str, observer: Observer, needed: bool = False
-) -> Calibration | None:
+def calibration_of(store: Store, roi: Roi | None, without: str, observer: Observer, needed: bool = False) -> Calibration | None:
     """The store's calibration; where it is of another bank or region of interest, None, or an error if it is needed.
 
     A note says what there is not `without` it.
@@ -312,9 +310,14 @@ def calibration_of(
 
 
 def make_scorer(
-    store: Store, device: torch.device, search: str, memory: int | None, observer: Observer, roi: Roi | None = None,
+    store: Store,
+    device: torch.device,
+    search: str,
+    memory: int | None,
+    observer: Observer,
+    roi: Roi | None = None,
     large: bool = False,
-) -> Scorer:  # fmt: skip
+) -> Scorer:
     """A scorer with the search that is asked for, or the exact way that is there; says what memory the bank takes."""
     budget = runtime.memory(memory)
     attributes = store.encoder_attributes
@@ -374,9 +377,7 @@ def _at_once(scorer: Scorer, batch: int) -> int:
     return max(1, min(batch, PIXELS // (scorer.canvas.height * scorer.canvas.width)))
 
 
-def _announced(
-    scorer: Scorer, samples: Iterable[Sample], batch: int, written: int, observer: Observer
-) -> Iterator[Sample]:
+def _announced(scorer: Scorer, samples: Iterable[Sample], batch: int, written: int, observer: Observer) -> Iterator[Sample]:
     """The same samples; says beforehand what memory they need, of which `written` bytes a pixel of the largest."""
     samples, said, batch = iter(samples), 0, _at_once(scorer, batch)
     while group := list(islice(samples, batch)):
@@ -460,9 +461,16 @@ def _submit(map_path: Path, above: Path, values: NDArray[np.float32], threshold:
 
 
 def _record(
-    sample: Sample, result: Scored, areas: list[Region] | None, calibration: Calibration | None, map_path: Path | None,
-    picture: Path | None, error: float, sha256: str, bank: str,
-) -> Record:  # fmt: skip
+    sample: Sample,
+    result: Scored,
+    areas: list[Region] | None,
+    calibration: Calibration | None,
+    map_path: Path | None,
+    picture: Path | None,
+    error: float,
+    sha256: str,
+    bank: str,
+) -> Record:
     evidence, score = result.evidence, result.score()
     return Record(
         SCHEMA,

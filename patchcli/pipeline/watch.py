@@ -132,9 +132,13 @@ def watch(
 
 
 def arrivals(
-    folder: Path, seen: dict[str, State], every: float, stop: Callable[[], int], observer: Observer,
+    folder: Path,
+    seen: dict[str, State],
+    every: float,
+    stop: Callable[[], int],
+    observer: Observer,
     reader: Callable[[], Reader],
-) -> Iterator[Arrival]:  # fmt: skip
+) -> Iterator[Arrival]:
     """Complete images below the folder that are not in `seen`, which they are added to, until `stop()`."""
     before: dict[str, State] = {}
     failed: dict[str, int] = {}

@@ -37,9 +37,7 @@ class Blocks:
         for scale, shape in scales.items():
             part.create_array(f"{scale}/features", (count, *shape), (block, *shape), np.float32)
         part.create_array("done", (-(-count // block),), (1,), np.uint8)
-        return cls(
-            part, {"fingerprint": fingerprint, "images": images, "first": first, "block": block, "scales": scales}
-        )
+        return cls(part, {"fingerprint": fingerprint, "images": images, "first": first, "block": block, "scales": scales})
 
     @property
     def done(self) -> NDArray[np.uint8]:
@@ -98,9 +96,7 @@ class Bank:
         self._scales: dict[str, Attributes] = self.attributes["scales"]
 
     @classmethod
-    def create(
-        cls, part: Part, fingerprint: Attributes, grids: Mapping[str, PatchGrid], D: int, images: int
-    ) -> "Bank":
+    def create(cls, part: Part, fingerprint: Attributes, grids: Mapping[str, PatchGrid], D: int, images: int) -> "Bank":
         """A bank without pages, in an empty part."""
         scales = {
             scale: {"K": grid.K, "S": grid.S, "rows": grid.shape[0], "columns": grid.shape[1]} for scale, grid in grids.items()

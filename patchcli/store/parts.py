@@ -74,9 +74,14 @@ class Part:
         codecs = [*([ZstdCodec()] if kind in "Uu" else []), Crc32cCodec()]
         fill = {"f": float("nan"), "i": -1, "u": 0, "U": ""}[kind]
         return self.group.create_array(
-            name, shape=shape, chunks=tuple(max(1, length) for length in chunks), dtype=dtype, compressors=codecs,
-            fill_value=fill, config={"write_empty_chunks": True},
-        )  # fmt: skip
+            name,
+            shape=shape,
+            chunks=tuple(max(1, length) for length in chunks),
+            dtype=dtype,
+            compressors=codecs,
+            fill_value=fill,
+            config={"write_empty_chunks": True},
+        )
 
     def write(self, name: str, values: Array) -> None:
         """An array in one chunk."""

@@ -1,6 +1,6 @@
 """The root's metadata: one small object, written last, that names every part of a version.
 
-    attrs.patchcli: format_version, revision, plain, versions, dataset, parts {kind: {name, sha256}}, sha256 (of all of these)
+attrs.patchcli: format_version, revision, plain, versions, dataset, parts {kind: {name, sha256}}, sha256 (of all of these)
 """
 
 import hashlib

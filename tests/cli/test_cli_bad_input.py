@@ -280,6 +280,7 @@ def test_metadata_that_is_empty(world: World, file: str, says: tuple[str, ...]) 
 
 def test_a_damaged_store_is_made_again(world: World) -> None:
     """With the command that the message names."""
+
     def damage(kind: str) -> None:
         chunk = next(path for path in part_folder(world.store, kind).rglob("c/*") if path.is_file())
         truncate(chunk)
@@ -393,8 +394,7 @@ def test_masks_that_cannot_be_used(world: World) -> None:
     assert result.exit_code == 2
     assert result.stderr.splitlines() == [
         f"patchcli: left out: {masks}/999_mask.png: mask without an image; expected test/hole/999.*",
-        f"patchcli: left out: {masks}/000_mask.png: expected a mask of the image's size, found 30x20, "
-        "its image has 160x140",
+        f"patchcli: left out: {masks}/000_mask.png: expected a mask of the image's size, found 30x20, its image has 160x140",
         f"patchcli: left out: {masks}/001_mask.png: mask of a defective image is empty; its pixels are left out",
         "patchcli: done, but 3 problems reported above",
     ]
@@ -434,9 +434,7 @@ def _full(*_: object, **__: object) -> None:
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_a_full_disk(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], where: str
-) -> None:
+def test_a_full_disk(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], where: str) -> None:
     names: dict[str, Callable[[], object]] = {"DATA": lambda: world.data, "STORE": lambda: world.store}
     given = [str(names[argument]()) if argument in names else argument for argument in arguments]
     with monkeypatch.context() as patched:

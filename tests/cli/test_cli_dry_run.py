@@ -131,6 +131,7 @@ def test_what_a_kill_left_is_left(place: Path) -> None:
 def test_the_estimate_holds(place: Path) -> None:
     def size(folder: Path) -> int:
         return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
     told = done("score", "more", "--out", "maps", "--dry-run").stderr.split("(about ")[1].split()[0]
     assert len(records(done("score", "more", "--out", "maps"))) == 12
     assert size(place / "maps") / 1e6 == pytest.approx(float(told), rel=0.05)

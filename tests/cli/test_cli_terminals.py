@@ -102,9 +102,7 @@ def outcomes(commands: Commands) -> dict[tuple[str, str], list[Outcome]]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
-def test_data_is_the_same_with_any_terminals(
-    outcomes: dict[tuple[str, str], list[Outcome]], case: tuple[str, str]
-) -> None:
+def test_data_is_the_same_with_any_terminals(outcomes: dict[tuple[str, str], list[Outcome]], case: tuple[str, str]) -> None:
     plain, *others = outcomes[case]
     assert plain.status == 0, plain.stderr
     assert bool(plain.stdout) == (case[0] in PRINTING)
@@ -219,9 +217,7 @@ def test_names_reach_no_terminal_raw(commands: Commands, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "table"])
-def test_a_terminal_of_ascii(
-    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
-) -> None:
+def test_a_terminal_of_ascii(commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     image = shutil.copy(commands.paths[0], tmp_path / "größe.png")
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     arguments = ("score", image, tmp_path / "fehlt-ä.png", "--store", commands.places["STORE"], "--format", form)
@@ -268,7 +264,7 @@ def test_an_internal_error(driver: str) -> None:
     assert stderr.endswith("patchcli: internal error: KeyError: 'x'; report it with the traceback\n")
 
 
-@pytest.mark.parametrize("error", ["MemoryError", "RuntimeError(\"DefaultCPUAllocator: can't allocate memory\")"])
+@pytest.mark.parametrize("error", ["MemoryError", 'RuntimeError("DefaultCPUAllocator: can\'t allocate memory")'])
 def test_out_of_memory(error: str) -> None:
     status, stdout, stderr = finished("info", driver=RAISES.format(error))
     assert (status, stdout) == (70, "") and stderr.startswith("patchcli: error: not enough memory; ")

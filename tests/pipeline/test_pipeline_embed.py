@@ -69,9 +69,7 @@ def test_a_finished_bank_is_left_as_it_is(world: World) -> None:
 
 @pytest.mark.usefixtures("single_blocks")
 @pytest.mark.parametrize("stop", [0, 3])
-def test_stopped_and_gone_on_is_as_if_never_stopped(
-    world: World, monkeypatch: pytest.MonkeyPatch, stop: int
-) -> None:
+def test_stopped_and_gone_on_is_as_if_never_stopped(world: World, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
     whole = parts(world.store)
     without(world.store, "bank")
     with monkeypatch.context() as patched:

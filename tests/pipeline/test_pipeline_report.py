@@ -95,9 +95,7 @@ def test_the_page_has_a_bound(calibrated: World, tmp_path: Path, monkeypatch: py
     assert whole // 8 < size() <= whole // 2
 
 
-def test_an_image_that_is_gone_by_then_is_left_out(
-    calibrated: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_that_is_gone_by_then_is_left_out(calibrated: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = [save(tmp_path / f"{number}.png", np.full((64, 90, 3), 90, np.uint8)) for number in range(2)]
     told, score_all = Told(), module.score_all
 

@@ -69,9 +69,7 @@ def test_a_file_that_grows_is_waited_for(tmp_path: Path, monkeypatch: pytest.Mon
     assert told.problems == []
 
 
-def test_a_damaged_file_is_named_once_and_tried_again_when_it_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_file_is_named_once_and_tried_again_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = image(tmp_path / "a.png").read_bytes()
     part = truncate(tmp_path / "a.png")
     told = Told()
