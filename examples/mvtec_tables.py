@@ -15,7 +15,7 @@ import numpy as np
 
 import patchcli
 from patchcli.errors import StoreError
-from patchcli.pipeline.evaluate import Row, totals
+from patchcli.verbs.evaluate import Row, totals
 
 PAPER = {"sampler": "patch", "lr": 1e-4, "lam": 1e-3}
 

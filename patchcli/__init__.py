@@ -8,19 +8,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from patchcli.pipeline.bank import audit, bank_add, bank_list, bank_remove
-    from patchcli.pipeline.calibrate import calibrate
-    from patchcli.pipeline.data import data
-    from patchcli.pipeline.demo import demo
-    from patchcli.pipeline.embed import embed
-    from patchcli.pipeline.evaluate import evaluate
-    from patchcli.pipeline.extract import extract
-    from patchcli.pipeline.import_weights import import_weights
-    from patchcli.pipeline.info import info
-    from patchcli.pipeline.report import write_report
-    from patchcli.pipeline.score import score
-    from patchcli.pipeline.train import train
-    from patchcli.pipeline.watch import watch
+    from patchcli.verbs.bank import audit, bank_add, bank_list, bank_remove
+    from patchcli.verbs.calibrate import calibrate
+    from patchcli.verbs.data import data
+    from patchcli.verbs.demo import demo
+    from patchcli.verbs.embed import embed
+    from patchcli.verbs.evaluate import evaluate
+    from patchcli.verbs.extract import extract
+    from patchcli.verbs.import_weights import import_weights
+    from patchcli.verbs.info import info
+    from patchcli.verbs.report import write_report
+    from patchcli.verbs.score import score
+    from patchcli.verbs.train import train
+    from patchcli.verbs.watch import watch
 
 __all__ = [
     "audit", "bank_add", "bank_list", "bank_remove", "calibrate", "data", "demo", "embed", "evaluate", "extract",
@@ -33,4 +33,4 @@ def __getattr__(name: str) -> Any:
     """Load a verb when it is first used, so that importing patchcli (and `--help`) stays quick."""
     if name not in __all__:
         raise AttributeError(f"module 'patchcli' has no attribute {name!r}")
-    return getattr(import_module(f"patchcli.pipeline.{_HOMES.get(name, name)}"), name)
+    return getattr(import_module(f"patchcli.verbs.{_HOMES.get(name, name)}"), name)

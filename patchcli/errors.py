@@ -1,22 +1,48 @@
 """Everything patchcli refuses, as one tree; each leaf is also the standard error that a caller would expect.
 
 PatchcliError
-├── InputError (ValueError)      what was given cannot be used: a path, an image, a mask, weights, an option
+├── InputError (ValueError)      an argument, or an image, a mask or a file that it names, cannot be used
 ├── StoreError (ValueError)      the store is missing, of another format, data set or encoder, or damaged
-│   ├── IncompleteError          a part of the store is not made yet, or half-written; the message says how to go on
-│   └── DamagedError             what is stored is not what was written; the message says how to repair it
-└── TrainingError (ArithmeticError)   the optimisation left the finite numbers
+│   ├── IncompleteError          a part of the store is missing or half-written; the message says how to finish it
+│   └── DamagedError             the store does not hold what was written; the message says how to repair it
+└── TrainingError (ArithmeticError)   training collapsed or produced numbers that are not finite
 
-A message says in one or two lines what was expected, what was found and what to do. `Ended` is no error.
+`Ended` is no error.
 """
 
 
 class PatchcliError(Exception):
-    """Root of all errors that patchcli raises on purpose."""
+    """Root of all errors that patchcli raises on purpose; its text is one or two lines.
+
+    Arguments and functions stand in backquotes in it, as in `size` or `embed(overwrite=True)`: the command line prints them
+    as its flags and commands.
+    """
+
+    def __init__(
+        self,
+        found: str,
+        *,
+        parameter: str | None = None,
+        subject: object = None,
+        expected: str | None = None,
+        advice: str | None = None,
+    ) -> None:
+        self.found = found  # what is wrong
+        self.parameter = parameter  # the argument at fault, by its name in Python
+        self.subject = subject  # what it is about: a path, a value
+        self.expected = expected  # what would have been right
+        self.advice = advice  # what to do
+        super().__init__(found)
+
+    def __str__(self) -> str:
+        named = None if self.parameter is None else f"`{self.parameter}`"
+        head = " ".join(str(part) for part in (named, self.subject) if part is not None)
+        text = self.found if self.expected is None else f"expected {self.expected}, found {self.found}"
+        return (f"{head}: " if head else "") + text + (f"; {self.advice}" if self.advice else "")
 
 
 class InputError(PatchcliError, ValueError):
-    """Something that the user named cannot be used."""
+    """An argument, or something that it names, cannot be used."""
 
 
 class StoreError(PatchcliError, ValueError):
@@ -32,8 +58,8 @@ class DamagedError(StoreError):
 
 
 class Ended(Exception):  # noqa: N818
-    """A run ends early as it should: it is a dry one, or another process tells why it cannot begin."""
+    """A run ends early as it should: it is a dry run, or another process says why it cannot begin."""
 
 
 class TrainingError(PatchcliError, ArithmeticError):
-    """Training produced numbers that are not finite."""
+    """Training collapsed or produced numbers that are not finite."""

@@ -10,10 +10,10 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
-from patchcli import training
-from patchcli.encoder import Encoder
-from patchcli.pipeline.extract import extract
+from patchcli.features.encoder import Encoder
+from patchcli.features.registry import build
 from patchcli.store import Store
+from patchcli.verbs.extract import extract
 
 settings.register_profile("patchcli", deadline=None, derandomize=True, database=None)
 settings.load_profile("patchcli")
@@ -87,7 +87,7 @@ def random_encoder() -> Callable[..., Encoder]:
     def make(architecture: str, D: int = 8, seed: int = 0) -> Encoder:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            encoder = training.build(architecture, D).eval()
+            encoder = build(architecture, D).eval()
             for name, values in encoder.named_parameters():
                 if name.endswith("bias"):
                     torch.nn.init.normal_(values, 0, 0.1)

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchcli import files, regions
+from patchcli import files
+from patchcli.detection import regions
+from patchcli.detection.regions import Region
 from patchcli.errors import InputError
-from patchcli.regions import Region
 
 PLACES = ["here", "a/b/c"]
 

@@ -16,19 +16,16 @@ ROOT = Path(patchcli.__file__).parent
 # From top to bottom. A room imports from lower lines only; the modules of one package may import each other.
 LAYERS = [
     ["cli"],
-    ["pipeline"],
-    ["calibration", "report", "scoring"],
+    ["verbs"],
     ["training"],
-    ["heldout"],
-    ["embedding", "losses"],
-    ["neighbours", "sampling"],
-    ["encoder"],
+    ["detection"],
+    ["bank"],
     ["store"],
-    ["curves", "defects", "layouts", "maps", "metrics", "observer", "regions", "runtime", "weave"],
-    ["masks"],
-    ["images"],
-    ["decoding"],
-    ["files", "grid"],
+    ["features"],
+    ["reporting"],
+    ["datasets"],
+    ["observer", "runtime"],
+    ["files"],
     ["errors"],
 ]
 DEPTH = {room: depth for depth, layer in enumerate(LAYERS) for room in layer}
@@ -97,14 +94,14 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "modules"), [("zarr", {"patchcli.store.parts"}), ("pykeops", {"patchcli.neighbours.keops"})]
+    ("package", "modules"), [("zarr", {"patchcli.store.parts"}), ("pykeops", {"patchcli.bank.search.keops"})]
 )
 def test_one_module_imports(package: str, modules: set[str]) -> None:
     assert importers(package) == modules
 
 
 def test_nothing_is_pickled_but_read_with_care() -> None:
-    assert importers("pickle") == {"patchcli.pipeline.import_weights"}  # for the name of its error
+    assert importers("pickle") == {"patchcli.verbs.import_weights"}  # for the name of its error
 
 
 HEAVY = {"torch", "zarr", "numpy", "scipy", "sklearn", "pykeops", "PIL", "tifffile"}
@@ -114,10 +111,10 @@ HEAVY = {"torch", "zarr", "numpy", "scipy", "sklearn", "pykeops", "PIL", "tifffi
 def test_the_command_line_imports_nothing_heavy_at_once(name: str) -> None:
     at_once = set(imports(MODULES[name], inside_functions=False))
     assert not {found for found in at_once if found.split(".")[0] in HEAVY}
-    assert not {found for found in at_once if found.startswith("patchcli.pipeline")}
+    assert not {found for found in at_once if found.startswith("patchcli.verbs")}
 
 
 def test_importing_the_command_line_loads_nothing_heavy() -> None:
-    code = f"import sys, patchcli.cli; print(sorted({HEAVY | {'patchcli.pipeline'}} & sys.modules.keys()))"
+    code = f"import sys, patchcli.cli; print(sorted({HEAVY | {'patchcli.verbs'}} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -14,9 +14,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 import patchcli
-from patchcli.pipeline.evaluate import totals
 from patchcli.store import Store
-from patchcli.training import JUDGED_EVERY
+from patchcli.training.trainer import JUDGED_EVERY
+from patchcli.verbs.evaluate import totals
 
 FIGURES = ("image_auroc", "pixel_auroc", "aupro_30")
 

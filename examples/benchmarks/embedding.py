@@ -10,9 +10,9 @@ import time
 import numpy as np
 import torch
 
-from patchcli.embedding import embed, grids
-from patchcli.encoder import HierarchicalEncoder
-from patchcli.images import standardise
+from patchcli.datasets.images import standardise
+from patchcli.features.dense import embed, grids
+from patchcli.features.hierarchical import HierarchicalEncoder
 
 ROUNDS, IMAGES = 3, 8
 

@@ -20,13 +20,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from patchcli import embedding, images, layouts, maps, training
-from patchcli.neighbours import brute, cover, paged, pruned
+from patchcli.bank import pages as paged
+from patchcli.bank import thinning as cover
+from patchcli.bank.search import brute, pruned
+from patchcli.datasets import images, layouts
+from patchcli.detection import maps
+from patchcli.detection.detector import Scorer
+from patchcli.features import dense as embedding
 from patchcli.observer import Observer
-from patchcli.pipeline import score as score_module
-from patchcli.pipeline.embed import pages_stream
-from patchcli.scoring import Scorer
 from patchcli.store import Store
+from patchcli.verbs import score as score_module
+from patchcli.verbs.embed import pages_stream
 
 IMAGES, CPU = 10, torch.device("cpu")
 
@@ -37,7 +41,7 @@ def loaded(store: Store) -> tuple[np.ndarray, list[torch.Tensor], list[Path]]:
     ids, vectors = (np.concatenate(column) for column in zip(*pages_stream(bank, "small")(), strict=True))
     samples = layouts.read(Path(store.dataset["root"]), store.dataset["layout"]).split("test")
     files = [sample.path for sample in samples[:: max(1, len(samples) // IMAGES)]][:IMAGES]
-    encoder, (height, width) = training.load(store, CPU), store.mean.shape[:2]
+    encoder, (height, width) = store.encoder(CPU), store.mean.shape[:2]
     grids = embedding.grids(encoder, height, width, {})
     queries = [
         embedding.embed(encoder, images.resize(images.decode(file), height, width)[None], store.mean, grids, CPU)["small"]
@@ -198,7 +202,7 @@ def blow_up(path: Path, count: int) -> None:
     with Store.writing(path) as store:
         bank, ids, sizes = store.bank(), store.image_ids, store.image_sizes
         copies = -(-count // bank.vectors("small"))
-        grids = embedding.grids(training.load(store, CPU), *store.mean.shape[:2], store.strides)
+        grids = embedding.grids(store.encoder(CPU), *store.mean.shape[:2], store.strides)
         images = (
             (f"{copy}/{ids[n]}", (int(sizes[n][0]), int(sizes[n][1])), store.read_images(n, n + 1)[0])
             for copy in range(copies)

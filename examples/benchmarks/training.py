@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 import patchcli
-from patchcli.pipeline.evaluate import Row, totals
 from patchcli.store import Store
+from patchcli.verbs.evaluate import Row, totals
 
 FIGURES = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro_30")
 

@@ -33,7 +33,7 @@ def list_images(
     """
     with Terminal(quiet, verbose) as terminal:
         terminal.check_format(form)
-        from patchcli.pipeline.bank import bank_list
+        from patchcli.verbs.bank import bank_list
 
         terminal.write(bank_list(store), form, LIST_COLUMNS)
 
@@ -57,7 +57,7 @@ def audit(
     """
     with Terminal(quiet, verbose) as terminal:
         terminal.check_format(form)
-        from patchcli.pipeline.bank import audit
+        from patchcli.verbs.bank import audit
 
         records = audit(store, search=search, memory=options.memory(memory), device=device, threads=threads, observer=terminal)
         terminal.write(records, form, AUDIT_COLUMNS)
@@ -84,7 +84,7 @@ def remove(
     Example: patchcli bank remove train/good/017.png
     """
     with Terminal(quiet, verbose, dry_run) as terminal:
-        from patchcli.pipeline.bank import bank_remove
+        from patchcli.verbs.bank import bank_remove
 
         done = bank_remove(
             store, _given(names, null), memory=options.memory(memory), device=device, threads=threads, observer=terminal
@@ -112,7 +112,7 @@ def add(
     Example: patchcli bank add new_shift/*.png
     """
     with Terminal(quiet, verbose, dry_run) as terminal:
-        from patchcli.pipeline.bank import bank_add
+        from patchcli.verbs.bank import bank_add
 
         done = bank_add(
             store,

@@ -62,7 +62,7 @@ def calibrate(
         terminal.check_format(form)
         rate = None if false_alarms is None else options.share("--false-alarms", false_alarms)
         reviewed, limit = None if review is None else options.share("--review", review), options.memory(memory)
-        from patchcli.pipeline.calibrate import calibrate
+        from patchcli.verbs.calibrate import calibrate
 
         named = source[0] if source in (["holdout"], ["validation"], ["loo"]) else source
         record = calibrate(

@@ -36,7 +36,7 @@ def data(
     """
     with Terminal(quiet, verbose) as terminal:
         terminal.check_format(form)
-        from patchcli.pipeline.data import data as describe
+        from patchcli.verbs.data import data as describe
 
         kinds = describe(data, layout, terminal, bits=bits, large=large, mask_threshold=mask_threshold)
         terminal.write(kinds, form, COLUMNS)

@@ -26,7 +26,7 @@ def demo(
     """
     with Terminal(quiet, verbose, dry_run) as terminal:
         terminal.check_format(form)
-        from patchcli.pipeline.demo import STEPS, demo
+        from patchcli.verbs.demo import STEPS, demo
 
         wanted = STEPS if steps is None else steps
         result = demo(folder, steps=wanted, seed=seed or 0, threads=threads, observer=terminal)

@@ -40,7 +40,7 @@ def embed(
     with Terminal(quiet, verbose, dry_run, "finished work is kept, run again to resume") as terminal:
         share = None if keep is None else options.share("--keep", keep)
         limit = options.memory(memory)
-        from patchcli.pipeline.embed import embed
+        from patchcli.verbs.embed import embed
 
         done = embed(
             store,

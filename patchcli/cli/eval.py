@@ -53,7 +53,7 @@ def evaluate(
     """
     with Terminal(quiet, verbose) as terminal:
         terminal.check_format(form)
-        from patchcli.pipeline.evaluate import evaluate
+        from patchcli.verbs.evaluate import evaluate
 
         rows = evaluate(
             store,

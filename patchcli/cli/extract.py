@@ -39,7 +39,7 @@ def extract(
     """
     with Terminal(quiet, verbose, dry_run) as terminal:
         from patchcli.errors import InputError
-        from patchcli.pipeline.extract import cut_patches, extract
+        from patchcli.verbs.extract import cut_patches, extract
 
         aside = None if holdout is None else options.share("--holdout", holdout)
         if data is None and patches is None:

@@ -22,7 +22,7 @@ def import_weights(
     Example: patchcli extract ./mvtec/hazelnut && patchcli import hazelnut.pkl && patchcli embed
     """
     with Terminal(quiet, verbose, dry_run) as terminal:
-        from patchcli.pipeline.import_weights import import_weights
+        from patchcli.verbs.import_weights import import_weights
 
         sha256 = import_weights(weights, store, overwrite, terminal)
         terminal.note(f"encoder {sha256[:12]} is in {store}; next: patchcli embed")

@@ -25,7 +25,7 @@ def info(
     """
     with Terminal(quiet, verbose) as terminal:
         terminal.check_format(form)
-        from patchcli.pipeline.info import info
+        from patchcli.verbs.info import info
 
         found = info(store, check)
         if check:

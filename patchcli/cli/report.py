@@ -37,7 +37,7 @@ def report(
     Example: patchcli report new/ --limit 50
     """
     with Terminal(quiet, verbose) as terminal:
-        from patchcli.pipeline.report import write_report
+        from patchcli.verbs.report import write_report
 
         page = write_report(
             store,

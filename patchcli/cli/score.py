@@ -68,7 +68,7 @@ def score(
     rejected = False
     with Terminal(quiet, verbose, dry_run) as terminal:
         terminal.check_format(form)
-        from patchcli.pipeline.score import BATCH, Record, score
+        from patchcli.verbs.score import BATCH, Record, score
 
         piped = paths == ["-"]
         given: Iterable[str] | None = paths or None

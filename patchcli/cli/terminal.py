@@ -19,6 +19,7 @@ import typer
 from patchcli import files
 from patchcli.cli import text
 from patchcli.cli.bar import Bar
+from patchcli.cli.shell import in_shell
 from patchcli.errors import Ended, InputError, PatchcliError
 from patchcli.observer import Observer
 
@@ -73,7 +74,7 @@ class Terminal(Observer):
 
     def _write(self, line: str) -> None:
         with self._beside_the_bar(), _undisturbed():
-            print(text.visible(line, sys.stderr.encoding), file=sys.stderr, flush=True)
+            print(text.visible(in_shell(line), sys.stderr.encoding), file=sys.stderr, flush=True)
 
     @contextmanager
     def _beside_the_bar(self) -> Iterator[None]:

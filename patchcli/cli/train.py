@@ -71,7 +71,7 @@ def train(
     with Terminal(quiet or os.environ.get("RANK", "0") != "0", verbose, dry_run, again) as terminal:
         terminal.progress("train", 0, None, "loading PyTorch")
         aside = None if holdout is None else options.share("--holdout", holdout)
-        from patchcli.pipeline.train import train
+        from patchcli.verbs.train import train
 
         given = {
             "encoder": encoder, "sampler": sampler, "objective": objective, "lam": lam, "warmup": warmup, "D": dim,

@@ -48,7 +48,7 @@ def watch(
     """
     with Terminal(quiet, verbose, again="run again to go on with what has no record") as terminal:
         terminal.check_format("jsonl")
-        from patchcli.pipeline.watch import watch
+        from patchcli.verbs.watch import watch
 
         records = watch(
             folder,

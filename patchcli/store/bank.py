@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchcli.errors import DamagedError, IncompleteError
-from patchcli.grid import PatchGrid
+from patchcli.features.grid import PatchGrid
 from patchcli.store.parts import Array, Attributes, Part
 
 BANK_CHUNK_BYTES = 8 << 20  # a block of the bank's largest scale: between 4 and 16 MB

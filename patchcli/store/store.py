@@ -8,19 +8,24 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from patchcli.datasets.images import Canvas, Pixels, Reader, levels
 from patchcli.errors import IncompleteError, InputError, StoreError
-from patchcli.grid import PatchGrid
-from patchcli.images import Canvas, Pixels, Reader, levels
+from patchcli.features.grid import PatchGrid
 from patchcli.observer import Observer
 from patchcli.store.bank import Bank, Blocks, bank_bytes
 from patchcli.store.locks import LOCK, Leases, locked, unread
 from patchcli.store.parts import FOLDER, METADATA, REPAIR, Array, Attributes, Part, Stored, remove, write_arrays
 from patchcli.store.root import Named, Root
+
+if TYPE_CHECKING:
+    import torch
+
+    from patchcli.features.encoder import Encoder
 
 IMAGE_BLOCK = 8  # images a chunk of images/train
 TRIES = 10  # to read a version that is not replaced meanwhile
@@ -289,6 +294,13 @@ class Store:
         if digest_of(weights) != part.attributes["sha256"]:
             raise part.damaged("weights differ from their sha256")
         return weights
+
+    def encoder(self, device: "torch.device") -> "Encoder":
+        """The encoder, ready to embed."""
+        from patchcli.features.registry import restore
+
+        attributes = self.encoder_attributes
+        return restore(attributes["architecture"], attributes["D"], self.read_encoder(), device)
 
     def read_training_state(self) -> dict[str, Array]:
         """What training needs to go on, empty where the encoder was imported."""

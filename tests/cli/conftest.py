@@ -1,13 +1,9 @@
 """Fixtures of the command line's tests: the small world of the pipeline's tests, and ways to run a command."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
-
 from smallworld import World, kept, made, make_store, threads_as_before, world  # noqa: F401
 
 

@@ -6,7 +6,7 @@ import pytest
 from commands import done, records, refused, run, timeless
 from smallworld import World, write_plain
 
-from patchcli.calibration import Thresholds
+from patchcli.detection.calibration import Thresholds
 
 
 @pytest.fixture

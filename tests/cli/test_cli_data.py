@@ -9,7 +9,7 @@ import pytest
 from commands import done, finished, records, refused, run
 from smallworld import World, touched, truncate, write_plain
 
-from patchcli.layouts import LAYOUTS
+from patchcli.datasets.layouts import LAYOUTS
 
 
 def test_a_data_set_is_described_and_left_alone(made: World) -> None:

@@ -21,11 +21,11 @@ from commands import run
 from smallworld import SIZE, save, texture, write_dataset, write_plain
 
 import patchcli
-from patchcli import training
 from patchcli.cli.app import app
-from patchcli.encoder import HierarchicalEncoder
-from patchcli.pipeline import watch as watch_module
-from patchcli.pipeline.score import Record
+from patchcli.features.hierarchical import HierarchicalEncoder
+from patchcli.training import trainer as training
+from patchcli.verbs import watch as watch_module
+from patchcli.verbs.score import Record
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").exists() else ""

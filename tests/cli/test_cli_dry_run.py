@@ -15,7 +15,7 @@ from smallworld import World, part_folder, touched, truncate, write_plain
 from typer.main import get_command
 
 from patchcli.cli.app import app
-from patchcli.encoder import HierarchicalEncoder
+from patchcli.features.hierarchical import HierarchicalEncoder
 
 
 @pytest.fixture

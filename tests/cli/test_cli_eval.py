@@ -12,7 +12,7 @@ from commands import done, records, refused, run
 from smallworld import World, make_store, touched, write_dataset
 
 import patchcli
-from patchcli.pipeline.evaluate import Row
+from patchcli.verbs.evaluate import Row
 
 
 def test_rows_of_a_store(made: World) -> None:
@@ -83,7 +83,7 @@ def test_maps_and_metrics(made: World, tmp_path: Path) -> None:
 def test_the_table_fits_on_80_columns(made: World, monkeypatch: pytest.MonkeyPatch) -> None:
     row = patchcli.evaluate(made.store)[-1]
     rows = [replace(row, category="transistor", map="product", kind="faulty_imprint", image_auroc=0.98765)]
-    monkeypatch.setattr("patchcli.pipeline.evaluate.evaluate", lambda *_, **__: rows)
+    monkeypatch.setattr("patchcli.verbs.evaluate.evaluate", lambda *_, **__: rows)
     monkeypatch.setenv("COLUMNS", "80")
     heading, line = done("eval", "--format", "table").stdout.splitlines()
     assert max(len(heading), len(line)) <= 80

@@ -7,7 +7,7 @@ import torch
 from commands import done, records, refused
 from smallworld import World
 
-from patchcli.encoder import HierarchicalEncoder
+from patchcli.features.hierarchical import HierarchicalEncoder
 
 
 class Evil:

@@ -27,7 +27,7 @@ bank.Blocks.write_block = slow
 
 SIGINT_AT_STEP_2 = """
 import os, signal
-from patchcli.training import Trainer
+from patchcli.training.trainer import Trainer
 step = Trainer.step
 def signalled(self, batch):
     if len(self.history) == 1:
@@ -39,8 +39,8 @@ Trainer.step = signalled
 
 SIGINT_WHILE_IT_EMBEDS_AHEAD = """
 import os, signal, time
-from patchcli import scoring
-from patchcli.pipeline import score
+from patchcli.detection import detector as scoring
+from patchcli.verbs import score
 score.BATCH = 2
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 compare = scoring.Scorer.compare

@@ -16,7 +16,7 @@ from PIL import Image
 from smallworld import HOLE, World, save, texture, touched
 
 import patchcli
-from patchcli.pipeline.score import Record
+from patchcli.verbs.score import Record
 
 TEST_IMAGES = [*(f"test/good/{i:03}.png" for i in range(2)), *(f"test/hole/{i:03}.png" for i in range(3))]
 

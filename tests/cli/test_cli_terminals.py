@@ -24,7 +24,7 @@ import patchcli
 from patchcli.cli.bar import Bar
 from patchcli.cli.terminal import Terminal
 from patchcli.cli.text import cells, table, visible
-from patchcli.encoder import HierarchicalEncoder
+from patchcli.features.hierarchical import HierarchicalEncoder
 
 STREAMS = list(product(("pipe", "pty"), repeat=2))
 # Each command, its forms, and what it reads on standard input; DATA, STORE, NEW and PATHS stand for paths.
@@ -240,7 +240,7 @@ def test_no_cell_is_a_formula(value: str, capsys: pytest.CaptureFixture[str]) ->
 # ---- how it ends ----------------------------------------------------------------------------------------------------
 
 RAISES = """
-from patchcli.pipeline import info
+from patchcli.verbs import info
 def wrong(store, check):
     raise {}
 info.info = wrong

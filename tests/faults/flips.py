@@ -1,6 +1,6 @@
 """Flip single bits of a store's files, cut files short, take them away: every command gives the right result or says why not.
 
-python tests/faults/flips.py --count 1000 --seed 0
+PYTHONPATH=tests/helpers python tests/faults/flips.py --count 1000 --seed 0
 """
 
 import json

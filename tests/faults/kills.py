@@ -1,6 +1,6 @@
 """Kill commands at random moments: the store is the old or the new one, and the same command finishes the work.
 
-python tests/faults/kills.py --count 500 --seed 0
+PYTHONPATH=tests/helpers python tests/faults/kills.py --count 500 --seed 0
 """
 
 import random

@@ -1,6 +1,6 @@
 """Two commands on one store at once: the end is that of one after the other, and a reader sees one version.
 
-python tests/faults/pairs.py --count 200 --seed 0
+PYTHONPATH=tests/helpers python tests/faults/pairs.py --count 200 --seed 0
 """
 
 import json

@@ -1,5 +1,7 @@
 """Kill `patchcli watch` at random moments while images arrive and are overwritten: no record is lost, doubled or of another
-content. `python tests/faults/watch_kills.py KILLS [SEED]` makes its own data and prints what it counted.
+content. It makes its own data and prints what it counted.
+
+PYTHONPATH=tests/helpers python tests/faults/watch_kills.py KILLS [SEED]
 
 Images are BMP files of one size, and those that are overwritten get the old time of change back, so that bytes and
 mtime_ns tell nothing.
@@ -19,13 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
-
 from smallworld import WORKING, Told, make_store, save, texture, write_plain
 
 import patchcli
-from patchcli.pipeline.watch import STATE
+from patchcli.verbs.watch import STATE
 
 BACKLOG = 8  # images that arrive or change before each start, and at most so many before the kill
 DEADLINE = 300  # seconds for what takes a few

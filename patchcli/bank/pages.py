@@ -1,0 +1,52 @@
+"""A stored bank as pages: written when it is complete, and read to search."""
+
+from collections.abc import Callable
+
+from patchcli.bank.search import pruned
+from patchcli.bank.search.pruned import Array, Axes, Index, Page, Pages, Stream
+from patchcli.errors import StoreError
+from patchcli.store import Bank
+
+
+def write(
+    bank: Bank, scale: str, stream: Stream, total: int, *, half: bool, budget: int, progress: Callable[[int], None]
+) -> None:
+    """Lay out a scale's vectors as pages, holding at most `budget` bytes; as float16 with `half`."""
+    name = bank.begin_index(scale)
+
+    def write_page(number: int, page: Page) -> None:
+        bank.write_page(scale, name, number, {array: getattr(page, array) for array in Page.STORED}, half)
+
+    index = pruned.build(stream, total, write_page, budget, progress)
+    axes = index.axes
+    arrays: dict[str, Array] = {"centre": axes.centre, "axes": axes.axes, "low": index.low, "high": index.high}
+    bank.write_index(scale, name, arrays, total, len(index.low), index.radius)
+
+
+def read(bank: Bank, scale: str, budget: int) -> Pages:
+    """A scale's pages, of which up to `budget` bytes stay in memory."""
+    arrays, radius = bank.read_index(scale)
+
+    def load(number: int) -> Page:
+        try:
+            return Page.stored(**bank.read_page(scale, number)).checked(bank.D, bank.images * bank.patches(scale))
+        except (ValueError, TypeError, IndexError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise bank.damaged(f"page {number} of {scale}: {error}") from None
+
+    try:
+        index = Index(Axes(arrays["centre"], arrays["axes"]), arrays["low"], arrays["high"], radius).checked(bank.D)
+    except (ValueError, KeyError) as error:
+        raise bank.damaged(f"index of {scale}: {error}") from None
+    return Pages(index, load, budget, memory(bank, scale))
+
+
+def memory(bank: Bank, scale: str) -> int:
+    """About how many bytes a scale's pages hold when all are in memory."""
+    return pruned.page_bytes(bank.vectors(scale), bank.D)
+
+
+def total_memory(bank: Bank) -> int:
+    """The same of all scales together."""
+    return sum(memory(bank, scale) for scale in bank.scales)

@@ -1,0 +1,78 @@
+"""KeOps lazy tensors: the nearest by direct differences without a distance matrix. The only import of pykeops."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from patchcli.bank.search import brute
+
+CANDIDATES = 4  # of each block, among which float64 decides
+_TRIAL = """
+import sys, torch
+from patchcli.bank.search import keops
+few = torch.arange((keops.CANDIDATES + 1) * int(sys.argv[2]), device=sys.argv[1]).view(keops.CANDIDATES + 1, -1).float()
+ids = torch.arange(len(few), device=few.device)
+if not torch.equal(keops.search(few, [(ids, few)])[1], ids):
+    sys.exit("it finds other neighbours")
+"""
+
+
+def problem(device: torch.device, D: int) -> str:
+    """What keeps KeOps from searching vectors of length D here; "" where it does, and has compiled what it needs.
+
+    Tried in a process of its own, since a driver or toolkit that does not fit can end the process that compiles: with
+    KeOps 2.3 and CUDA 13.0 by a segmentation fault.
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", _TRIAL, str(device), str(D)]
+    trial = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if trial.returncode < 0:
+        return f"it ends the process with {signal.Signals(-trial.returncode).name}"
+    said = trial.stderr.strip().splitlines()
+    return (said[-1] if said else f"exit status {trial.returncode}") if trial.returncode else ""
+
+
+def _lazy_tensor() -> Any:
+    """pykeops' LazyTensor, its messages kept off standard output."""
+    with contextlib.redirect_stdout(sys.stderr):
+        import pykeops
+
+        pykeops.set_verbose(False)
+        from pykeops.torch import LazyTensor
+    return LazyTensor
+
+
+def search(queries: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Exact nearest neighbours of queries (Q, D); see the package for blocks and results.
+
+    KeOps ranks by float32 sums of squares, which are off by less than r = 2(D + 2)2⁻²⁴ of themselves: what it does not
+    name is no nearer than (1 - r)² times the farthest that it names. Where the nearest is not below that, as among
+    many duplicates, brute force decides.
+    """
+    lazy = _lazy_tensor()
+    queries = queries.contiguous()
+    backend = "CPU" if queries.device.type == "cpu" else "GPU"  # "auto" sends what is on the CPU to a GPU
+    margin = (1 - 2 * (queries.shape[1] + 2) * 2.0**-24) ** 2
+    best = queries.new_full((len(queries),), torch.inf, dtype=torch.float64)
+    index = torch.full((len(queries),), torch.iinfo(torch.int64).max, device=queries.device)
+    for ids, vectors in blocks:
+        vectors = vectors.contiguous()
+        with contextlib.redirect_stdout(sys.stderr):
+            squared = ((lazy(queries[:, None, :]) - lazy(vectors[None, :, :])) ** 2).sum(-1)
+            named = squared.argKmin(K=min(CANDIDATES, len(vectors)), dim=1, backend=backend)  # (Q, K)
+        direct = (queries[:, None].double() - vectors[named].double()).square().sum(2)
+        nearest = direct.min(1).values
+        at = torch.where(direct == nearest[:, None], ids[named], torch.iinfo(torch.int64).max).min(1).values
+        unsure = torch.nonzero((nearest >= direct.max(1).values * margin) & (len(vectors) > CANDIDATES))[:, 0]
+        if len(unsure):
+            nearest[unsure], at[unsure] = brute.nearest(queries[unsure], [(ids, vectors)])
+        nearer = (nearest < best) | ((nearest == best) & (at < index))
+        best[nearer], index[nearer] = nearest[nearer], at[nearer]
+    return best.sqrt().float(), index

@@ -1,0 +1,81 @@
+"""Layouts of data sets: a folder or a manifest in, a list of samples out."""
+
+import os
+from pathlib import Path, PurePosixPath
+
+from patchcli import files
+from patchcli.datasets.layouts.dataset import BAD, MASKS, Dataset, Sample, digest, subfolders
+from patchcli.datasets.layouts.folders import FOLDERS, PLAIN
+from patchcli.datasets.layouts.kolektor import KSDD, KSDD2
+from patchcli.datasets.layouts.mvtec import BTAD, LOCO, MVTEC, MVTEC2, PRIVATE
+from patchcli.datasets.layouts.tables import MANIFEST, VISA
+from patchcli.errors import InputError
+
+__all__ = ["LAYOUTS", "PRIVATE", "Dataset", "Sample", "digest", "read"]
+
+SHOWN = 5  # names of what was found instead
+
+# Tried in this order; where two fit, the narrower comes first: mvtec2, loco and btad are mvtec too, all folders are plain.
+LAYOUTS = {
+    "manifest": MANIFEST, "mvtec2": MVTEC2, "loco": LOCO, "btad": BTAD, "mvtec": MVTEC, "visa": VISA,
+    "ksdd2": KSDD2, "ksdd": KSDD, "folders": FOLDERS, "plain": PLAIN,
+}  # fmt: skip
+
+
+def read(root: Path, layout: str | None = None) -> Dataset:
+    """Understand a folder, or a manifest, in the named layout or the first that fits."""
+    if layout is not None and layout not in LAYOUTS:
+        raise InputError(f"--layout: expected one of {', '.join(LAYOUTS)}; found {layout!r}")
+    if not files.is_folder(root):
+        if not os.path.lexists(root):
+            raise InputError(f"{root}: no such folder; expected a data set (train/good, test/…) or a folder of good images")
+        files.check_regular(root)
+        if not MANIFEST.fits(root):
+            raise InputError(f"{root}: expected a folder of images, found a file; a manifest's name ends in .csv or .jsonl")
+    root = files.real(root) if files.is_folder(root) else files.place(root)
+    name = layout or next(name for name, known in LAYOUTS.items() if known.fits(root))
+    if not LAYOUTS[name].fits(root):
+        wanted = f"{LAYOUTS[name].form} (--layout {name})"
+        raise InputError(f"{root}: expected {wanted}, found none but {contents(root)}; leave --layout away to detect")
+    if layout is None and name == "plain":
+        _refuse_classes(root)
+    dataset = LAYOUTS[name].read(root)
+    if layout is None and name == "plain":
+        _refuse_lookalikes(dataset)
+    if not dataset.split("train"):
+        expected = "expected png, jpg, bmp, tif or webp files"
+        raise InputError(f"{root}: no images found in {LAYOUTS[name].form}; {expected}, found {contents(root)}")
+    return dataset
+
+
+def contents(root: Path) -> str:
+    """What is directly in a folder, in words."""
+    if not files.is_folder(root):
+        return "a file"
+    names = [f"{child.name}/" for child in subfolders(root)]
+    names += sorted(path.name for path in root.iterdir() if not (path.name.startswith(".") or files.is_folder(path)))
+    return ", ".join(names[:SHOWN]) + ", …" * (len(names) > SHOWN) or "nothing"
+
+
+def _refuse_classes(root: Path) -> None:
+    """A folder of data sets is none."""
+    special = [known for name, known in LAYOUTS.items() if name != "plain"]
+    classes = [child for child in subfolders(root) if any(known.fits(child) for known in special)]
+    if classes:
+        found = f"found {len(classes)} ({classes[0].name}, …); name one: {classes[0]}"
+        raise InputError(f"{root}: expected one data set, {found}")
+
+
+def _refuse_lookalikes(dataset: Dataset) -> None:
+    """Folders that hold defects too, or masks, must not be taken for good images."""
+    folders = {parent for sample in dataset.samples for parent in PurePosixPath(sample.id).parents if parent.name}
+    for folder in sorted(folders):
+        name = folder.name.casefold()
+        if name in MASKS or name == "test":
+            expected, advice = "train/good/", "put the good images into train/good/"
+        elif name in BAD:
+            expected, advice = "good/", "put the good images into good/ beside it"
+        else:
+            continue
+        found = f"found {folder}/ but no {expected} beside it (there is {contents(dataset.root)})"
+        raise InputError(f"{dataset.root}: {found}; {advice}, or name their folder (all is good: --layout plain)")

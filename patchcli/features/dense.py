@@ -1,0 +1,109 @@
+"""Images → features of every patch of the grid, by the dense forward; never by cutting patches out."""
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from itertools import product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from patchcli.datasets.images import Pixels, standardise
+from patchcli.errors import InputError
+from patchcli.features.encoder import Encoder
+from patchcli.features.grid import PatchGrid
+
+Starts = tuple[int, ...]
+
+CPU_IMAGES = 2  # a forward: more at once fall out of the cache and are slower
+TILE = 960  # pixels a side that larger images are cut into, and up to 63 more that the last patches reach over
+ALIGNED = 16  # tiles start at multiples of it, and so on the dense grid and on the patch grid of every encoder
+
+
+def grids(encoder: Encoder, height: int, width: int, strides: Mapping[str, int]) -> dict[str, PatchGrid]:
+    """The patch grid of each of the encoder's scales on images of height × width pixels, at `strides` or the paper's."""
+    largest = max(scale.K for scale in encoder.scales.values())
+    if min(height, width) < largest:
+        raise InputError(f"images of {width}×{height} pixels are smaller than a patch ({largest}×{largest}); use --size")
+    return {name: PatchGrid(height, width, scale.K, strides.get(name, scale.S)) for name, scale in encoder.scales.items()}
+
+
+def _pick(encoder: Encoder, images: Tensor, whole: Tensor, scale: str, ys: Starts, xs: Starts) -> Tensor:
+    """Features (B, rows, columns, D) of the patches at ys and xs, read off the dense features `whole` (B, D, h, w).
+
+    Positions off the encoder's dense grid (the last one, flush with an edge that the stride does not divide) are read
+    off a further forward whose origin lies on them; it covers only the strip that they need.
+    """
+    stride, K = encoder.stride, encoder.scales[scale].K
+    out = whole.new_empty(len(images), len(ys), len(xs), whole.shape[1])
+    for rows in _by_phase(ys, stride):
+        for columns in _by_phase(xs, stride):
+            top, left, dense = 0, 0, whole
+            if ys[rows[0]] % stride or xs[columns[0]] % stride:
+                top, left = ys[rows[0]], xs[columns[0]]
+                dense = encoder.dense(images[:, :, top : ys[rows[-1]] + K, left : xs[columns[-1]] + K])[scale]
+            i = torch.tensor([(ys[row] - top) // stride for row in rows])
+            j = torch.tensor([(xs[column] - left) // stride for column in columns])
+            picked = dense[:, :, i[:, None], j[None, :]].permute(0, 2, 3, 1)  # (B, rows, columns, D)
+            out[:, torch.tensor(rows)[:, None], torch.tensor(columns)[None, :]] = picked
+    return out
+
+
+def _by_phase(starts: Starts, stride: int) -> list[list[int]]:
+    """Indices of `starts`, grouped by start modulo stride."""
+    groups: dict[int, list[int]] = {}
+    for index, start in enumerate(starts):
+        groups.setdefault(start % stride, []).append(index)
+    return list(groups.values())
+
+
+def _spans(starts: Mapping[str, Starts], K: Mapping[str, int], length: int) -> list[tuple[int, int, dict[str, slice]]]:
+    """One axis cut into tiles: (first pixel, pixel after the last, which of each scale's patches the tile has).
+
+    Every patch is in one tile; tiles overlap by what their last patches reach beyond the next one's first pixel.
+    """
+    step = -(-length // (-(-length // TILE) * ALIGNED)) * ALIGNED  # tiles of about one size
+    spans = []
+    for first in range(0, length, step):
+        here = {name: slice(*(bisect_left(at, edge) for edge in (first, first + step))) for name, at in starts.items()}
+        ends = [starts[name][part][-1] + K[name] for name, part in here.items() if part.start < part.stop]
+        if ends:
+            spans.append((first, max(ends), here))
+    return spans
+
+
+@torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # the same features on a GPU as on a CPU
+@torch.inference_mode()
+def embed(
+    encoder: Encoder,
+    pixels: Pixels,
+    mean: NDArray[np.float32],
+    grids: Mapping[str, PatchGrid],
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Images (B, H, W, 3) → features of each scale, (B, rows, columns, D) float32 on `device`.
+
+    Images larger than TILE go through the encoder tile by tile, with the same features: the convolutions are unpadded,
+    so a patch's feature depends on its own pixels alone.
+    """
+    out: dict[str, Tensor] = {}
+    K = {name: grid.K for name, grid in grids.items()}
+    count, height, width = pixels.shape[:3]
+    at_once = max(1, TILE**2 // (height * width)) if device.type == "cuda" else CPU_IMAGES
+    down = _spans({name: grid.ys for name, grid in grids.items()}, K, height)
+    across = _spans({name: grid.xs for name, grid in grids.items()}, K, width)
+    for (top, bottom, rows), (left, right, columns) in product(down, across):
+        tile = slice(top, bottom), slice(left, right)
+        for start in range(0, count, at_once):
+            part = slice(start, start + at_once)
+            images = torch.from_numpy(standardise(pixels[part, *tile], mean[tile])).to(device)
+            dense = encoder.dense(images)  # one forward serves every scale
+            for name, grid in grids.items():
+                ys, xs = tuple(y - top for y in grid.ys[rows[name]]), tuple(x - left for x in grid.xs[columns[name]])
+                if ys and xs:
+                    picked = _pick(encoder, images, dense[name], name, ys, xs)
+                    if name not in out:
+                        out[name] = picked.new_empty(count, *grid.shape, picked.shape[-1])
+                    out[name][part, rows[name], columns[name]] = picked
+    return out

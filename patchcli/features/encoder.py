@@ -1,0 +1,57 @@
+"""What every patch encoder is: scales, and features per patch and of whole images.
+
+A new encoder is a file beside this one and a line in registry.py.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+SLOPE = 0.1  # of every LeakyReLU
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One patch size: its side K, and the strides at which patches are sampled, all in pixels."""
+
+    K: int
+    S: int  # of the bank
+    label: str  # in tables
+    aligned: int | None = None  # S of a bank of aligned images, where it is another: their features tell nearer places apart
+    judged: int | None = None  # S of the criterion's bank and queries, where it is another
+
+
+class Encoder(nn.Module, ABC):
+    """A patch encoder f. The convolutions are unpadded, so running f over a whole image gives the feature of every patch on
+    a grid of `stride` pixels: dense(x)[scale][:, :, i, j] is f of the patch whose top left pixel is (stride·i, stride·j).
+    """
+
+    scales: ClassVar[Mapping[str, Scale]]  # by name, the largest first
+    stride: ClassVar[int]
+    learning_rate: ClassVar[float] = 1e-3  # that training takes by default
+
+    @abstractmethod
+    def __init__(self, D: int = 64) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def forward(self, patches: Tensor, scale: str) -> Tensor:
+        """Patches (B, 3, K, K) of a scale → features (B, D)."""
+
+    @abstractmethod
+    def dense(self, images: Tensor) -> dict[str, Tensor]:
+        """Images (B, 3, H, W) → for each scale whose patches fit, (B, D, (H-K)//stride+1, (W-K)//stride+1)."""
+
+
+def initialise(module: nn.Module, last: frozenset[nn.Module]) -> None:
+    """Kaiming weights for LeakyReLU, Xavier before a tanh, zero biases: an untrained encoder that keeps its scale."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+            if layer in last:
+                nn.init.xavier_normal_(layer.weight)
+            else:
+                nn.init.kaiming_normal_(layer.weight, a=SLOPE)
+            nn.init.zeros_(layer.bias)

@@ -1,0 +1,25 @@
+"""The encoders, by the name that recipes and stores give them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from patchcli.features.encoder import Encoder
+from patchcli.features.flat import FlatEncoder
+from patchcli.features.hierarchical import HierarchicalEncoder
+
+ENCODERS: dict[str, type[Encoder]] = {"hierarchical": HierarchicalEncoder, "flat": FlatEncoder}
+
+
+def build(architecture: str, D: int) -> Encoder:
+    """An encoder, freshly initialised from torch's default generator."""
+    return ENCODERS[architecture](D)
+
+
+def restore(architecture: str, D: int, weights: Mapping[str, NDArray[Any]], device: torch.device) -> Encoder:
+    """An encoder with these weights, ready to embed."""
+    encoder = build(architecture, D)
+    encoder.load_state_dict({name: torch.from_numpy(values) for name, values in weights.items()})
+    return encoder.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]

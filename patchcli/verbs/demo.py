@@ -1,0 +1,66 @@
+"""Every step on a synthetic data set, to an overview page."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from patchcli import files
+from patchcli.datasets import weave
+from patchcli.errors import InputError
+from patchcli.observer import Observer
+from patchcli.verbs import report
+from patchcli.verbs.embed import embed
+from patchcli.verbs.evaluate import Row, evaluate, totals
+from patchcli.verbs.extract import extract
+from patchcli.verbs.train import train
+
+STEPS = 100
+DISK = 60_000_000  # bytes of all that is written
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The page, and the table on it: the untrained encoder's product map, then the trained one's rows."""
+
+    page: Path
+    rows: list[Row]
+
+
+def demo(
+    folder: Path | str = "patchcli-demo",
+    *,
+    steps: int = STEPS,
+    seed: int = 0,
+    threads: int | None = None,
+    observer: Observer | None = None,
+) -> Demo:
+    """Make cloth with and without defects in `folder`, then extract, train, embed, score and evaluate it.
+
+    The untrained encoder is evaluated too, with the same seed: what training adds is the difference.
+    """
+    observer = observer or Observer()
+    folder = Path(folder)
+    data, store = folder / "cloth", folder / "cloth.zarr"
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not data.is_dir())):
+        raise InputError(f"{folder}: expected a new or empty folder, or that of an earlier demo; name another")
+    observer.plan("nothing", f"pictures, store, maps and page below {folder}", DISK)
+    observer.note(f"making pictures of cloth in {data}")
+    weave.write_dataset(data, seed)
+    good = extract(data, store, (weave.SIDE, weave.SIDE), overwrite=True, observer=observer).images
+    train(store=store, steps=0, seed=seed, overwrite=True, threads=threads, observer=observer)
+    embed(store, observer=observer)
+    untrained = replace(totals(evaluate(store, observer=observer))[-1], map="untrained")
+    observer.note(f"training {steps} steps")
+    if train(store=store, steps=steps, resume=True, observer=observer).interrupted:
+        raise KeyboardInterrupt
+    embed(store, observer=observer)
+    rows = [untrained, *totals(evaluate(store, observer=observer))]
+    found = report.score_all(store, out=folder / "maps", overlay=True, observer=observer)
+    lines = [
+        f"{good} pictures of good cloth were learned from, {rows[0].images} others were scored; "
+        f"{rows[0].defective} of those have a defect. The images are drawn by code (seed {seed}).",
+        f"Training took {steps} steps; no test image and no label was seen in it. The row “untrained” is the product map "
+        "of the encoder before its first step.",
+    ]
+    page = folder / "overview.html"
+    files.write_text(page, report.page(store, found, "patchcli demo: woven cloth", lines, rows, len(found), observer))
+    return Demo(page, rows)

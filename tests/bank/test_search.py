@@ -1,0 +1,440 @@
+"""Every search against float64 distances to every vector."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from patchcli.bank import search as neighbours
+from patchcli.bank import thinning as cover
+from patchcli.bank.search import METHODS, STREAMING, kernels, pruned
+from patchcli.bank.search.pruned import Axes, Page, Pages, page_bytes
+from patchcli.errors import InputError
+
+CPU = torch.device("cpu")
+D = 8  # the one length for KeOps, which compiles anew for each
+COMPILERS = ("c++", "g++", "clang++")
+
+Data = tuple[np.ndarray, np.ndarray]
+
+
+def random(rng: np.random.Generator, Q: int, M: int) -> Data:
+    return rng.normal(size=(Q, D)), rng.normal(size=(M, D))
+
+
+def clustered(rng: np.random.Generator, Q: int, M: int) -> Data:
+    centres = rng.uniform(-1, 1, (5, D))
+    return tuple(centres[rng.integers(0, 5, n)] + rng.normal(0, 1e-3, (n, D)) for n in (Q, M))
+
+
+def duplicated(rng: np.random.Generator, Q: int, M: int) -> Data:
+    vectors = rng.normal(size=(max(1, M // 7), D))
+    return vectors[rng.integers(0, len(vectors), Q)] + 0.01, vectors[rng.integers(0, len(vectors), M)]
+
+
+def constant(rng: np.random.Generator, Q: int, M: int) -> Data:
+    return np.full((Q, D), 0.25), np.full((M, D), 0.3)
+
+
+def present(rng: np.random.Generator, Q: int, M: int) -> Data:
+    """Each query is one of the vectors."""
+    vectors = rng.normal(size=(M, D))
+    return vectors[rng.integers(0, M, Q)], vectors
+
+
+def far(rng: np.random.Generator, Q: int, M: int) -> Data:
+    """All norms are a thousand times the distances."""
+    return 1000 + rng.normal(size=(Q, D)), 1000 + rng.normal(size=(M, D))
+
+
+def far_queries(rng: np.random.Generator, Q: int, M: int) -> Data:
+    return 1000 + rng.normal(size=(Q, D)), rng.normal(size=(M, D))
+
+
+def tiny(rng: np.random.Generator, Q: int, M: int) -> Data:
+    """Distances of 1e-6, where the expanded square is all rounding."""
+    centre = rng.uniform(-1, 1, D)
+    return tuple(centre + rng.normal(0, 1e-6, (n, D)) for n in (Q, M))
+
+
+def small(rng: np.random.Generator, Q: int, M: int) -> Data:
+    """Norms and distances of 1e-15, whose squares are still float32 numbers."""
+    return rng.normal(0, 1e-15, (Q, D)), rng.normal(0, 1e-15, (M, D))
+
+
+def outliers(rng: np.random.Generator, Q: int, M: int) -> Data:
+    """Vectors on a line but for a few, queries far off it: a ball around a cluster excludes nothing."""
+    line = np.outer(rng.uniform(-1, 1, M), np.ones(D))
+    line[: M // 20] += rng.normal(0, 3, (M // 20, D))
+    return np.outer(rng.uniform(-1, 1, Q), np.ones(D)) + 5 * rng.normal(size=(1, D)), line
+
+
+def lattice(rng: np.random.Generator, Q: int, M: int) -> Data:
+    """Many vectors at exactly the same distance."""
+    return rng.integers(0, 3, (Q, D)), rng.integers(0, 3, (M, D))
+
+
+KINDS = [random, clustered, duplicated, constant, present, far, far_queries, tiny, small, outliers, lattice]
+
+
+def squared_distances(queries: torch.Tensor, bank: torch.Tensor) -> np.ndarray:
+    """(Q, M) float64, from direct differences."""
+    return ((queries.double().numpy()[:, None] - bank.double().numpy()[None]) ** 2).sum(axis=2)
+
+
+def search(method: str, queries: torch.Tensor, bank: torch.Tensor, cuts: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The bank streams by in blocks that begin at 0 and at each cut."""
+    starts = [0, *sorted({cut for cut in cuts if 0 < cut < len(bank)})]
+    cells = [torch.arange(start, stop) for start, stop in zip(starts, [*starts[1:], len(bank)], strict=True)]
+    if method == "pruned":
+        distance, index = pruned.search(queries, paged(bank, cells)[0])
+    else:
+        distance, index = STREAMING[method](queries, ((ids, bank[ids]) for ids in cells))
+    assert (distance.dtype, index.dtype) == (torch.float32, torch.int64)
+    assert distance.shape == index.shape == (len(queries),)
+    return distance.numpy(), index.numpy()
+
+
+def paged(bank: torch.Tensor, cells: list[torch.Tensor], budget: int = 1 << 40) -> tuple[Pages, dict[int, Page]]:
+    """A bank as pages, streamed in as the ids of each cell; and the pages by number."""
+    written: dict[int, Page] = {}
+
+    def stream() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return ((ids.numpy(), bank[ids].numpy()) for ids in cells)
+
+    index = pruned.build(stream, len(bank), written.__setitem__, budget, lambda done: None)
+    return Pages(index, written.__getitem__, 1 << 40), written
+
+
+def tensors(data: Data) -> tuple[torch.Tensor, torch.Tensor]:
+    queries, bank = (torch.from_numpy(values.astype(np.float32)) for values in data)
+    return queries, bank
+
+
+def assert_exact(method: str, data: Data, cuts: list[int]) -> None:
+    queries, bank = tensors(data)
+    squared = squared_distances(queries, bank)
+    distance, index = search(method, queries, bank, cuts)
+    np.testing.assert_array_equal(index, squared.argmin(axis=1))  # numpy's is the first of equals, too
+    np.testing.assert_allclose(distance, np.sqrt(squared.min(axis=1)), rtol=1e-6)
+
+
+# ---- brute and pruned ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["brute", "pruned"])
+@settings(max_examples=150)
+@given(
+    st.sampled_from(KINDS), st.integers(1, 40), st.integers(1, 300), st.lists(st.integers(1, 299), max_size=4),
+    st.integers(0, 2**31),
+)  # fmt: skip
+def test_exact(method: str, kind: object, Q: int, M: int, cuts: list[int], seed: int) -> None:
+    assert_exact(method, kind(np.random.default_rng(seed), Q, M), cuts)
+
+
+@pytest.mark.parametrize("method", ["brute", "pruned"])
+@settings(max_examples=100)
+@given(st.integers(1, 30), st.integers(1, 100), st.integers(1, 4), st.integers(0, 2**31))
+def test_ties_go_to_the_first(method: str, Q: int, M: int, levels: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    data = rng.integers(0, levels, (Q, 3)), rng.integers(0, levels, (M, 3))  # many at exactly the same distance
+    assert_exact(method, data, [M // 3, M // 2])
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_brute_over_many_tiles(kind: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours.brute, "TILE_QUERIES", 7)
+    monkeypatch.setattr(neighbours.brute, "TILE_VECTORS", 11)
+    monkeypatch.setattr(neighbours.brute, "CANDIDATES", 5)
+    assert_exact("brute", kind(np.random.default_rng(0), 30, 100), [40])
+
+
+def on_a_manifold(rng: np.random.Generator, *counts: int) -> Data:
+    """Vectors as long as the paper's, near a manifold of four dimensions, as trained features are."""
+    manifold = rng.normal(size=(4, 64))
+    return tuple(np.tanh(rng.normal(0, 0.2, (n, 4)) @ manifold + rng.normal(0, 0.01, (n, 64))) for n in counts)
+
+
+@pytest.mark.parametrize("method", ["brute", "pruned"])
+def test_at_the_papers_length(method: str) -> None:
+    assert_exact(method, on_a_manifold(np.random.default_rng(0), 50, 5000), [2100])
+
+
+# ---- pruned ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trees of several levels and several pages from a few hundred vectors."""
+    monkeypatch.setattr(pruned, "PAGE", 70)
+    monkeypatch.setattr(pruned, "LEAF", 4)
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_pruned_over_many_pages_and_threads(kind: object, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruned, "_threads", lambda: threads)
+    assert_exact("pruned", kind(np.random.default_rng(1), 60, 400), [100, 101, 333])
+
+
+@pytest.mark.usefixtures("small_pages")
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(KINDS), st.integers(1, 400), st.integers(0, 5000), st.integers(0, 2**31))
+def test_every_vector_is_in_one_page_whatever_the_budget(kind: object, M: int, budget: int, seed: int) -> None:
+    _, bank = tensors(kind(np.random.default_rng(seed), 1, M))
+    _, written = paged(bank, list(torch.arange(M).split(50)), budget * D)
+    ids = np.concatenate([page.ids for page in written.values()])
+    np.testing.assert_array_equal(np.sort(ids), np.arange(M))
+    for page in written.values():
+        np.testing.assert_array_equal(page.vectors, bank[page.ids].numpy())
+        assert len(page.ids) <= pruned.PAGE
+
+
+@settings(max_examples=80)
+@given(st.sampled_from(KINDS), st.integers(1, 200), st.integers(0, 2**31))
+def test_coordinates_are_never_farther_than_vectors(kind: object, M: int, seed: int) -> None:
+    """The bound that pruning rests on, with its margin for rounding."""
+    queries, bank = tensors(kind(np.random.default_rng(seed), 10, M))
+    axes = Axes.fit(bank.numpy())
+    points, coords = axes.coords(queries.numpy()), axes.coords(bank.numpy())
+    radius = np.sqrt(np.square(coords, dtype=np.float64).sum(1)).max()
+    for a, b in ((points, coords), (pruned._heads(points), pruned._heads(coords))):
+        lower = np.sqrt(((a[:, None] - b[None]).astype(np.float64) ** 2).sum(2))
+        assert (lower <= np.sqrt(squared_distances(queries, bank)) + pruned.slack_of(points, radius)[:, None]).all()
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", [random, duplicated, constant, lattice], ids=lambda kind: kind.__name__)
+def test_ids_passed_over(method: str, kind: object, request: pytest.FixtureRequest) -> None:
+    if method == "keops":
+        request.getfixturevalue("compiler")
+    queries, bank = tensors(kind(np.random.default_rng(2), 20, 300))
+    pages, _ = paged(bank, list(torch.arange(300).split(100)))
+    distance, index = neighbours.searcher(method, pages, CPU, 1 << 30)(queries, (40, 130))
+    squared = squared_distances(queries, bank)
+    squared[:, 40:130] = np.inf
+    np.testing.assert_array_equal(index.numpy(), squared.argmin(axis=1))
+    np.testing.assert_allclose(distance.numpy(), np.sqrt(squared.min(axis=1)), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("method", METHODS)
+def test_float16_pages_are_searched_as_stored(method: str, request: pytest.FixtureRequest) -> None:
+    if method == "keops":
+        request.getfixturevalue("compiler")
+    queries, bank = tensors(random(np.random.default_rng(3), 30, 300))
+    bank = bank.half().float()
+    pages, written = paged(bank, [torch.arange(300)])
+    halves = {p: {**vars(page), "vectors": page.vectors.astype(np.float16)} for p, page in written.items()}
+    stored = {p: Page.stored(**{name: values[name] for name in Page.STORED}) for p, values in halves.items()}
+    reread = Pages(pages.index, stored.__getitem__, 0)
+    distance, index = neighbours.searcher(method, reread, CPU, 1 << 30)(queries, (0, 0))
+    squared = squared_distances(queries, bank)
+    np.testing.assert_array_equal(index.numpy(), squared.argmin(axis=1))
+    np.testing.assert_allclose(distance.numpy(), np.sqrt(squared.min(axis=1)), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_pages_hold_no_more_than_their_budget() -> None:
+    queries, bank = tensors(random(np.random.default_rng(0), 20, 2000))
+    whole, written = paged(bank, [torch.arange(2000)])
+    total = sum(page.nbytes for page in written.values())
+    expected = pruned.search(queries, whole)
+    loaded: list[int] = []
+
+    def load(number: int) -> Page:
+        loaded.append(number)
+        return written[number]
+
+    for budget in (0, total // 3, 2 * total):
+        loaded.clear()
+        pages = Pages(whole.index, load, budget, total)
+        for _ in range(2):
+            for found, wanted in zip(pruned.search(queries, pages), expected, strict=True):
+                assert torch.equal(found, wanted)
+        held = sum(page.nbytes for page in pages._held.values())
+        assert held <= max(0, budget - 4 * page_bytes(pruned.PAGE, D)) or budget > total
+        assert (len(set(loaded)) == len(loaded)) == (budget > total)
+
+
+def test_few_vectors_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On features such as trained ones, the compiled search compares with a small part of the bank."""
+    queries, bank = tensors(on_a_manifold(np.random.default_rng(0), 30, 20000))
+    (page,) = paged(bank, [torch.arange(20000)])[1].values()
+    axes = Axes.fit(bank.numpy())
+    points, reach = axes.coords(queries.numpy()), squared_distances(queries, bank).min(axis=1)
+    leaves = np.flatnonzero(page.nodes[:, 2] != kernels.INNER)
+    boxes = np.empty((len(points), len(leaves)), np.float32)
+    kernels.to_boxes(page.low[leaves], page.high[leaves], points, boxes)
+    sizes = page.nodes[leaves, 1] - page.nodes[leaves, 0]
+    assert ((boxes <= reach[:, None]) @ sizes).mean() < 0.1 * len(bank)
+
+
+def test_without_a_folder_for_compiled_code_it_compiles_each_time() -> None:
+    code = (
+        "from numba.core import caching\n"
+        "caching.CacheImpl._locator_classes = []\n"
+        "from patchcli.bank.search import kernels\n"
+        "print(kernels._reach(4.0, 1.0))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) == pytest.approx(9, rel=1e-5)
+
+
+# ---- cover ----------------------------------------------------------------------------------------------------------
+
+
+def cover_radius(bank: torch.Tensor, kept: np.ndarray) -> float:
+    return float(np.sqrt(squared_distances(bank, bank[kept]).min(axis=1).max()))
+
+
+def kept_ids(pages: Pages, rows: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([ids for ids, _ in cover.kept(pages, rows)])
+
+
+@pytest.mark.usefixtures("small_pages")
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(KINDS), st.integers(1, 300), st.floats(0.01, 3), st.integers(0, 2**31))
+def test_tolerance_is_kept(kind: object, M: int, tolerance: float, seed: int) -> None:
+    queries, bank = tensors(kind(np.random.default_rng(seed), 20, M))
+    pages, _ = paged(bank, [torch.arange(M)])
+    rows, radius = cover.select(pages, tolerance=tolerance)
+    kept = kept_ids(pages, rows)
+    assert len(set(kept.tolist())) == len(kept)
+    assert cover_radius(bank, kept) <= radius * (1 + 1e-12) <= tolerance * (1 + 1e-12)
+    whole = np.sqrt(squared_distances(queries, bank).min(axis=1))
+    thinned = np.sqrt(squared_distances(queries, bank[kept]).min(axis=1))
+    assert (thinned >= whole).all()
+    assert (thinned <= whole + radius).all()
+
+
+@pytest.mark.usefixtures("small_pages")
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(KINDS), st.integers(10, 300), st.floats(0.01, 1), st.integers(0, 2**31))
+def test_keep_keeps_so_many(kind: object, M: int, share: float, seed: int) -> None:
+    _, bank = tensors(kind(np.random.default_rng(seed), 1, M))
+    pages, _ = paged(bank, [torch.arange(M)])
+    rows, radius = cover.select(pages, keep=max(1, round(share * M)))
+    kept = kept_ids(pages, rows)
+    wanted = max(round(share * M), len(pages), 1)
+    assert len(kept) == wanted or (len(kept) < wanted and radius == 0)  # no more where what is left are duplicates
+    assert cover_radius(bank, kept) <= radius * (1 + 1e-12)  # less where a vector of another page comes nearer
+
+
+def test_cover_is_the_greedy_one() -> None:
+    """On one page, Gonzalez' farthest-first traversal, step by step."""
+    _, bank = tensors(random(np.random.default_rng(4), 1, 500))
+    pages, _ = paged(bank, [torch.arange(500)])
+    rows, radius = cover.select(pages, keep=60)
+    picks = kept_ids(pages, rows)
+    between = squared_distances(bank, bank)
+    nearest = between[:, picks[0]].copy()
+    for pick in picks[1:]:
+        assert nearest[pick] == nearest.max()
+        nearest = np.minimum(nearest, between[:, pick])
+    assert len(picks) == 60
+    assert radius == pytest.approx(np.sqrt(nearest.max()))
+
+
+# ---- keops ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compiler() -> None:
+    pytest.importorskip("pykeops", reason="KeOps is not installed")
+    if not any(map(shutil.which, COMPILERS)):
+        pytest.skip(f"no C++ compiler found ({', '.join(COMPILERS)}), which KeOps needs")
+
+
+@pytest.mark.parametrize("cuts", [[], [17, 80]])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_keops_is_exact(compiler: None, kind: object, cuts: list[int]) -> None:
+    assert_exact("keops", kind(np.random.default_rng(0), 30, 200), cuts)
+
+
+def test_keops_gives_ties_to_the_first(compiler: None) -> None:
+    rng = np.random.default_rng(0)
+    assert_exact("keops", (rng.integers(0, 2, (30, D)), rng.integers(0, 2, (300, D))), [100, 110])
+
+
+def test_keops_writes_nothing_to_standard_output(compiler: None, capfd: pytest.CaptureFixture[str]) -> None:
+    queries, bank = tensors(random(np.random.default_rng(0), 3, 4))
+    search("keops", queries, bank, [])
+    assert capfd.readouterr().out == ""
+
+
+# ---- choice ---------------------------------------------------------------------------------------------------------
+
+CUDA = torch.device("cuda")
+
+
+def test_choose_by_device() -> None:
+    assert neighbours.choose("brute", CPU, D) == ("brute", "")
+    assert neighbours.choose("auto", CPU, D) == ("pruned", "")
+    assert neighbours.choose("pruned", CUDA, D) == ("pruned", "")
+
+
+def test_choose_takes_keops_where_it_works(compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert neighbours.choose("keops", CPU, D) == ("keops", "")
+    monkeypatch.setattr(neighbours.keops, "problem", lambda device, D: "" if device == CUDA else "no")
+    assert neighbours.choose("auto", CUDA, D) == ("keops", "")
+
+
+INSTEAD = [("keops", CPU, "pruned"), ("auto", CUDA, "brute"), ("keops", CUDA, "brute")]
+
+
+@pytest.mark.parametrize(("name", "device", "instead"), INSTEAD)
+def test_without_a_compiler_keops_becomes_another_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, name: str, device: torch.device, instead: str
+) -> None:
+    monkeypatch.setattr(neighbours, "find_spec", lambda name: object())
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    method, why = neighbours.choose(name, device, D)
+    assert method == instead
+    assert "needs a C++ compiler and found none" in why
+
+
+@pytest.mark.parametrize(("name", "device", "instead"), INSTEAD)
+def test_without_keops_it_is_another_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, name: str, device: torch.device, instead: str
+) -> None:
+    monkeypatch.setattr(neighbours, "find_spec", lambda name: None)
+    method, why = neighbours.choose(name, device, D)
+    assert method == instead
+    assert "KeOps is not installed" in why
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        ("raise RuntimeError('nvrtc: not found')", "RuntimeError: nvrtc: not found"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "it ends the process with SIGSEGV"),
+        ("raise SystemExit(3)", "exit status 3"),
+    ],
+)
+def test_where_keops_fails_it_is_another_and_says_so(
+    compiler: None, monkeypatch: pytest.MonkeyPatch, trouble: str, said: str
+) -> None:
+    monkeypatch.setattr(neighbours.keops, "_TRIAL", trouble)
+    why = f"KeOps does not work here ({said}); searching with"
+    assert neighbours.choose("keops", CPU, D) == ("pruned", f"{why} pruned, which is exact too")
+    assert neighbours.choose("auto", CUDA, D) == ("brute", f"{why} brute, which is exact too")
+
+
+def test_the_trial_tells_wrong_neighbours(compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = "from patchcli.bank.search import keops\nkeops.search = lambda queries, blocks: (None, blocks[0][0] * 0)\n"
+    monkeypatch.setattr(neighbours.keops, "_TRIAL", wrong + neighbours.keops._TRIAL)
+    assert neighbours.keops.problem(CPU, D) == "it finds other neighbours"
+
+
+def test_an_unknown_search_is_refused() -> None:
+    with pytest.raises(InputError, match="--search: expected auto, pruned, brute or keops, found 'hnsw'"):
+        neighbours.choose("hnsw", CPU, D)

@@ -1,0 +1,60 @@
+"""Patch scores spread over pixels."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from patchcli.detection import maps
+from patchcli.features.grid import PatchGrid
+
+
+def naive_spread(scores: np.ndarray, grid: PatchGrid) -> np.ndarray:
+    """Each pixel's mean over the patches that cover it, patch by patch."""
+    sums = np.zeros((len(scores), grid.height, grid.width))
+    counts = np.zeros((grid.height, grid.width))
+    for row, y in enumerate(grid.ys):
+        for column, x in enumerate(grid.xs):
+            sums[:, y : y + grid.K, x : x + grid.K] += scores[:, row, column, None, None]
+            counts[y : y + grid.K, x : x + grid.K] += 1
+    return sums / counts
+
+
+@st.composite
+def grids(draw: st.DrawFn) -> PatchGrid:
+    K = draw(st.integers(1, 12))
+    sides = st.integers(K, K + 30)
+    return PatchGrid(draw(sides), draw(sides), K, draw(st.integers(1, K)))
+
+
+@given(grids(), st.integers(1, 2), st.integers(0, 2**32 - 1))
+def test_spread_equals_a_loop_over_patches(grid: PatchGrid, images: int, seed: int) -> None:
+    scores = np.random.default_rng(seed).exponential(size=(images, *grid.shape)).astype(np.float32)
+    spread = maps.spread(scores, grid)
+    assert spread.dtype == np.float32
+    np.testing.assert_allclose(spread, naive_spread(scores, grid), rtol=1e-6)
+
+
+@given(grids())
+def test_constant_scores_give_a_constant_map(grid: PatchGrid) -> None:
+    spread = maps.spread(np.full((1, *grid.shape), 0.3, np.float32), grid)
+    assert spread.shape == (1, grid.height, grid.width)
+    np.testing.assert_allclose(spread, 0.3, rtol=1e-6)
+
+
+def test_one_loud_patch_stays_inside_itself() -> None:
+    grid = PatchGrid(20, 24, 8, 4)
+    scores = np.zeros((1, *grid.shape), np.float32)
+    scores[0, 1, 2] = 1
+    at = np.argwhere(maps.spread(scores, grid)[0] > 0)
+    assert (at.min(0).tolist(), at.max(0).tolist()) == ([4, 8], [11, 15])
+
+
+@pytest.mark.parametrize("names", [("big",), ("big", "small")])
+def test_multiply_is_the_product_over_the_scales(names: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(0)
+    single = {name: rng.random((2, 5, 6), np.float32) for name in names}
+    product = maps.multiply(single)
+    assert product.dtype == np.float32
+    expected = single["big"] * single["small"] if "small" in single else single["big"]
+    np.testing.assert_allclose(product, expected, rtol=1e-6)

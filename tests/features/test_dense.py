@@ -1,0 +1,154 @@
+"""Dense embedding against cutting every patch out of the image."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from patchcli.datasets.images import standardise
+from patchcli.errors import InputError
+from patchcli.features import dense as embedding
+from patchcli.features.encoder import Encoder
+from patchcli.features.grid import PatchGrid
+from patchcli.features.registry import ENCODERS, build
+from patchcli.store import Store
+from patchcli.verbs.extract import extract
+from patchcli.verbs.import_weights import import_weights
+
+CPU = torch.device("cpu")
+
+
+@torch.inference_mode()
+def cut_and_embed(encoder: Encoder, pixels: np.ndarray, mean: np.ndarray, grid: PatchGrid, scale: str) -> torch.Tensor:
+    """Features (B, rows, columns, D), every patch cut out and put through the encoder by itself."""
+    images = torch.from_numpy(embedding.standardise(pixels, mean))
+    rows = [
+        torch.stack([encoder(images[:, :, y : y + grid.K, x : x + grid.K], scale) for x in grid.xs], dim=1) for y in grid.ys
+    ]
+    return torch.stack(rows, dim=1)
+
+
+def random_images(n: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels and a mean."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (n, height, width, 3)).astype(np.uint8)
+    return pixels, rng.uniform(100, 150, (height, width, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images are embedded in float64, so that what is equal is so but for 1e-12."""
+    monkeypatch.setattr(embedding, "standardise", lambda *given: standardise(*given).astype(np.float64))
+
+
+def assert_dense_equals_cut(encoder: Encoder, pixels: np.ndarray, mean: np.ndarray, atol: float) -> None:
+    grids = embedding.grids(encoder, *pixels.shape[1:3], {})
+    features = embedding.embed(encoder, pixels, mean, grids, CPU)
+    assert features.keys() == encoder.scales.keys()
+    for scale, grid in grids.items():
+        expected = cut_and_embed(encoder, pixels, mean, grid, scale)
+        assert expected.shape[:3] == (len(pixels), *grid.shape)
+        torch.testing.assert_close(features[scale], expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 71), (96, 96), (97, 110), (101, 99)])
+@pytest.mark.parametrize("architecture", ENCODERS)
+def test_dense_equals_cut(
+    random_encoder: Callable[..., Encoder], float64: None, architecture: str, size: tuple[int, int]
+) -> None:
+    assert_dense_equals_cut(random_encoder(architecture).double(), *random_images(1, *size), atol=1e-12)
+
+
+@pytest.mark.parametrize("architecture", ENCODERS)
+def test_dense_equals_cut_in_float32(random_encoder: Callable[..., Encoder], architecture: str) -> None:
+    assert_dense_equals_cut(random_encoder(architecture), *random_images(1, 65, 71), atol=1e-5)
+
+
+@settings(max_examples=10)
+@given(
+    st.sampled_from(sorted(ENCODERS)), st.integers(64, 130), st.integers(64, 130), st.sampled_from([16, 40, 64, 100])
+)  # fmt: skip
+def test_tiles_change_nothing(architecture: str, height: int, width: int, tile: int) -> None:
+    with torch.random.fork_rng(), pytest.MonkeyPatch.context() as patched:
+        torch.manual_seed(0)
+        encoder = build(architecture, 4).double().eval()
+        patched.setattr(embedding, "standardise", lambda *given: standardise(*given).astype(np.float64))
+        pixels, mean = random_images(1, height, width)
+        grids = embedding.grids(encoder, height, width, {})
+        whole = embedding.embed(encoder, pixels, mean, grids, CPU)
+        patched.setattr(embedding, "TILE", tile)
+        tiled = embedding.embed(encoder, pixels, mean, grids, CPU)
+    for scale in grids:
+        torch.testing.assert_close(tiled[scale], whole[scale], rtol=0, atol=1e-12)
+
+
+def test_dense_equals_cut_at_the_usual_size(random_encoder: Callable[..., Encoder], float64: None) -> None:
+    encoder = random_encoder("hierarchical").double()
+    grids = embedding.grids(encoder, 256, 256, {})
+    assert {scale: grid.shape for scale, grid in grids.items()} == {"big": (13, 13), "small": (57, 57)}
+    pixels, mean = random_images(1, 256, 256)
+    sparse = {scale: PatchGrid(256, 256, grid.K, 3 * grid.S) for scale, grid in grids.items()}
+    features = embedding.embed(encoder, pixels, mean, sparse, CPU)
+    for scale, grid in sparse.items():
+        expected = cut_and_embed(encoder, pixels, mean, grid, scale)
+        torch.testing.assert_close(features[scale], expected, rtol=0, atol=1e-12)
+
+
+def test_many_images_are_as_one_by_one(random_encoder: Callable[..., Encoder], float64: None) -> None:
+    encoder = random_encoder("hierarchical").double()
+    pixels, mean = random_images(2 * embedding.CPU_IMAGES + 1, 67, 80)
+    grids = embedding.grids(encoder, 67, 80, {})
+    together = embedding.embed(encoder, pixels, mean, grids, CPU)
+    for number in range(len(pixels)):
+        alone = embedding.embed(encoder, pixels[number : number + 1], mean, grids, CPU)
+        for scale in grids:
+            torch.testing.assert_close(together[scale][number], alone[scale][0], rtol=0, atol=1e-12)
+
+
+def test_no_tf32(random_encoder: Callable[..., Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, seen = random_encoder("hierarchical"), []
+    dense = encoder.dense
+
+    def spy(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return dense(images)
+
+    monkeypatch.setattr(encoder, "dense", spy)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    embedding.embed(encoder, *random_images(1, 64, 64), embedding.grids(encoder, 64, 64, {}), CPU)
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU, or PATCHCLI_TEST_GPU is not set")
+@pytest.mark.parametrize("architecture", ENCODERS)
+def test_a_gpu_has_the_features_of_a_cpu(random_encoder: Callable[..., Encoder], architecture: str) -> None:
+    encoder, images = random_encoder(architecture), random_images(3, 101, 99)
+    grids = embedding.grids(encoder, 101, 99, {})
+    expected = embedding.embed(encoder, *images, grids, CPU)
+    for scale, features in embedding.embed(encoder.cuda(), *images, grids, torch.device("cuda")).items():
+        torch.testing.assert_close(features.cpu(), expected[scale], rtol=0, atol=1e-5)
+
+
+def test_images_smaller_than_a_patch_are_refused(random_encoder: Callable[..., Encoder]) -> None:
+    with pytest.raises(InputError, match=r"100×63 pixels are smaller than a patch \(64×64\)"):
+        embedding.grids(random_encoder("hierarchical"), 63, 100, {})
+
+
+def test_published_weights_dense_equals_cut(test_data: Path, tmp_path: Path) -> None:
+    good = test_data / "hazelnut_subset" / "train" / "good"
+    chosen = sorted(good.glob("*.png"))[:2]
+    for path in chosen:
+        (tmp_path / "good").mkdir(exist_ok=True)
+        Image.open(path).save(tmp_path / "good" / path.name)
+    extract(tmp_path / "good", tmp_path / "hazelnut.zarr")
+    import_weights(test_data / "hazelnut_published_encoder.pkl", tmp_path / "hazelnut.zarr")
+    store = Store.open(tmp_path / "hazelnut.zarr")
+    part = slice(60, 171), slice(70, 185)  # 111×115 pixels, which no stride divides
+    pixels, mean = store.read_images(0, 1)[:, *part], store.mean[part]
+    assert_dense_equals_cut(store.encoder(CPU), pixels, mean, atol=1e-6)

@@ -1,0 +1,132 @@
+"""Commands as processes whose standard streams are pipes or pseudo-terminals.
+
+`run_all` starts this file as a script, which loads PyTorch once and forks a process for each run.
+"""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+ERASE = "\r\x1b[2K"
+
+
+def lines_of(written: str) -> list[str]:
+    """As they stand in the end, without the bar, which is taken away from the line below it."""
+    written = re.sub("\n\x1b\\[\\?25h\r\x1b\\[1A", "\r", written)
+    return [line.rsplit(ERASE, 1)[-1] for line in written.split("\n")]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process; "pty" or "pipe" for each stream, "same" for a standard error on standard output's."""
+
+    arguments: Sequence[str]
+    stdout: str = "pipe"
+    stderr: str = "pipe"
+    stdin: str = ""
+    stop_after: int | None = None  # lines on standard output, when SIGTERM is sent
+    columns: int = 80
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How it ended, and what it wrote; a pseudo-terminal's line ends are newlines again."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def shown(self) -> list[str]:
+        """Lines of standard error as they stand in the end, without the bar."""
+        return lines_of(self.stderr)
+
+
+def run_all(runs: Sequence[Run]) -> list[Outcome]:
+    """Run one after another."""
+    given = json.dumps([asdict(run) for run in runs])
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "PATCHCLI_STORE")}
+    environment["TERM"] = "xterm"
+    command = [sys.executable, __file__]
+    done = subprocess.run(command, input=given, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return [Outcome(**outcome) for outcome in json.loads(done.stdout)]
+
+
+def _channel(kind: str, columns: int) -> tuple[int, int]:
+    """A reading and a writing end."""
+    if kind == "pipe":
+        return os.pipe()
+    reads, writes = pty.openpty()
+    fcntl.ioctl(writes, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    return reads, writes
+
+
+def _collect(run: Run) -> Outcome | None:
+    """What a forked process does; None in that process."""
+    asked, answers = os.pipe()
+    os.write(answers, run.stdin.encode())
+    os.close(answers)
+    out, err = _channel(run.stdout, run.columns), _channel("pipe" if run.stderr == "same" else run.stderr, run.columns)
+    child = os.fork()
+    if not child:
+        streams = asked, out[1], out[1] if run.stderr == "same" else err[1]
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+        os.closerange(3, 256)
+        return None
+    for end in (asked, out[1], err[1]):
+        os.close(end)
+    written = {out[0]: b"", err[0]: b""}
+    unread, stopped = set(written), False
+    while unread:
+        ready = select.select(list(unread), [], [], 60)[0]
+        if not ready:  # a run that hangs is a failed one
+            os.kill(child, signal.SIGKILL)
+        for end in ready:
+            try:
+                piece = os.read(end, 1 << 16)
+            except OSError:  # a pseudo-terminal whose other end is closed
+                piece = b""
+            written[end] += piece
+            if not piece:
+                unread.discard(end)
+        if run.stop_after is not None and written[out[0]].count(b"\n") >= run.stop_after and not stopped:
+            os.kill(child, signal.SIGTERM)
+            stopped = True
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    for end in written:
+        os.close(end)
+    texts = (written[end].replace(b"\r\n", b"\n").decode(errors="surrogateescape") for end in (out[0], err[0]))
+    return Outcome(status, *texts)
+
+
+if __name__ == "__main__":
+    import functools
+
+    import patchcli.bank.search.kernels
+    import patchcli.verbs.calibrate
+    import patchcli.verbs.demo  # noqa: F401  (with what it needs: each process has it then)
+    from patchcli.cli import main
+    from patchcli.datasets import weave
+
+    weave.write_dataset = functools.partial(weave.write_dataset, train=4, good=2, each=1)  # a small demo
+    outcomes = []
+    for each in json.load(sys.stdin):
+        outcome = _collect(Run(**each))
+        if outcome is None:
+            sys.argv = ["patchcli", *each["arguments"]]
+            sys.stdin = open(0, closefd=False)  # noqa: SIM115
+            main()
+        outcomes.append(asdict(outcome))  # type: ignore[arg-type]
+    print(json.dumps(outcomes))
