@@ -24,7 +24,7 @@ FIGURES = ("image_auroc", "pixel_auroc", "aupro_30")
 def judged(store: Path, copy: Path) -> tuple[float, np.ndarray]:
     """The criterion of the averaged weights that training stands at, and their figures (the last map: the product)."""
     opened = Store.open(store)
-    state = opened.read_training_state()
+    state = opened.encoder.training_state()
     shutil.copytree(store, copy)
     weights = {name.removeprefix("average."): values for name, values in state.items() if name.startswith("average.")}
     with Store.writing(copy) as other:
@@ -60,7 +60,7 @@ def main() -> None:
                     criteria.append(criterion)
                     rows.append(row)
                     print(f"{data.name:18}{seed:<6}{step:6}{criterion:11.4f}" + "".join(f"{x:13.4f}" for x in row), flush=True)
-                of_steps, chosen = np.array(rows), steps.index(Store.open(store).encoder_attributes["chosen"])
+                of_steps, chosen = np.array(rows), steps.index(Store.open(store).encoder.attributes.chosen)
                 best = of_steps.max(axis=0)
                 misses.append(best - of_steps[chosen])
                 for what, values in (

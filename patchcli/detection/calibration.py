@@ -9,14 +9,14 @@ Nothing is assumed of the distribution, only that new good images come from the 
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr  # P(Binomial(n, p) ≤ k); scipy.stats takes a second to import
 
-from patchcli.errors import DamagedError, InputError, StoreError
-from patchcli.store import Store
+from patchcli.errors import InputError, StoreError
+from patchcli.store import Thresholds
 
 VERDICTS = ("pass", "review", "reject")
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)  # of false alarms, that are promised where none is asked for: the first that can be
@@ -83,41 +83,11 @@ def p_values(scores: NDArray[np.float64], queries: NDArray[np.float64]) -> NDArr
 
 
 @dataclass(frozen=True)
-class Thresholds:
-    """What is decided by, as it is stored and printed. Each threshold's promise holds by itself."""
-
-    schema: str
-    source: str  # where the good images came from
-    images: int
-    false_alarms: float  # promised: at most this share of good images has a higher score
-    confidence: float
-    threshold: float  # of an image's score
-    pixel_threshold: float  # of a map at the image's size: at most the same share of good images has any pixel above it
-    review_rate: float | None
-    review_threshold: float | None
-    colour_low: float  # map values drawn as nothing and as full heat, in all pictures
-    colour_high: float
-    promise: str
-    encoder: str  # sha256 of the weights, as in the store
-    roi: str | None = None  # sha256 of the region of interest, outside of which nothing counted
-
-
-@dataclass(frozen=True)
 class Calibration:
     """Thresholds, with the image scores (n,) behind them."""
 
     thresholds: Thresholds
     scores: NDArray[np.float64]
-
-    @classmethod
-    def read(cls, store: Store) -> "Calibration":
-        """The store's calibration. Raises IncompleteError where there is none, StoreError where it is of another bank."""
-        scores, attributes = store.read_calibration()
-        names = [field.name for field in fields(Thresholds)]
-        thresholds = Thresholds(**{name: attributes[name] for name in names if name in attributes})  # roi may be missing
-        if len(scores) != thresholds.images or not np.isfinite(scores).all():
-            raise DamagedError(f"{store.path}: the calibration is damaged; run: patchcli calibrate")
-        return cls(thresholds, scores)
 
     def check_roi(self, roi: str | None) -> None:
         """Raise StoreError where scores within `roi` (sha256) are not what was calibrated.

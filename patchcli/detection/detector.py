@@ -60,16 +60,16 @@ class Scorer:
         self, store: Store, device: torch.device, method: str, memory: int, roi: Roi | None = None, large: bool = False
     ) -> None:
         self.bank = bank = store.bank()
-        self.encoder = store.encoder(device)
-        self.mean, self.canvas, self.reader = store.mean, store.canvas, store.reader.lifted(large)
+        self.encoder = store.encoder.restore(device)
+        self.mean, self.canvas, self.reader = store.images.mean, store.canvas, store.source.reader.lifted(large)
         self.roi = roi
         if roi is not None and not roi.at(*self.canvas.covered(*roi.mask.shape)).any():
             found = f"nothing of it is left at the store's working size of {self.canvas.width}x{self.canvas.height} pixels"
             raise InputError(f"--roi {roi.path}: {found}; expected a larger area")
-        self.grids = grids(self.encoder, self.canvas.height, self.canvas.width, store.strides)
-        self.ids, self.sizes = store.image_ids, store.image_sizes
+        self.grids = grids(self.encoder, self.canvas.height, self.canvas.width, store.encoder.attributes.strides)
+        self.ids, self.sizes = store.images.ids, store.images.sizes
         self.device, self.memory = device, memory
-        self.bound: dict[str, float] = bank.attributes["radius"]  # by how much a distance may be off, 0 for a whole bank
+        self.bound = bank.attributes.radius  # by how much a distance may be off, 0 for a whole bank
         self.search, left = {}, memory
         for scale in self.grids:  # big first: it is small
             self.search[scale] = neighbours.searcher(method, paged.read(bank, scale, left), device, left)

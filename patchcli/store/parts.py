@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from patchcli.errors import DamagedError
+from patchcli.store.attributes import T, from_stored
 
 REPAIR = {
-    "images": "extract the images again with --overwrite",
-    "encoder": "train again with --overwrite",
-    "blocks": "run: patchcli embed --overwrite",
-    "bank": "run: patchcli embed --overwrite",
-    "calibration": "run: patchcli calibrate",
+    "images": "extract the images again with `overwrite`",
+    "encoder": "train again with `overwrite`",
+    "blocks": "run: `embed(overwrite)`",
+    "bank": "run: `embed(overwrite)`",
+    "calibration": "run: `calibrate()`",
 }
 FOLDER = re.compile(rf"({'|'.join(REPAIR)})(-[0-9a-f]{{8}})?")  # the names of parts, present or left over
 METADATA = "zarr.json"
@@ -114,13 +115,21 @@ class Part:
         Where a file system has no locks, a part may be removed while it is read.
         """
         if self._sealed and f'"name": "{self.name}"'.encode() not in (read_object(self.path, METADATA) or b""):
-            return DamagedError(f"{self.path}: another process has changed it meanwhile; run this again")
-        return DamagedError(f"{self.path}/{self.name}: {'missing' if missing else 'damaged'} ({what}); {REPAIR[self.kind]}")
+            return DamagedError("another process has changed it meanwhile; run this again", subject=self.path)
+        state = "missing" if missing else "damaged"
+        return DamagedError(f"{state} ({what})", subject=f"{self.path}/{self.name}", advice=REPAIR[self.kind])
 
     @property
     def attributes(self) -> Attributes:
-        """What stands with the whole part."""
+        """What is stored with the whole part."""
         return dict(self.group.attrs)
+
+    def read_attributes(self, kind: type[T]) -> T:
+        """The same as a dataclass. Raises DamagedError where a field is missing or of another type."""
+        try:
+            return from_stored(kind, self.attributes)
+        except ValueError as error:
+            raise self.damaged(f"attributes: {error}") from None
 
     def array(self, name: str) -> Stored:
         """An array, to be read in slices by `read`."""

@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -17,7 +17,7 @@ from patchcli.datasets.images import Pixels, standardise
 from patchcli.errors import IncompleteError, InputError, StoreError, TrainingError
 from patchcli.features.registry import ENCODERS, build
 from patchcli.runtime import Process
-from patchcli.store import Store, digest_of
+from patchcli.store import EncoderAttributes, Store, digest_of
 from patchcli.training import criterion as heldout
 from patchcli.training import sampling
 from patchcli.training.criterion import HeldOut, split
@@ -153,9 +153,9 @@ class Trainer:
         check_precision(recipe, device)
         self.store, self.recipe, self.device = store, recipe, device
         self.process = process or Process()
-        self.mean = store.mean
-        self.held, self.trained_on = split(store.images.shape[0])
-        self._image = lru_cache(max(1, CACHED // self.mean.size))(lambda index: store.read_images(index, index + 1))
+        self.mean = store.images.mean
+        self.held, self.trained_on = split(len(store.images))
+        self._image = lru_cache(max(1, CACHED // self.mean.size))(lambda index: store.images.read(index, index + 1))
         encoder_type = ENCODERS[recipe.encoder]
         sampling.check_size(encoder_type.scales, *self.mean.shape[:2])
         self.history: list[list[float]] = []  # a row a step, a column a loss
@@ -168,7 +168,7 @@ class Trainer:
             return
         self.alignment: float | None = None  # of the good images; None where it is not asked for
         if recipe.objective == "contrast" and len(self.held):
-            asked = np.linspace(0, store.images.shape[0], ASKED, endpoint=False).astype(np.int64)
+            asked = np.linspace(0, len(store.images), ASKED, endpoint=False).astype(np.int64)
             self.alignment = alignment(self._image(i)[0] for i in np.unique(asked).tolist())
         self._begin(separates=self.alignment is not None and self.alignment < ALIGNED)
 
@@ -225,7 +225,7 @@ class Trainer:
             return sampling.patch_batch(rngs, images, scales)
         jitter = sampling.contrast_jitter if self.loss.contrast else sampling.paper_jitter
         mean = self.mean if self.separates else None
-        dtype = self.store.reader.dtype
+        dtype = self.store.source.reader.dtype
         return sampling.dense_batch(rngs, images, scales, self.loss.encoder.stride, jitter, mean, dtype)
 
     def step(self, batch: sampling.Batch) -> dict[str, float]:
@@ -343,25 +343,25 @@ class Trainer:
         names = [name for name, _ in self.loss.named_parameters()]
         for index, moments in self.optimiser.state_dict()["state"].items():
             state.update({f"adam.{names[index]}.{key}": np.asarray(moment.cpu()) for key, moment in moments.items()})
-        attributes = {
-            "architecture": self.recipe.encoder,
-            "D": self.recipe.D,
-            "source": "trained" if self.history else "untrained",
-            "recipe": asdict(self.recipe),
-            "processes": self.process.size,
-            "steps": len(self.history),
-            "chosen": chosen.step,
-            "kept": self.kept.step if self.kept else None,
-            "criterion": None if math.isnan(chosen.criterion) else chosen.criterion,
-            "alignment": self.alignment,
-            "separation": self.separates,
-            "strides": self._strides(),
-            "checkpoint_sha256": digest_of(weights),
-            "seconds": self.seconds,
-            "losses": self.loss_names,
-            "judged": bool(self.judged),
-            "trouble": trouble,
-        }
+        attributes = EncoderAttributes(
+            architecture=self.recipe.encoder,
+            D=self.recipe.D,
+            source="trained" if self.history else "untrained",
+            recipe=asdict(self.recipe),
+            processes=self.process.size,
+            steps=len(self.history),
+            chosen=chosen.step,
+            kept=self.kept.step if self.kept else None,
+            criterion=None if math.isnan(chosen.criterion) else chosen.criterion,
+            alignment=self.alignment,
+            separation=self.separates,
+            strides=self._strides(),
+            checkpoint_sha256=digest_of(weights),
+            seconds=self.seconds,
+            losses=self.loss_names,
+            judged=bool(self.judged),
+            trouble=trouble,
+        )
         digest = self.store.write_encoder(chosen.weights, attributes, state)
         self.stored = True
         return digest, chosen.step
@@ -375,25 +375,24 @@ class Trainer:
             self.save(trouble=trouble)
         except TrainingError:
             if self.stored:
-                attributes = {**self.store.encoder_attributes, "trouble": trouble}
-                self.store.write_encoder(self.store.read_encoder(), attributes, self.store.read_training_state())
+                stored = self.store.encoder
+                attributes = replace(stored.attributes, trouble=trouble)
+                self.store.write_encoder(stored.weights(), attributes, stored.training_state())
 
     def _restore(self) -> None:
-        state = self.store.read_training_state()
+        state = self.store.encoder.training_state()
         if not state:
             raise IncompleteError(f"{self.store.path}: the encoder was imported, there is nothing to resume")
 
-        self.store.read_encoder()  # raises where what is trained is damaged already
-        attributes = self.store.encoder_attributes
+        self.store.encoder.weights()  # raises where what is trained is damaged already
+        attributes = self.store.encoder.attributes
 
         def part(prefix: str) -> dict[str, NDArray[Any]]:
             return {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}
 
-        if "kept" not in attributes:
-            raise StoreError(f"{self.store.path}: the checkpoint is of an earlier patchcli; train anew with --overwrite")
-        self.alignment = attributes["alignment"]  # not asked for again: images may have come or gone since
-        self._begin(attributes["separation"])
-        if digest_of(part("loss.")) != attributes["checkpoint_sha256"]:
+        self.alignment = attributes.alignment  # not asked for again: images may have come or gone since
+        self._begin(attributes.separation)
+        if digest_of(part("loss.")) != attributes.checkpoint_sha256:
             raise StoreError(f"{self.store.path}: the checkpoint's weights differ from their sha256; train with --overwrite")
         for module, prefix in ((self.loss, "loss."), (self.average, "average.")):
             module.load_state_dict({name: torch.from_numpy(values) for name, values in part(prefix).items()})
@@ -405,10 +404,10 @@ class Trainer:
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
         self.history = state["history"].tolist() if "history" in state else []
         self.judged = state["judged"].tolist() if "judged" in state else []
-        if (kept := attributes["kept"]) is not None:
+        if (kept := attributes.kept) is not None:
             criteria = {step: criterion for step, criterion, *_ in self.judged}
             self.kept = Candidate(kept, criteria[kept], part("kept."))
-        self.seconds = attributes["seconds"]
+        self.seconds = attributes.seconds or 0.0
 
 
 def _arrays(state: Mapping[str, torch.Tensor]) -> dict[str, NDArray[Any]]:
@@ -418,7 +417,7 @@ def _arrays(state: Mapping[str, torch.Tensor]) -> dict[str, NDArray[Any]]:
 
 def resumed_recipe(store: Store, changes: dict[str, Any], processes: int = 1) -> Recipe:
     """The recipe of the store's checkpoint; refuses values, and a number of processes, that differ from it."""
-    stored = store.encoder_attributes.get("recipe")
+    stored = store.encoder.attributes.recipe
     if stored is None:
         raise IncompleteError(f"{store.path}: the encoder was imported, there is nothing to resume")
     recipe = Recipe(**{f.name: stored[f.name] for f in fields(Recipe)})
@@ -426,7 +425,7 @@ def resumed_recipe(store: Store, changes: dict[str, Any], processes: int = 1) ->
         if value != getattr(recipe, name):
             found = f"the checkpoint has {_option(name)} {getattr(recipe, name)}, found {value}"
             raise InputError(f"--resume: {found}; leave it out, or train anew with --overwrite")
-    if (before := store.encoder_attributes["processes"]) != processes:
+    if (before := store.encoder.attributes.processes) != processes:
         found = f"--resume: the checkpoint was trained by {before} processes, found {processes}"
         raise InputError(f"{found}; use: torchrun --nproc-per-node={before} -m patchcli train --resume")
     return recipe

@@ -1,7 +1,6 @@
 """Good images that the bank does not hold → thresholds in the store, with what they promise."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +9,10 @@ from patchcli import files, runtime
 from patchcli.datasets.layouts import Sample, digest
 from patchcli.datasets.roi import Roi
 from patchcli.detection import calibration
-from patchcli.detection.calibration import Thresholds
 from patchcli.detection.detector import Scored
 from patchcli.errors import InputError
 from patchcli.observer import Observer
-from patchcli.store import Store
+from patchcli.store import Store, Thresholds
 from patchcli.verbs.bank import check_whole, copy_of, leave_one_out, same_images
 from patchcli.verbs.score import BATCH, make_scorer, original_size, readable, scored
 from patchcli.verbs.sources import Paths, all_samples, by_path, named
@@ -114,26 +112,26 @@ def calibrate(
             colour_low=float(np.median(typical)),
             colour_high=HOTTEST * pixel_threshold,
             promise=promise,
-            encoder=opened.encoder_attributes["sha256"],
+            encoder=opened.encoder.attributes.sha256,
             roi=None if interest is None else interest.sha256,
         )
-        opened.write_calibration(ids, {"scores": scores, "peaks": peaks}, asdict(found))
+        opened.write_calibration(ids, {"scores": scores, "peaks": peaks}, found)
         return found
 
 
 def _samples(store: Store, source: Paths | None, observer: Observer) -> tuple[list[Sample] | None, str]:
     """The good images to score, None for those of the bank, and what to call them."""
-    every, root, ids = all_samples(store), Path(store.dataset["root"]), set(store.image_ids)
+    every, root, ids = all_samples(store), Path(store.source.root), set(store.images.ids)
     banked = [sample for sample in every if sample.id in ids]
     banked += [Sample(name, Path(name), "train", "good") for name in ids]  # added from outside of the data set
     tests = [sample for sample in every if sample.split.startswith("test")]
     groups = {
-        "holdout": [s for s in every if s.id in store.held_out and digest(s.path) == store.held_out[s.id]],
+        "holdout": [s for s in every if s.id in store.source.holdout and digest(s.path) == store.source.holdout[s.id]],
         "validation": [s for s in every if s.split == "validation" and not s.defective],
     }
     origins = {"holdout": "good images held out of training and bank", "validation": "validation split"}
     if source is None:
-        source = "holdout" if store.held_out else "validation" if groups["validation"] else "loo"
+        source = "holdout" if store.source.holdout else "validation" if groups["validation"] else "loo"
     if source == "loo":
         return None, "leave-one-out over the bank's own images"
     if isinstance(source, str) and source in groups:
@@ -144,9 +142,9 @@ def _samples(store: Store, source: Paths | None, observer: Observer) -> tuple[li
         used = same_images(found, banked + tests)
         if used:
             observer.note(f"{len(used)} of {len(found)} images of the {origins[source]} are in the bank or tests, and not used")
-        if source == "holdout" and len(found) < len(store.held_out):
-            gone = len(store.held_out) - len(found)
-            observer.note(f"{gone} of {len(store.held_out)} held-out images are gone or changed, and not used")
+        if source == "holdout" and len(found) < len(store.source.holdout):
+            gone = len(store.source.holdout) - len(found)
+            observer.note(f"{gone} of {len(store.source.holdout)} held-out images are gone or changed, and not used")
         return [sample for sample in found if sample.path not in used], origins[source]
     if isinstance(source, str) and files.trouble(Path(source)) == "no such file":
         raise InputError(f"--from: expected holdout, validation, loo or paths, found {source!r}, which is no file or folder")

@@ -4,7 +4,7 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from patchcli.errors import InputError, StoreError
 from patchcli.features.grid import PatchGrid
 from patchcli.features.hierarchical import HierarchicalEncoder
 from patchcli.observer import Observer
-from patchcli.store import Store, check_replaceable, existing, locked
+from patchcli.store import Source, Store, check_replaceable, existing, locked
 from patchcli.verbs.data import Remarks, depth
 from patchcli.verbs.outputs import below
 
@@ -90,8 +90,8 @@ def extract(
                         if not observer.dry:
                             _remember(opened, dataset, large)
                         count, height, width, _ = opened.images.shape
-                        return Extracted(count, height, width, False, len(opened.held_out), opened.reader.bits)
-                    wanted, aside, bits = opened.canvas, opened.held_out, opened.reader.bits
+                        return Extracted(count, height, width, False, len(opened.source.holdout), opened.source.reader.bits)
+                    wanted, aside, bits = opened.canvas, opened.source.holdout, opened.source.reader.bits
             except StoreError:
                 if not overwrite:
                     raise
@@ -130,10 +130,17 @@ def extract(
                 observer.progress("extract", done, len(samples))
             remarks.close()
 
-        attributes = {
-            "root": str(dataset.root), "layout": dataset.layout, "category": dataset.category, "manifest": manifest,
-            "holdout": aside, "keeps_aspect": canvas.keeps_aspect, "size": [height, width], "bits": bits, "large": large,
-        }  # fmt: skip
+        source = Source(
+            root=str(dataset.root),
+            layout=dataset.layout,
+            category=dataset.category,
+            manifest=manifest,
+            holdout=aside,
+            keeps_aspect=canvas.keeps_aspect,
+            size=(height, width),
+            bits=bits,
+            large=large,
+        )
 
         def check_count(count: int) -> None:
             if count < 2:
@@ -144,7 +151,7 @@ def extract(
             check_replaceable(store, overwrite)
             check_count(count := sum(1 for _ in decoded()))
             return Extracted(count, height, width, True, len(aside), bits)
-        with Store.creating(store, attributes, overwrite, observer, repair) as new:
+        with Store.creating(store, source, overwrite, observer, repair) as new:
             check_count(count := new.write_images(decoded(), height, width))
         return Extracted(count, height, width, True, len(aside), bits)
 
@@ -195,14 +202,14 @@ def _check_same(
     """Refuse a store that holds other images than these."""
     held = store.canvas
     advice = "name another with --store, or replace it with --overwrite"
-    if store.dataset["manifest"] != manifest:
-        found = f"the store holds images of {store.dataset['root']}, not (or no longer) those of {dataset.root}"
+    if store.source.manifest != manifest:
+        found = f"the store holds images of {store.source.root}, not (or no longer) those of {dataset.root}"
         raise StoreError(f"{store.path}: {found}; {advice}")
-    if aside not in (None, store.held_out):
-        found = f"the store holds {len(store.held_out)} other images out than these {len(aside or ())} (--holdout)"
+    if aside not in (None, store.source.holdout):
+        found = f"the store holds {len(store.source.holdout)} other images out than these {len(aside or ())} (--holdout)"
         raise StoreError(f"{store.path}: {found}; {advice}")
-    if bits not in (None, store.reader.bits):
-        found = f"the store's images have {store.reader.bits} bits, not {bits}"
+    if bits not in (None, store.source.reader.bits):
+        found = f"the store's images have {store.source.reader.bits} bits, not {bits}"
         raise StoreError(f"{store.path}: {found}; {advice}")
     if wanted not in (None, held):
         found = f"the store's images are {_said(held)}, not {_said(wanted)}"
@@ -216,9 +223,10 @@ def _said(canvas: Canvas) -> str:
 
 def _remember(store: Store, dataset: layouts.Dataset, large: bool) -> None:
     """The same images at another place or in another layout: follow them, so that `score` finds the test images."""
-    now = {"root": str(dataset.root), "layout": dataset.layout, "large": store.reader.lifted(large).large}
-    if store.dataset != store.dataset | now:
-        store.update_dataset(**now)
+    large = store.source.reader.lifted(large).large
+    now = replace(store.source, root=str(dataset.root), layout=dataset.layout, large=large)
+    if now != store.source:
+        store.update_source(now)
 
 
 def cut_patches(
@@ -226,7 +234,7 @@ def cut_patches(
 ) -> int:
     """Write the patches of chosen training images (default: the first) as PNG below `folder`; how many."""
     opened = Store.open(store)
-    ids = opened.image_ids
+    ids = opened.images.ids
     scales = HierarchicalEncoder.scales
     if scale not in scales:
         raise InputError(f"--scale: expected {' or '.join(scales)}, found {scale!r}")
@@ -240,7 +248,7 @@ def cut_patches(
     (observer or Observer()).plan(f"{len(names)} images of {store}", f"{len(names) * grid.patches} patches below {folder}")
     for name in names:
         number = ids.index(name)
-        pixels = images.shown(opened.read_images(number, number + 1)[0])
+        pixels = images.shown(opened.images.read(number, number + 1)[0])
         target = below(folder, name).with_suffix("")
         target.mkdir(parents=True, exist_ok=True)
         for y in grid.ys:

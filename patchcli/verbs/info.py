@@ -1,11 +1,11 @@
 """What is in a store, and what is still to do."""
 
 from collections import deque
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from patchcli.bank import pages as paged
-from patchcli.detection.calibration import Calibration
 from patchcli.errors import DamagedError, IncompleteError, StoreError
 from patchcli.store import FORMAT_VERSION, Store
 
@@ -21,18 +21,18 @@ def info(store: Path | str = "patchcli.zarr", check: bool = False) -> dict[str, 
     if check and (damaged := _damaged(opened)):
         raise StoreError("\n".join(damaged))
     found: dict[str, Any] = {"schema": SCHEMA, "store": str(store), "format_version": FORMAT_VERSION}
-    found |= {key: opened.dataset[key] for key in ("root", "layout", "category", "manifest")}
-    found["held_out"] = len(opened.held_out)
+    found |= {key: getattr(opened.source, key) for key in ("root", "layout", "category", "manifest")}
+    found["held_out"] = len(opened.source.holdout)
     found["images"], found["height"], found["width"] = opened.images.shape[:3]
     found["keeps_aspect"] = opened.canvas.keeps_aspect
-    found["bits"], found["large"] = opened.reader.bits, opened.reader.large
-    encoder = opened.attributes_of("encoder") or {}
+    found["bits"], found["large"] = opened.source.reader.bits, opened.source.reader.large
+    encoder = asdict(opened.encoder.attributes) if opened.holds("encoder") else {}
     for key in ("architecture", "source", "D", "steps", "seconds", "sha256", "criterion", "trouble"):
         found[f"encoder_{key}"] = encoder.get(key)
     judged = encoder.get("judged", True) or encoder["source"] == "untrained"
     found["encoder_note"] = None if judged else "never judged: too few good images to hold some out"
     found["recipe"] = encoder.get("recipe")
-    bank = opened.attributes_of("bank")
+    bank = opened.holds("bank")
     found["bank"] = "complete" if bank else None
     told = {"calibration": "promise", "threshold": "threshold", "pixel_threshold": "pixel_threshold"}
     for key in ("bank_vectors", "bank_memory", "distance_error", *told):
@@ -47,10 +47,10 @@ def info(store: Path | str = "patchcli.zarr", check: bool = False) -> dict[str, 
     else:
         found["bank_vectors"] = {scale: held.vectors(scale) for scale in held.scales}
         found["bank_memory"] = paged.total_memory(held)  # bytes
-        found["distance_error"] = max(held.attributes["radius"].values())
+        found["distance_error"] = max(held.attributes.radius.values())
         found["next"] = "patchcli score --out maps/"
         try:
-            thresholds = Calibration.read(opened).thresholds
+            thresholds = opened.calibration.thresholds
         except IncompleteError:
             pass
         except DamagedError:

@@ -144,7 +144,7 @@ class Maps:
 
 def check_apart(option: str, path: Path, expected: str, store: Store, samples: Iterable[Sample]) -> None:
     """Raise InputError where what is written at `path`, or below it, would be taken for images of the data set."""
-    layout, root = layouts.LAYOUTS[store.dataset["layout"]], files.real(Path(store.dataset["root"]))
+    layout, root = layouts.LAYOUTS[store.source.layout], files.real(Path(store.source.root))
     full = files.real(path)
     taken = layout.takes(root, full)
     if layout.folders:  # linked folders may lie anywhere

@@ -16,13 +16,12 @@ from patchcli.datasets import images
 from patchcli.datasets.images import Pixels
 from patchcli.datasets.layouts import Sample
 from patchcli.detection import metrics
-from patchcli.detection.calibration import Calibration, Thresholds
 from patchcli.errors import InputError
 from patchcli.observer import Observer
 from patchcli.reporting import pictures
 from patchcli.reporting.charts import Chart, bars
 from patchcli.reporting.pictures import Card, ColourScale
-from patchcli.store import Store
+from patchcli.store import Store, Thresholds
 from patchcli.verbs.data import mask_rule, read_mask
 from patchcli.verbs.evaluate import Row, evaluate, share_above
 from patchcli.verbs.info import info
@@ -66,7 +65,7 @@ def write_report(
                 rows = evaluate(store, maps=folder, observer=Observer(), **same)
             except InputError as error:
                 observer.note(f"no figures: {error}")
-        title = f"{opened.dataset['category']}: {len(found)} images"
+        title = f"{opened.source.category}: {len(found)} images"
         files.write_text(out, page(store, found, title, [], rows, limit, observer, options.get("mask_threshold")))
     return out
 
@@ -92,7 +91,7 @@ def page(
     """The page of samples and records whose maps are on disk; `rows` are of these images."""
     opened = Store.open(store)
     judged = any(record.verdict is not None for _, record in found)
-    thresholds = Calibration.read(opened).thresholds if judged else None
+    thresholds = opened.calibration.thresholds if judged else None
     ranked = sorted(found, key=lambda one: -one[1].score)
     shown = ranked[:limit]
     text = [*lines]
@@ -106,8 +105,8 @@ def page(
     maps = (tifffile.imread(str(record.map)) for _, record in shown)
     scale = colour_scale(thresholds, ((float(np.median(values)), float(values.max())) for values in maps))
     legend = pictures.colour_bar(scale, {} if thresholds is None else {"pixel threshold": thresholds.pixel_threshold})
-    numbers = {name: number for number, name in enumerate(opened.image_ids)}
-    rule, reader = mask_rule(all_samples(opened), mask_threshold, True), opened.reader.lifted(True)  # they are scored
+    numbers = {name: number for number, name in enumerate(opened.images.ids)}
+    rule, reader = mask_rule(all_samples(opened), mask_threshold, True), opened.source.reader.lifted(True)  # they are scored
     cards = []
     for done, (sample, record) in enumerate(shown, 1):
         try:
@@ -159,9 +158,9 @@ def _card(
     if len(regions) > 3:
         facts.append(f"and {len(regions) - 3} smaller regions")
     patch = _patch(store, store.canvas.fit(pixels), values.shape, (left, top, record.patch_width, record.patch_height))
-    (stored,) = store.read_images(number, number + 1)  # the file may be gone
+    (stored,) = store.images.read(number, number + 1)  # the file may be gone
     normal_box = record.nearest_x, record.nearest_y, record.nearest_width, record.nearest_height
-    normal = _patch(store, stored, store.image_sizes[number], normal_box)
+    normal = _patch(store, stored, store.images.sizes[number], normal_box)
     drawn = {
         "image, mask in red" if mask is not None and mask.any() else "image": outlined,
         "map, regions and peak" if regions else "map and peak":

@@ -25,13 +25,13 @@ from patchcli.datasets.images import Canvas, Pixels, Read, Reader
 from patchcli.datasets.layouts import Sample
 from patchcli.datasets.roi import Roi
 from patchcli.detection import regions
-from patchcli.detection.calibration import Calibration, Thresholds
+from patchcli.detection.calibration import Calibration
 from patchcli.detection.detector import Embedded, Scored, Scorer
 from patchcli.detection.regions import Found, Region
 from patchcli.errors import DamagedError, IncompleteError, InputError, StoreError
 from patchcli.observer import Observer
 from patchcli.reporting import pictures as report
-from patchcli.store import Store
+from patchcli.store import Store, Thresholds
 from patchcli.verbs.data import Remarks, mask_rule, read_mask
 from patchcli.verbs.outputs import Places, below, check_apart, unwritable
 from patchcli.verbs.sources import Paths, all_samples, by_path, dataset, named
@@ -143,7 +143,7 @@ def score(
         every = data.samples
         tests = [sample for sample in every if sample.split in (layouts.PRIVATE if submission else ("test",))]
         if not tests:
-            root, wanted = opened.dataset["root"], "name images or folders to score, or - for a list on stdin"
+            root, wanted = opened.source.root, "name images or folders to score, or - for a list on stdin"
             if submission:
                 wanted = f"expected those of MVTec AD 2: {' and '.join(layouts.PRIVATE)}"
             raise InputError(f"{root}: no {'private ' * bool(submission)}test images there; {wanted}")
@@ -156,7 +156,7 @@ def score(
         check_apart("--out", folder, "another folder, such as maps/", opened, every)
     if table is not None:
         check_apart("--regions", table, "another place", opened, every)
-    base = folder / "anomaly_images" / opened.dataset["category"] if submission and folder is not None else folder
+    base = folder / "anomaly_images" / opened.source.category if submission and folder is not None else folder
     places = None if base is None else Places(base, every, endless)
     scorer = make_scorer(opened, target, search, memory, observer, interest, large)
     read_image = read or scorer.reader.read
@@ -166,7 +166,7 @@ def score(
     scale = None if calibration is None else colour_scale(calibration.thresholds, ())
     if overlay and endless and scale is None:
         raise InputError("--overlay: there is no scale for the colours yet; run: patchcli calibrate")
-    sha256, category = opened.encoder_attributes["sha256"], opened.dataset["category"]
+    sha256, category = opened.encoder.attributes.sha256, opened.source.category
     identity = scorer.bank.identity
 
     error = max(scorer.bound.values())
@@ -188,7 +188,7 @@ def score(
         outputs += [str(table)] * (table is not None)
         disk = sum(4 * height * width for _, (height, width) in usable) if folder is not None else 0
         observer.plan(f"{len(usable)} images", " and ".join(outputs) or "no file", disk)
-    if calibration is None and opened.attributes_of("calibration") is None:
+    if calibration is None and not opened.holds("calibration"):
         observer.note("no verdicts: not calibrated; run: patchcli calibrate")
 
     def write(sample: Sample, map_path: Path, values: NDArray[np.float32], picture: Path | None) -> None:
@@ -269,7 +269,7 @@ class _Banked:
 
     def __init__(self, store: Store, scorer: Scorer, read: Read) -> None:
         self._store, self._canvas, self._read = store, scorer.canvas, read
-        self._root, self._ids = Path(store.dataset["root"]), set(scorer.ids)
+        self._root, self._ids = Path(store.source.root), set(scorer.ids)
         self._names: list[str] = []
         self._zero: dict[bytes, list[str]] = {}  # pixels' digest → images
 
@@ -287,7 +287,7 @@ class _Banked:
     def tell(self, observer: Observer) -> None:
         """Say how many there were."""
         for number in range(self._store.images.shape[0]) if self._zero else ():
-            self._names += self._zero.pop(_digest(self._store.read_images(number, number + 1)[0]), [])
+            self._names += self._zero.pop(_digest(self._store.images.read(number, number + 1)[0]), [])
         if self._names:
             found = f"{len(self._names)} of these images are in the bank (first: {self._names[0]})"
             observer.note(f"{found}: they score 0, or nearly, which says nothing; see: patchcli bank audit")
@@ -303,7 +303,8 @@ def calibration_of(store: Store, roi: Roi | None, without: str, observer: Observ
     A note says what there is not `without` it.
     """
     try:
-        found = Calibration.read(store)
+        stored = store.calibration
+        found = Calibration(stored.thresholds, stored.scores)
         found.check_roi(roi.sha256 if roi else None)
     except StoreError as error:
         if needed or isinstance(error, DamagedError):
@@ -325,10 +326,10 @@ def make_scorer(
 ) -> Scorer:
     """A scorer with the search that is asked for, or the exact way that is there; says what memory the bank takes."""
     budget = runtime.memory(memory)
-    attributes = store.encoder_attributes
-    if trouble := attributes.get("trouble"):  # embed was made to take it
+    attributes = store.encoder.attributes
+    if trouble := attributes.trouble:  # embed was made to take it
         observer.note(f"the encoder may be of no use: {trouble}")
-    method, why = neighbours.choose(search, device, attributes["D"])
+    method, why = neighbours.choose(search, device, attributes.D)
     if why:
         observer.note(why)
     scorer = Scorer(store, device, method, budget, roi, large)
@@ -412,7 +413,7 @@ def scored(
     The next images are decoded and embedded while these are searched for; one at a time, each is answered at once.
     """
     batch = _at_once(scorer, batch)
-    remarks, aspects = Remarks(observer), [width / height for height, width in scorer.sizes.tolist()]
+    remarks, aspects = Remarks(observer), [width / height for height, width in scorer.sizes]
 
     def together(group: list[_Decoded]) -> tuple[list[_Decoded], Embedded]:
         return group, scorer.embed_stored(np.stack([one.pixels for one in group]), [one.size for one in group])

@@ -41,11 +41,11 @@ def expanded(paths: Paths, problem: Callable[[str], object]) -> Iterator[Path]:
 
 def dataset(store: Store) -> Dataset:
     """The data set that a store was made from; raises InputError where it is gone, with how to name its new place."""
-    root = Path(store.dataset["root"])
+    root = Path(store.source.root)
     if not files.is_folder(root) and files.trouble(root):
         advice = f"where it moved, name the new place: patchcli extract DATA --store {store.path}"
         raise InputError(f"{root}: the data set that the store was made from is gone; {advice}")
-    return layouts.read(root, store.dataset["layout"])
+    return layouts.read(root, store.source.layout)
 
 
 def all_samples(store: Store) -> list[Sample]:
@@ -88,7 +88,7 @@ def named(paths: Paths, known: ByPath, observer: Observer) -> Iterator[Sample]:
 
 def id_of(path: Path, store: Store, known: ByPath) -> str:
     """The id that an image of this path has in a store: that in the data set, the path below its root, else as given."""
-    sample, full, root = at(path, known), files.real(path), Path(store.dataset["root"])
+    sample, full, root = at(path, known), files.real(path), Path(store.source.root)
     if sample is not None:
         return sample.id
     return images.printable(full.relative_to(root) if full.is_relative_to(root) else path)

@@ -89,9 +89,10 @@ def train(
                     raise StoreError(f"{store}: no store found, so there is nothing to resume; leave --resume out")
                 chosen = training.resumed_recipe(present, recipe, process.size)
             else:
-                chosen, encoder = fresh_recipe, None if overwrite else present and present.attributes_of("encoder")
-                if encoder:
-                    found = f"holds an encoder already ({encoder['source']}, {encoder['steps']} steps)"
+                chosen = fresh_recipe
+                if not overwrite and present is not None and present.holds("encoder"):
+                    encoder = present.encoder.attributes
+                    found = f"holds an encoder already ({encoder.source}, {encoder.steps} steps)"
                     raise StoreError(f"{store}: {found}; go on with --resume, or train anew with --overwrite")
             sampling.check_size(ENCODERS[chosen.encoder].scales, canvas.height, canvas.width)
             return chosen
@@ -119,7 +120,7 @@ def train(
         observer.plan(f"images of {store}", f"its encoder{f' and {report}' if report else ''}", trainer.bytes)
         process.wait()  # the store is read before rank 0 writes to it
         if epochs is not None:
-            steps = math.ceil(epochs * opened.images.shape[0] / (chosen.batch * process.size))
+            steps = math.ceil(epochs * len(opened.images) / (chosen.batch * process.size))
         if steps is None and minutes is None:
             steps = STEPS
         seconds = None if minutes is None else 60 * minutes
@@ -151,20 +152,20 @@ def train(
 
 def write_report(store: Store, path: Path) -> None:
     """Draw the run that the store's encoder is of, as one page: losses, the criterion, and the step that was chosen."""
-    attributes, state = store.encoder_attributes, store.read_training_state()
-    names, chosen = attributes["losses"], attributes["chosen"]
+    attributes, state = store.encoder.attributes, store.encoder.training_state()
+    names, chosen = attributes.losses, attributes.chosen or 0
     losses = state.get("history", np.empty((0, len(names))))
     sentences = [
-        f"{attributes['steps']} steps in {attributes['seconds']:.0f} s on {store.images.shape[0]} good images of "
-        f"{store.dataset['root']}; encoder {attributes['sha256'][:12]}.",
-        "Recipe: " + ", ".join(f"{name} {value}" for name, value in attributes["recipe"].items()) + ".",
+        f"{attributes.steps} steps in {attributes.seconds:.0f} s on {len(store.images)} good images of "
+        f"{store.source.root}; encoder {attributes.sha256[:12]}.",
+        "Recipe: " + ", ".join(f"{name} {value}" for name, value in (attributes.recipe or {}).items()) + ".",
     ]
     charts = []
     if "judged" in state:
         steps, values = state["judged"][:, 0].tolist(), state["judged"][:, 1].tolist()
         line = list(zip(steps, values, strict=True))
-        if attributes["criterion"] is not None and chosen not in steps:
-            line.append((chosen, attributes["criterion"]))
+        if attributes.criterion is not None and chosen not in steps:
+            line.append((chosen, attributes.criterion))
         charts.append(curves.Chart("Criterion: synthetic defects told", {"pixel AUROC": line}, {"encoder": chosen}))
         sentences.append(
             "The criterion is the pixel AUROC over synthetic defects in good images that were held out of training. "
@@ -172,12 +173,12 @@ def write_report(store: Store, path: Path) -> None:
         )
     else:
         sentences.append("There were too few images to hold some out and judge by them.")
-    how, criterion = "the last", attributes["criterion"]
+    how, criterion = "the last", attributes.criterion
     if criterion is not None:
         how = f"the last whose criterion, {criterion:.3f}, has not fallen by more than chance from the best after step 0"
     sentences.append(f"The encoder is that of step {chosen}: {how}.")
-    if attributes["separation"]:
-        found = _SEPARATES.format(attributes["alignment"]).capitalize()
+    if attributes.separation:
+        found = _SEPARATES.format(attributes.alignment).capitalize()
         sentences.append(f"{found}, so the encoder learned to tell patches with synthetic defects from good ones.")
     for kind, title in _TITLES.items():
         lines = {
@@ -187,7 +188,7 @@ def write_report(store: Store, path: Path) -> None:
         }
         if lines:
             charts.append(curves.Chart(f"{title}, running mean over 10 steps", lines, {"encoder": chosen}))
-    files.write_text(path, pictures.page(f"Training on {store.dataset['category']}", sentences, charts))
+    files.write_text(path, pictures.page(f"Training on {store.source.category}", sentences, charts))
 
 
 _TITLES = {

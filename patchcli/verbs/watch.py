@@ -81,7 +81,7 @@ def watch(
                 nonlocal loaded, reader
                 version = revision(Path(store))
                 records = score(store, paths(version), batch=1, endless=True, read=decoded, observer=observer, **options)
-                loaded, reader = version, Store.open(store).reader.lifted(options.get("large", False))
+                loaded, reader = version, Store.open(store).source.reader.lifted(options.get("large", False))
                 return records
 
             def paths(version: str | None) -> Iterator[Path]:

@@ -91,11 +91,11 @@ def naive_canvas(query: np.ndarray, height: int, width: int, fits: bool) -> tupl
 
 def naive_scoring(store: Store, encoder: Encoder, query: np.ndarray, fits: bool) -> tuple[dict, dict]:
     """({map name: (H, W)}, {scale: {(y, x): (distance, image number, (y, x) of the nearest normal patch)}})."""
-    training_images, mean = store.read_images(0, 3), store.mean
+    training_images, mean = store.images.read(0, 3), store.images.mean
     picture, own_height, own_width = naive_canvas(query, *mean.shape[:2], fits)
     maps, neighbours = {}, {}
     for scale, K in {name: scale.K for name, scale in encoder.scales.items()}.items():
-        S = store.encoder_attributes["strides"].get(scale, {"big": 16, "small": 4}[scale])
+        S = store.encoder.attributes.strides.get(scale, {"big": 16, "small": 4}[scale])
         bank = [
             (number, place, feature)
             for number, image in enumerate(training_images)
@@ -134,9 +134,9 @@ def test_maps_scores_and_evidence_are_the_algorithms(
     query = queries[0]
     (result,) = Scorer(store, CPU, METHOD, 1 << 30).score([query])
     maps, neighbours = naive_scoring(store, encoder, query, fits)
-    for stored, name in zip(store.read_images(0, 3), store.image_ids, strict=True):
-        taken = images.decode(Path(store.dataset["root"]) / name)
-        np.testing.assert_array_equal(stored, naive_canvas(taken, *store.mean.shape[:2], fits)[0])
+    for stored, name in zip(store.images.read(0, 3), store.images.ids, strict=True):
+        taken = images.decode(Path(store.source.root) / name)
+        np.testing.assert_array_equal(stored, naive_canvas(taken, *store.images.mean.shape[:2], fits)[0])
 
     assert result.maps.keys() == maps.keys() == {*encoder.scales, "multi"}
     for name, values in maps.items():
@@ -181,8 +181,8 @@ def naive_span(start: int, K: int, covered: int, original: int) -> tuple[int, in
 
 def test_a_training_image_scores_zero_and_is_its_own_neighbour(make_store: MakeStore, tmp_path: Path) -> None:
     store, _ = make_store("hierarchical", TAKEN)
-    pictures = [images.decode(tmp_path / "good" / name) for name in store.image_ids]
-    for name, result in zip(store.image_ids, Scorer(store, CPU, METHOD, 1 << 30).score(pictures), strict=True):
+    pictures = [images.decode(tmp_path / "good" / name) for name in store.images.ids]
+    for name, result in zip(store.images.ids, Scorer(store, CPU, METHOD, 1 << 30).score(pictures), strict=True):
         assert result.score("small") < 1e-5
         assert result.evidence.normal_image == name
 
@@ -207,7 +207,7 @@ def test_without_a_bank_there_is_no_scorer(make_store: MakeStore) -> None:
 @pytest.mark.parametrize("architecture", ENCODERS)
 def test_a_stored_encoder_is_loaded_as_it_was(make_store: MakeStore, architecture: str) -> None:
     store, encoder = make_store(architecture, (80, 80), bank=False)
-    loaded = store.encoder(CPU).state_dict()
+    loaded = store.encoder.restore(CPU).state_dict()
     assert loaded.keys() == encoder.state_dict().keys()
     assert all(torch.equal(values, loaded[name]) for name, values in encoder.state_dict().items())
 

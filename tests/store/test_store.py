@@ -158,13 +158,13 @@ def test_images_come_back(path: Path, count: int) -> None:
     assert opened.dataset == DATASET
     assert opened.images.shape == (count, 70, 80, 3)
     assert opened.images.chunks == (8, 70, 80, 3)
-    assert opened.image_ids == [name for name, _, _ in images]
-    assert opened.image_sizes.tolist() == [list(size) for _, size, _ in images]
+    assert opened.images.ids == [name for name, _, _ in images]
+    assert opened.images.sizes.tolist() == [list(size) for _, size, _ in images]
     pixels = np.stack([pixels for _, _, pixels in images])
-    np.testing.assert_array_equal(opened.read_images(0, count), pixels)
-    np.testing.assert_array_equal(opened.read_images(count - 1, count), pixels[-1:])
-    assert opened.mean.dtype == np.float32
-    np.testing.assert_allclose(opened.mean, pixels.mean(axis=0), rtol=1e-6)
+    np.testing.assert_array_equal(opened.images.read(0, count), pixels)
+    np.testing.assert_array_equal(opened.images.read(count - 1, count), pixels[-1:])
+    assert opened.images.mean.dtype == np.float32
+    np.testing.assert_allclose(opened.images.mean, pixels.mean(axis=0), rtol=1e-6)
 
 
 def test_black_images_are_not_taken_for_lost_ones(path: Path) -> None:
@@ -172,11 +172,11 @@ def test_black_images_are_not_taken_for_lost_ones(path: Path) -> None:
         black = [(name, size, pixels * 0) for name, size, pixels in _images(9)]
         new.write_images(iter(black), 70, 80)
     opened = Store.open(path)
-    assert opened.read_images(0, 9).max() == 0
+    assert opened.images.read(0, 9).max() == 0
     assert list(opened.check()) == []
     (path / "images" / "train" / "c" / "1" / "0" / "0" / "0").unlink()
     with pytest.raises(DamagedError, match=r"images: missing \(a chunk of train\).*--overwrite"):
-        Store.open(path).read_images(8, 9)
+        Store.open(path).images.read(8, 9)
 
 
 def test_no_pickle_and_checksums_in_the_files(path: Path) -> None:
@@ -293,7 +293,7 @@ def test_an_array_is_missing(path: Path) -> None:
     _make(path)
     shutil.rmtree(path / "images" / "mean")
     with pytest.raises(DamagedError, match=r"images: missing \(a chunk of mean\); extract the images again with --overwrite"):
-        Store.open(path).mean  # noqa: B018
+        Store.open(path).images.mean  # noqa: B018
 
 
 def test_no_overwrite_without_being_asked(path: Path) -> None:
@@ -381,15 +381,15 @@ def test_encoder_comes_back(path: Path) -> None:
     weights = _weights(1)
     with Store.writing(path) as opened:
         digest = opened.write_encoder(weights, {"architecture": "flat", "D": D, "steps": 7}, {})
-        assert opened.encoder_attributes["sha256"] == digest  # the writer reads what it has just written
+        assert opened.encoder.attributes.sha256 == digest  # the writer reads what it has just written
     again = Store.open(path)
     assert again.encoder_attributes == {"architecture": "flat", "D": D, "steps": 7, "sha256": digest}
-    read = again.read_encoder()
+    read = again.encoder.weights()
     assert sorted(read) == sorted(weights)
     for name, values in weights.items():
         assert read[name].dtype == np.float32
         np.testing.assert_array_equal(read[name], values)
-    assert again.read_training_state() == {}
+    assert again.encoder.training_state() == {}
     assert again.root.parts.keys() == {"encoder", "images"}
     assert _left(path) == set()
 
@@ -414,8 +414,8 @@ def test_training_state_comes_back(path: Path) -> None:
         digest = opened.write_encoder(_weights(), {}, state)
     again = Store.open(path)
     assert digest == digest_of(_weights())  # the state is no part of the encoder
-    assert sorted(again.read_encoder()) == sorted(_weights())
-    read = again.read_training_state()
+    assert sorted(again.encoder.weights()) == sorted(_weights())
+    read = again.encoder.training_state()
     assert sorted(read) == sorted(state)
     for name, values in state.items():
         np.testing.assert_array_equal(read[name], values)
@@ -425,7 +425,7 @@ def test_no_encoder_yet(path: Path) -> None:
     with Store.creating(path, DATASET) as new:
         new.write_images(iter(_images(2)), 70, 80)
     with pytest.raises(IncompleteError, match=r"no encoder yet; run: patchcli train"):
-        Store.open(path).read_encoder()
+        Store.open(path).encoder.weights()
     with pytest.raises(IncompleteError, match=r"no encoder yet"):
         Store.open(path).bank()
 
@@ -435,7 +435,7 @@ def test_weights_that_are_not_finite(path: Path, value: float) -> None:
     _make(path)
     _change(path, "encoder", "enc.conv1.weight", (0, 0, 0, 0), value)
     with pytest.raises(StoreError, match=r"NaN or infinity.*--overwrite"):
-        Store.open(path).read_encoder()
+        Store.open(path).encoder.weights()
     assert len(list(Store.open(path).check())) == 1
 
 
@@ -443,7 +443,7 @@ def test_weights_changed_behind_their_sha256(path: Path) -> None:
     _make(path)
     _change(path, "encoder", "enc.conv1.bias", 0, 0.25)
     with pytest.raises(StoreError, match=r"differ from their sha256.*--overwrite"):
-        Store.open(path).read_encoder()
+        Store.open(path).encoder.weights()
     assert len(list(Store.open(path).check("encoder"))) == 1
 
 
@@ -652,10 +652,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _read(path: Path) -> None:
     """Read all that a store holds, as the commands do."""
     opened = Store.open(path)
-    opened.read_images(0, IMAGES)
-    assert (len(opened.image_ids), opened.image_sizes.shape, opened.mean.shape) == (IMAGES, (IMAGES, 2), (70, 80, 3))
-    opened.read_encoder()
-    opened.read_training_state()
+    opened.images.read(0, IMAGES)
+    assert (len(opened.images.ids), opened.images.sizes.shape, opened.images.mean.shape) == (IMAGES, (IMAGES, 2), (70, 80, 3))
+    opened.encoder.weights()
+    opened.encoder.training_state()
     bank = opened.bank()
     for scale in bank.scales:
         bank.read_index(scale)
@@ -727,7 +727,7 @@ def test_a_part_of_another_version_is_refused(path: Path) -> None:
     shutil.rmtree(_folder(path, "encoder"))
     kept.rename(_folder(path, "encoder"))
     with pytest.raises(DamagedError, match=r"damaged \(its metadata\); train again with --overwrite"):
-        Store.open(path).read_encoder()
+        Store.open(path).encoder.weights()
 
 
 # ---- one version ----------------------------------------------------------------------------------------------------
@@ -748,15 +748,15 @@ def test_a_reader_keeps_its_version(path: Path) -> None:
             _pages(new, seed=7)
         opened.drop_blocks()
     assert revision(path) != reader.root.revision
-    np.testing.assert_array_equal(reader.read_images(0, IMAGES), np.stack([pixels for *_, pixels in _images()]))
-    assert digest_of(reader.read_encoder()) == digest_of(_weights(0))
+    np.testing.assert_array_equal(reader.images.read(0, IMAGES), np.stack([pixels for *_, pixels in _images()]))
+    assert digest_of(reader.encoder.weights()) == digest_of(_weights(0))
     assert bank.read_page("big", 0)["ids"].tolist() == [3, 1]
     np.testing.assert_array_equal(reader.read_calibration()[0], [0.5, 0.25])
     assert list(reader.check()) == []
     assert _left(path) == names  # and nothing of the versions in between
 
     after = Store.open(path)
-    assert digest_of(after.read_encoder()) == digest_of(_weights(1))
+    assert digest_of(after.encoder.weights()) == digest_of(_weights(1))
     assert after.bank().read_page("big", 0)["ids"].tolist() == [10, 8]
     assert after.images.shape[0] == after.bank().images == 4
     del reader
@@ -788,7 +788,7 @@ def test_a_dry_run_takes_no_lock_and_leaves_all_as_it_is(path: Path) -> None:
     observer = Observer()
     observer.dry = True
     with Store.writing(path, observer) as opened:
-        assert opened.images.shape[0] == IMAGES
+        assert len(opened.images) == IMAGES
     with locked(path, observer):
         pass
     assert sorted(path.rglob("*")) == before

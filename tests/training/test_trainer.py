@@ -116,7 +116,7 @@ def test_another_seed_gives_other_weights_and_batches(small_store: Store) -> Non
 @pytest.mark.parametrize("kept", [3, 2])
 def test_images_are_decoded_once_where_they_fit(small_store: Store, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
     expected = [Trainer(small_store, Recipe(D=4, batch=3), CPU).batch(step) for step in range(5)]
-    monkeypatch.setattr(training, "CACHED", kept * small_store.mean.size)
+    monkeypatch.setattr(training, "CACHED", kept * small_store.images.mean.size)
     seen, read = [], small_store.read_images
     monkeypatch.setattr(small_store, "read_images", lambda *span: seen.append(span) or read(*span))
     trainer = Trainer(small_store, Recipe(D=4, batch=3), CPU)
@@ -213,7 +213,7 @@ def test_the_last_weights_whose_criterion_holds_are_the_encoder(
     done = run(Trainer(judged_store, Recipe("flat", objective="contrast", D=4, batch=1), CPU), 5)
     assert done.chosen == chosen
     index = (0, 2, 4, 5).index(chosen)
-    assert_equal(judged_store.encoder(CPU).state_dict(), averages[index])
+    assert_equal(judged_store.encoder.restore(CPU).state_dict(), averages[index])
     attributes = judged_store.encoder_attributes
     assert (attributes["steps"], attributes["chosen"], attributes["criterion"]) == (5, chosen, criteria[index])
 
@@ -222,7 +222,7 @@ def test_of_the_papers_losses_the_last_weights_are_the_encoder(judged_store: Sto
     monkeypatch.setattr(HeldOut, "judge", lambda *_: Judgement(0.9 - len(trainer.history) / 10, 3.0, 1.0))
     trainer = Trainer(judged_store, Recipe("flat", objective="paper", D=4, batch=1), CPU)
     assert run(trainer, 3).chosen == 3
-    assert_equal(judged_store.encoder(CPU).state_dict(), trainer.average.state_dict())
+    assert_equal(judged_store.encoder.restore(CPU).state_dict(), trainer.average.state_dict())
     assert [row[0] for row in trainer.judged] == [0, 2]
 
 
@@ -247,9 +247,9 @@ def test_where_images_are_not_aligned_the_separation_is_learned(judged_store: St
     assert np.array(trainer.history).shape == (3, 3)
     assert not torch.equal(trainer.loss.encoder.conv1.weight, begun["encoder.conv1.weight"])
     assert done.losses == pytest.approx(dict(zip(trainer.loss_names, np.mean(trainer.history, axis=0), strict=True)))
-    assert judged_store.encoder_attributes["separation"] is True
-    assert judged_store.encoder_attributes["alignment"] == trainer.alignment
-    assert judged_store.encoder_attributes["losses"] == trainer.loss_names
+    assert judged_store.encoder.attributes.separation is True
+    assert judged_store.encoder.attributes.alignment == trainer.alignment
+    assert judged_store.encoder.attributes.losses == trainer.loss_names
 
 
 @pytest.mark.parametrize(("aligned", "objective", "every"), [(0.0, "contrast", 8), (1.1, "contrast", 16), (0.0, "paper", 16)])
@@ -258,7 +258,7 @@ def test_the_bank_is_denser_where_images_are_aligned(
 ) -> None:
     monkeypatch.setattr(training, "ALIGNED", aligned)
     run(Trainer(judged_store, dataclasses.replace(CONTRAST, objective=objective), CPU), 1)
-    grids = embedding.grids(judged_store.encoder(CPU), 128, 128, judged_store.strides)
+    grids = embedding.grids(judged_store.encoder.restore(CPU), 128, 128, judged_store.encoder.attributes.strides)
     assert {scale: grid.xs for scale, grid in grids.items()} == {"big": tuple(range(0, 65, every))}
 
 
@@ -377,7 +377,7 @@ def test_a_separation_that_collapses_keeps_the_best_encoder(
     monkeypatch.setattr(HeldOut, "judge", lambda *_: next(found))
     done = run(Trainer(judged_store, CONTRAST, CPU), steps)
     assert (done.collapsed, done.interrupted, done.steps, done.chosen) == (True, False, min(steps, 6), 4)
-    assert done.sha256 == judged_store.encoder_attributes["sha256"]
+    assert done.sha256 == judged_store.encoder.attributes.sha256
 
 
 def test_without_held_out_images_there_is_the_contrast_alone(small_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,16 +422,16 @@ def test_collapsed_features_end_training(
     monkeypatch.setattr(HeldOut, "judge", lambda *_: Judgement(0.5, rank, spread))
     with pytest.raises(TrainingError, match=r"step 4: the features have collapsed .*; lower --lr"):
         run(Trainer(judged_store, Recipe("flat", D=4, batch=1), CPU), 5)
-    trouble = judged_store.encoder_attributes["trouble"]
+    trouble = judged_store.encoder.attributes.trouble
     assert trouble.startswith("training failed at step 4: the features have collapsed (effective rank ")
     assert trouble.endswith("; lower --lr; run: patchcli train --overwrite")
-    assert judged_store.encoder_attributes["chosen"] == 2  # the last one judged before
+    assert judged_store.encoder.attributes.chosen == 2  # the last one judged before
     with pytest.raises(TrainingError, match="step 4: the features have collapsed"):  # as long as it is so
         run(Trainer(judged_store, Recipe("flat", D=4, batch=1), CPU, resume=True), 3)
-    assert judged_store.encoder_attributes["trouble"] == trouble
+    assert judged_store.encoder.attributes.trouble == trouble
     monkeypatch.setattr(HeldOut, "judge", lambda *_: Judgement(0.6, 9.0, 1.0))
     assert run(Trainer(judged_store, Recipe("flat", D=4, batch=1), CPU, resume=True), 5).trouble is None
-    assert judged_store.encoder_attributes["trouble"] is None
+    assert judged_store.encoder.attributes.trouble is None
 
 
 def test_a_position_that_is_never_told_ends_training(small_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -441,7 +441,7 @@ def test_a_position_that_is_never_told_ends_training(small_store: Store, monkeyp
         trainer.check_position()
     with pytest.raises(TrainingError, match="step 150: the position losses"):  # at the very end of a run too
         run(trainer, training.ALARM_AFTER)
-    assert "step 150: the position losses have been at chance" in small_store.encoder_attributes["trouble"]
+    assert "step 150: the position losses have been at chance" in small_store.encoder.attributes.trouble
     trainer.history[0] = [0.0, math.log(8) - 0.02 * training.ALARM_AFTER]
     trainer.check_position()  # something was told
     trainer.history = trainer.history[1:]
@@ -486,7 +486,7 @@ def test_no_steps_leave_an_untrained_encoder(small_store: Store) -> None:
     assert (done.steps, done.losses, done.interrupted) == (0, {}, False)
     attributes = small_store.encoder_attributes
     assert (attributes["source"], attributes["steps"], attributes["sha256"]) == ("untrained", 0, done.sha256)
-    loaded = small_store.encoder(CPU).state_dict()
+    loaded = small_store.encoder.restore(CPU).state_dict()
     assert_equal(loaded, {name: before[f"encoder.{name}"] for name in loaded})
 
 
@@ -497,14 +497,14 @@ def test_history_progress_and_result_count_the_steps(small_store: Store) -> None
     assert np.shape(trainer.history) == (3, 4)
     assert [(step.step, step.steps) for step in steps if not step.judging] == [(1, 3), (2, 3), (3, 3)]
     assert list(done.losses.values()) == pytest.approx(np.mean(trainer.history, axis=0).tolist())
-    assert small_store.encoder_attributes["steps"] == done.steps == 3
+    assert small_store.encoder.attributes.steps == done.steps == 3
 
 
 def test_a_stop_ends_after_the_running_step_with_a_usable_encoder(small_store: Store) -> None:
     trainer = Trainer(small_store, Recipe(D=4, batch=1, **PATCH), CPU)
     done = training.run(trainer, 50, None, silent, lambda: len(trainer.history) == 2)
     assert (done.steps, done.interrupted) == (2, True)
-    loaded = small_store.encoder(CPU).state_dict()
+    loaded = small_store.encoder.restore(CPU).state_dict()
     assert_equal(loaded, {name: values.detach() for name, values in trainer.average.state_dict().items()})
 
 
@@ -533,10 +533,10 @@ def test_a_loss_that_is_not_finite_ends_training_and_saves_nothing(small_store: 
         trainer.loss.encoder.enc.conv1.weight.fill_(math.nan)
     with pytest.raises(TrainingError, match="step 1: a loss is not finite"):
         run(trainer, 1)
-    assert all(np.isfinite(values).all() for values in small_store.read_encoder().values())
-    assert small_store.encoder_attributes["trouble"].startswith("training failed at step 1: a loss is not finite")
+    assert all(np.isfinite(values).all() for values in small_store.encoder.weights().values())
+    assert small_store.encoder.attributes.trouble.startswith("training failed at step 1: a loss is not finite")
     assert run(Trainer(small_store, Recipe(D=4, batch=1), CPU, resume=True), 1).trouble is None
-    assert small_store.encoder_attributes["trouble"] is None
+    assert small_store.encoder.attributes.trouble is None
 
 
 @pytest.mark.parametrize("images", ["small_store", "judged_store"])
@@ -588,10 +588,10 @@ def test_interrupted_before_it_beats_the_untrained_encoder(
     monkeypatch.setattr(HeldOut, "judge", lambda *_: Judgement(next(values, 0.8), 9.0, 1.0))
     _, done = stopped_at(judged_store, CONTRAST, step)
     assert done.interrupted
-    assert done.trouble == judged_store.encoder_attributes["trouble"]
+    assert done.trouble == judged_store.encoder.attributes.trouble
     assert done.trouble is None if says is None else says in str(done.trouble)
     assert run(Trainer(judged_store, CONTRAST, CPU, resume=True), 7).trouble is None
-    assert judged_store.encoder_attributes["trouble"] is None
+    assert judged_store.encoder.attributes.trouble is None
 
 
 def test_a_checkpoint_says_what_a_kill_would_leave(judged_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -608,7 +608,7 @@ def test_a_checkpoint_says_what_a_kill_would_leave(judged_store: Store, monkeypa
     assert [attributes["steps"] for attributes in left] == [0, 1, 2, 3, 4, 5]
     # what a judgement finds is in the checkpoint after the next step
     assert [attributes["trouble"] is None for attributes in left] == [False] * 5 + [True]
-    assert judged_store.encoder_attributes["trouble"] is None
+    assert judged_store.encoder.attributes.trouble is None
 
 
 @pytest.mark.parametrize(
@@ -621,15 +621,15 @@ def test_where_the_criterion_has_no_say_an_interruption_is_no_trouble(
     store: Store = request.getfixturevalue(images)
     _, done = stopped_at(store, dataclasses.replace(recipe, batch=1), step)
     assert done.interrupted
-    assert done.trouble is store.encoder_attributes["trouble"] is None
-    assert store.encoder_attributes["judged"] == (images == "judged_store")
+    assert done.trouble is store.encoder.attributes.trouble is None
+    assert store.encoder.attributes.judged == (images == "judged_store")
 
 
 def test_an_untrained_encoder_and_one_trained_for_some_minutes_are_no_trouble(judged_store: Store) -> None:
     assert run(Trainer(judged_store, CONTRAST, CPU), 0).trouble is None
     trainer, clock = Trainer(judged_store, CONTRAST, CPU), iter(range(100))
     done = training.run(trainer, None, 1e-9, lambda _: next(clock), never)
-    assert (done.interrupted, done.trouble, judged_store.encoder_attributes["trouble"]) == (False, None, None)
+    assert (done.interrupted, done.trouble, judged_store.encoder.attributes.trouble) == (False, None, None)
 
 
 def test_bfloat16_is_refused_where_it_is_emulated(small_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -693,7 +693,7 @@ def test_two_processes_separate_as_one_with_twice_the_batch(judged_path: Path, t
     torch.multiprocessing.spawn(in_process, arguments, nprocs=2)
     one, two = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
     np.testing.assert_array_equal(one["history"], two["history"])
-    assert str(one["sha256"]) == Store.open(judged_path).encoder_attributes["sha256"]
+    assert str(one["sha256"]) == Store.open(judged_path).encoder.attributes.sha256
 
     with Store.writing(judged_path) as store:
         alone = Trainer(store, dataclasses.replace(recipe, batch=8), CPU)

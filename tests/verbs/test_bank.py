@@ -21,7 +21,7 @@ from patchcli.verbs.score import Record
 def held(path: Path) -> dict[str, dict[tuple[str, int], bytes]]:
     """{scale: {(image, patch): vector}} of all that a bank holds."""
     opened = Store.open(path)
-    bank, names = opened.bank(), opened.image_ids
+    bank, names = opened.bank(), opened.images.ids
     found: dict[str, dict[tuple[str, int], bytes]] = {}
     for scale in bank.scales:
         pairs = [pair for ids, vectors in pages_stream(bank, scale)() for pair in zip(ids, vectors, strict=True)]
@@ -40,12 +40,12 @@ def anew(like: Path, names: list[str], files: list[Path], path: Path, **thinning
     patchcli.extract(folder, path, WORKING)
     other = Store.open(like)
     with Store.writing(path) as opened:
-        pixels = opened.read_images(0, len(files))
-        decoded = zip(names, opened.image_sizes.tolist(), pixels, strict=True)
+        pixels = opened.images.read(0, len(files))
+        decoded = zip(names, opened.images.sizes.tolist(), pixels, strict=True)
         with opened._new("images") as part:
             store._write_images(part, decoded, *WORKING, other.mean)  # type: ignore[arg-type]
             opened._switch(images=Named(part.name, part.seal({})))
-        opened.write_encoder(other.read_encoder(), other.encoder_attributes, {})
+        opened.write_encoder(other.encoder.weights(), other.encoder_attributes, {})
     patchcli.embed(path, **thinning)
     return path
 
@@ -88,7 +88,7 @@ def test_removed_and_added_is_as_made_anew(
     added = patchcli.bank_add(world.store, [tmp_path / "new"])
     assert (added.images, added.embedded) == (10, 10 if "keep" in thinning else 2)
     names = [f"train/good/{file.name}" for file in files] + [path.as_posix() for path in extra]
-    assert Store.open(world.store).image_ids == names
+    assert Store.open(world.store).images.ids == names
 
     fresh = anew(world.store, names, [*files, *extra], tmp_path / "fresh.zarr", **thinning)
     assert held(world.store) == held(fresh)
@@ -129,7 +129,7 @@ def test_killed_while_it_is_edited(
 
     def state() -> tuple[Any, ...]:
         opened = Store.open(world.store)
-        return parts(world.store), opened.dataset, opened.image_ids, opened.bank().identity, leftovers(world.store)
+        return parts(world.store), opened.dataset, opened.images.ids, opened.bank().identity, leftovers(world.store)
 
     for edit in (
         lambda: patchcli.bank_remove(world.store, ["train/good/003.png"]),

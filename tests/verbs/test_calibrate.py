@@ -247,13 +247,13 @@ def held(made: World, tmp_path: Path) -> World:
 
 def test_held_out_images_are_in_neither_training_nor_bank(held: World, tmp_path: Path) -> None:
     opened = Store.open(held.store)
-    aside, ids = opened.held_out, set(opened.image_ids)
+    aside, ids = opened.source.holdout, set(opened.images.ids)
     assert len(aside) in (4, 5)
     assert not aside.keys() & ids
     assert aside.keys() | ids == {f"train/good/{path.name}" for path in (held.data / "train" / "good").iterdir()}
     assert ("train/good/000.png" in aside) == ("train/good/copy.png" in aside)
-    learned = np.stack([images.resize(images.decode(held.data / name), *WORKING) for name in opened.image_ids])
-    np.testing.assert_allclose(opened.mean, learned.mean(axis=0), rtol=1e-5)
+    learned = np.stack([images.resize(images.decode(held.data / name), *WORKING) for name in opened.images.ids])
+    np.testing.assert_allclose(opened.images.mean, learned.mean(axis=0), rtol=1e-5)
     assert patchcli.info(held.store)["held_out"] == len(aside)
 
     found = patchcli.calibrate(held.store, false_alarms=0.6)
@@ -282,7 +282,7 @@ def test_a_store_keeps_what_it_holds_out(held: World) -> None:
     before = tree(held.store)
     for share in (None, 0.4):
         again = patchcli.extract(held.data, held.store, holdout=share)
-        assert (again.fresh, again.held_out) == (False, len(Store.open(held.store).held_out))
+        assert (again.fresh, again.held_out) == (False, len(Store.open(held.store).source.holdout))
     for share, says in ((0.2, "--holdout"), (0.0, "--holdout"), (1.5, "found 150%"), (0.999, "4 other images out than these")):
         with pytest.raises((InputError, StoreError), match=says):
             patchcli.extract(held.data, held.store, holdout=share)

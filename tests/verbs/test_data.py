@@ -136,7 +136,7 @@ def test_evaluate_and_score_read_the_same_layout_again(tmp_path: Path, write: Ca
     tested = {record.image for record in records}
     assert len(tested) == 5
     assert all((root / name).is_file() for name in tested)
-    assert not tested & set(Store.open(store).image_ids)
+    assert not tested & set(Store.open(store).images.ids)
     (row,) = totals(patchcli.evaluate(store, observer=told))
     assert (row.images, row.defective, row.note) == (5, 3, "")
     assert row.image_auroc == 1

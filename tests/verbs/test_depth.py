@@ -61,14 +61,14 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_the_store_keeps_what_the_camera_gives(deep: tuple[Path, Path]) -> None:
     opened = Store.open(deep[1])
-    assert opened.reader == images.Reader(BITS)
+    assert opened.source.reader == images.Reader(BITS)
     assert opened.images.dtype == np.uint16
-    assert opened.image_sizes.tolist() == [list(SIZE)] * 4
-    stored = opened.read_images(0, 4)
-    wanted = np.stack([opened.canvas.fit(opened.reader.read(deep[0] / name)) for name in opened.image_ids])
+    assert opened.images.sizes.tolist() == [list(SIZE)] * 4
+    stored = opened.images.read(0, 4)
+    wanted = np.stack([opened.canvas.fit(opened.source.reader.read(deep[0] / name)) for name in opened.images.ids])
     np.testing.assert_array_equal(stored, wanted)
     assert len(np.unique(stored)) > 1000
-    np.testing.assert_allclose(opened.mean, stored.mean(axis=0) / 257, atol=0.01)
+    np.testing.assert_allclose(opened.images.mean, stored.mean(axis=0) / 257, atol=0.01)
 
 
 def test_eval_takes_scores_own_maps_of_images_that_are_turned(deep: tuple[Path, Path], tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_depth_is_said_stated_and_refused(tmp_path: Path) -> None:
     told = Told()
     assert patchcli.extract(data, store, (128, 128), bits=12, overwrite=True, observer=told).bits == 12
     assert told.notes == []
-    assert Store.open(store).read_images(0, 1).max() < 20_000
+    assert Store.open(store).images.read(0, 1).max() < 20_000
     with pytest.raises(InputError, match="--bits: expected 8 to 16, found 7"):
         patchcli.extract(data, tmp_path / "t.zarr", bits=7)
     told = Told()
@@ -133,8 +133,8 @@ def test_16_bit_files_of_8_bit_values_are_no_black_pictures(tmp_path: Path) -> N
     data = write_deep(tmp_path / "weave", bits=8)
     patchcli.extract(data, tmp_path / "s.zarr", (128, 128), observer=Told())
     opened = Store.open(tmp_path / "s.zarr")
-    assert (opened.images.dtype, opened.reader.bits) == (np.uint8, 8)
-    assert opened.read_images(0, 1).mean() > 60
+    assert (opened.images.dtype, opened.source.reader.bits) == (np.uint8, 8)
+    assert opened.images.read(0, 1).mean() > 60
 
 
 def test_training_and_bank_of_deep_images(deep: tuple[Path, Path], tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_training_and_bank_of_deep_images(deep: tuple[Path, Path], tmp_path: Pat
     patchcli.embed(store)
     patchcli.bank_add(store, [data / "test/good/000.tif"], force=True, observer=Told())
     opened = Store.open(store)
-    assert (opened.images.dtype, opened.images.shape[0]) == (np.uint16, 11)
+    assert (opened.images.dtype, len(opened.images)) == (np.uint16, 11)
     assert len(patchcli.audit(store)) == 11
     cut_patches(store, tmp_path / "patches")
     assert Image.open(next((tmp_path / "patches").rglob("*.png"))).mode == "RGB"
@@ -186,7 +186,7 @@ def test_what_is_not_read_of_many_files_is_two_notes(tmp_path: Path) -> None:
     patchcli.extract(tmp_path / "good", tmp_path / "s.zarr", (128, 128), observer=told)
     line = "2 pages; only page 2, the largest, is read"
     assert told.notes == [f"{tmp_path}/good/0.tif: {line}", f"3 other images: {line}"]
-    assert Store.open(tmp_path / "s.zarr").image_sizes.tolist() == [[128, 128]] * 4
+    assert Store.open(tmp_path / "s.zarr").images.sizes.tolist() == [[128, 128]] * 4
 
 
 def test_another_aspect_ratio_is_one_note(made: object, tmp_path: Path) -> None:

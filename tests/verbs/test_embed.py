@@ -46,9 +46,9 @@ def held(bank: Bank, scale: str) -> np.ndarray:
 
 def test_the_bank_holds_the_features_of_every_patch(made: World) -> None:
     opened = Store.open(made.store)
-    encoder = opened.encoder(torch.device("cpu"))
+    encoder = opened.encoder.restore(torch.device("cpu"))
     grids = embedding.grids(encoder, 128, 128, {})
-    features = embedding.embed(encoder, opened.read_images(0, 10), opened.mean, grids, torch.device("cpu"))
+    features = embedding.embed(encoder, opened.images.read(0, 10), opened.images.mean, grids, torch.device("cpu"))
     bank = opened.bank()
     for scale, (rows, columns) in {"big": (5, 5), "small": (25, 25)}.items():
         vectors = held(bank, scale)
@@ -182,12 +182,12 @@ def distances(made: World) -> Callable[[Path], dict[str, np.ndarray]]:
 
     def of(path: Path) -> dict[str, np.ndarray]:
         opened = Store.open(path)
-        bank, encoder = opened.bank(), opened.encoder(torch.device("cpu"))
+        bank, encoder = opened.bank(), opened.encoder.restore(torch.device("cpu"))
         paths = images.find(made.data / "test", problem=pytest.fail)
         pixels = np.stack([images.resize(images.decode(file), 128, 128) for file in paths])
         grids = embedding.grids(encoder, 128, 128, {})
         found = {}
-        for scale, queries in embedding.embed(encoder, pixels, opened.mean, grids, torch.device("cpu")).items():
+        for scale, queries in embedding.embed(encoder, pixels, opened.images.mean, grids, torch.device("cpu")).items():
             vectors = torch.cat([torch.from_numpy(v) for _, v in pages_stream(bank, scale)()]).double()
             found[scale] = torch.cdist(queries.reshape(-1, 16).double(), vectors).min(1).values.numpy()
         return found

@@ -25,14 +25,14 @@ def test_images_ids_sizes_and_mean(world: World, tmp_path: Path) -> None:
     assert touched(world.data) == before
     store = Store.open(tmp_path / "s.zarr")
     numbered = [f"train/good/{i:03}.png" for i in range(10)]
-    assert store.image_ids == [*numbered, "train/good/010.bmp", "train/good/größe 漢.png"]
-    assert store.image_sizes.tolist() == [list(SIZE)] * 10 + [[70, 100], [90, 200]]
-    expected = np.stack([images.resize(images.decode(world.data / name), 96, 80) for name in store.image_ids])
-    np.testing.assert_array_equal(store.read_images(0, 12), expected)
-    np.testing.assert_allclose(store.mean, expected.mean(axis=0), rtol=1e-5)
-    assert store.dataset["layout"] == "mvtec"
-    assert store.dataset["category"] == "weave"
-    assert store.dataset["root"] == str(world.data)
+    assert store.images.ids == [*numbered, "train/good/010.bmp", "train/good/größe 漢.png"]
+    assert store.images.sizes.tolist() == [list(SIZE)] * 10 + [[70, 100], [90, 200]]
+    expected = np.stack([images.resize(images.decode(world.data / name), 96, 80) for name in store.images.ids])
+    np.testing.assert_array_equal(store.images.read(0, 12), expected)
+    np.testing.assert_allclose(store.images.mean, expected.mean(axis=0), rtol=1e-5)
+    assert store.source.layout == "mvtec"
+    assert store.source.category == "weave"
+    assert store.source.root == str(world.data)
 
 
 def test_the_default_size(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_the_store_follows_a_moved_data_set(world: World) -> None:
     before = tree(world.store)
     moved = world.data.rename(world.data.with_name("moved"))
     assert patchcli.extract(moved, world.store).fresh is False
-    assert Store.open(world.store).dataset["root"] == str(moved)
+    assert Store.open(world.store).source.root == str(moved)
     changed = {name for name, digest in tree(world.store).items() if before[name] != digest}
     assert changed == {"zarr.json"}  # images, encoder and bank stay
     assert len(list(patchcli.score(world.store))) == 5
@@ -74,11 +74,11 @@ def test_another_size_is_not_the_same(kept: World) -> None:
 
 
 def test_a_test_image_is_no_training_image(world: World) -> None:
-    manifest = Store.open(world.store).dataset["manifest"]
+    manifest = Store.open(world.store).source.manifest
     for name in ("test", "ground_truth"):
         shutil.rmtree(world.data / name)
     assert patchcli.extract(world.data, world.store).fresh is False
-    assert Store.open(world.store).dataset["manifest"] == manifest
+    assert Store.open(world.store).source.manifest == manifest
 
 
 def test_unreadable_images_are_left_out(world: World, tmp_path: Path) -> None:
@@ -91,8 +91,8 @@ def test_unreadable_images_are_left_out(world: World, tmp_path: Path) -> None:
         str(world.data / "train" / "good" / name) for name in ("002.png", "005.png")
     ]
     store = Store.open(tmp_path / "s.zarr")
-    assert [name[-7:] for name in store.image_ids] == [f"{i:03}.png" for i in (0, 1, 3, 4, 6, 7, 8, 9)]
-    np.testing.assert_allclose(store.mean, store.read_images(0, 8).mean(axis=0), rtol=1e-5)
+    assert [name[-7:] for name in store.images.ids] == [f"{i:03}.png" for i in (0, 1, 3, 4, 6, 7, 8, 9)]
+    np.testing.assert_allclose(store.images.mean, store.images.read(0, 8).mean(axis=0), rtol=1e-5)
     assert told.progressed[-1] == ("extract", 10, 10)
 
 
@@ -125,7 +125,7 @@ def test_native_images_are_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "good" / "broken.png").write_bytes(b"no image")
     found = patchcli.extract(data, tmp_path / "s.zarr", "native", observer=Told())
     assert (found.height, found.width) == (150, 200)
-    stored = Store.open(tmp_path / "s.zarr").read_images(0, 1)[0]
+    stored = Store.open(tmp_path / "s.zarr").images.read(0, 1)[0]
     np.testing.assert_array_equal(stored, images.decode(data / "000.png"))
     assert not patchcli.extract(data, tmp_path / "s.zarr", "native", observer=Told()).fresh
 
@@ -165,8 +165,8 @@ def test_images_of_any_shape_fit(tmp_path: Path) -> None:
     found = patchcli.extract(data, tmp_path / "s.zarr", "fit:96x128")
     store = Store.open(tmp_path / "s.zarr")
     assert (found.height, found.width, store.canvas.keeps_aspect) == (96, 128, True)
-    assert [store.canvas.covered(*map(int, size)) for size in store.image_sizes] == [(96, 128), (96, 24), (96, 79)]
-    tall = store.read_images(1, 2)[0]
+    assert [store.canvas.covered(*map(int, size)) for size in store.images.sizes] == [(96, 128), (96, 24), (96, 79)]
+    tall = store.images.read(1, 2)[0]
     np.testing.assert_array_equal(tall[:, :24], images.resize(images.decode(data / "tall" / "000.png"), 96, 24))
     np.testing.assert_array_equal(tall[:, 24:48], tall[:, 23::-1])  # mirrored, and mirrored again
     np.testing.assert_array_equal(tall[:, 48:72], tall[:, :24])

@@ -47,7 +47,7 @@ def test_weights_come_in(world: World, tmp_path: Path, D: int, zipped: bool) -> 
     digest = patchcli.import_weights(path, world.store, overwrite=True)
     assert path.read_bytes() == before
     store = Store.open(world.store)
-    read = store.read_encoder()
+    read = store.encoder.weights()
     assert digest == digest_of(read) == digest_of({name: values.numpy() for name, values in state.items()})
     for name, values in state.items():
         np.testing.assert_array_equal(read[name], values.numpy())

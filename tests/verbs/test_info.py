@@ -65,8 +65,8 @@ def test_provenance(made: World) -> None:
     assert found["store"] == str(made.store)
     told = {key: value for key, value in opened.dataset.items() if key not in ("holdout", "size")}
     assert {key: found[key] for key in told} == told
-    assert [found["height"], found["width"]] == opened.dataset["size"]
-    assert found["held_out"] == len(opened.held_out) == 0
+    assert [found["height"], found["width"]] == opened.source.size
+    assert found["held_out"] == len(opened.source.holdout) == 0
     assert found["versions"] == opened.root.versions
     assert found["recipe"]["seed"] == 0
     assert json.loads(json.dumps(found)) == found

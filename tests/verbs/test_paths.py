@@ -70,7 +70,7 @@ def test_one_path_adds_one_image_and_is_removed_by_the_same(
     new = photo(Path("new") / "good.png")
     photo(tmp_path / "s" / "a" / "n" / "never.png")
     assert patchcli.bank_add(world.store, kind(new)).images == 11  # type: ignore[arg-type]
-    assert Store.open(world.store).image_ids[-1] == "new/good.png"
+    assert Store.open(world.store).images.ids[-1] == "new/good.png"
     assert patchcli.bank_remove(world.store, kind(new)).images == 10  # type: ignore[arg-type]
 
 
@@ -79,9 +79,9 @@ def test_what_is_in_the_data_set_has_one_id_however_it_is_given(world: World, tm
     (tmp_path / "link").symlink_to(good)
     for number, path in enumerate((good / "000.png", tmp_path / "link" / "001.png", Path(os.path.relpath(good / "002.png")))):
         assert patchcli.bank_remove(world.store, path).images == 9
-        assert f"train/good/00{number}.png" not in Store.open(world.store).image_ids
+        assert f"train/good/00{number}.png" not in Store.open(world.store).images.ids
         assert patchcli.bank_add(world.store, path).images == 10
-        assert Store.open(world.store).image_ids[-1] == f"train/good/00{number}.png"
+        assert Store.open(world.store).images.ids[-1] == f"train/good/00{number}.png"
 
 
 def test_a_linked_lot_is_known_by_its_names(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_linked_lot_is_known_by_its_names(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "weave", images=2)
     (data / "train" / "good" / "lot1").symlink_to(lot)
     store = make_store(data, tmp_path / "s.zarr", encoder="flat", D=4)
-    assert Store.open(store).image_ids[-1] == "train/good/lot1/003.png"
+    assert Store.open(store).images.ids[-1] == "train/good/lot1/003.png"
     assert patchcli.bank_remove(store, data / "train" / "good" / "lot1" / "003.png").images == 5
     with pytest.raises(InputError, match=r"--out .*elsewhere: lies among the data set's images"):
         patchcli.score(store, out=lot)

@@ -54,8 +54,8 @@ def test_records_of_the_test_images(made: World) -> None:
         *(f"test/good/{i:03}.png" for i in range(2)),
         *(f"test/hole/{i:03}.png" for i in range(3)),
     ]
-    sha256 = Store.open(made.store).encoder_attributes["sha256"]
-    training_ids = set(Store.open(made.store).image_ids)
+    sha256 = Store.open(made.store).encoder.attributes.sha256
+    training_ids = set(Store.open(made.store).images.ids)
     for record in found:
         height, width = (128, 128) if record.image == "test/hole/002.png" else SIZE
         assert record.schema == "patchcli.score/1"

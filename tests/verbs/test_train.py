@@ -60,10 +60,10 @@ def test_what_is_written_of_a_run(store: Path) -> None:
     assert (trained.steps, trained.interrupted) == (2, False)
     opened = Store.open(store)
     attributes = opened.encoder_attributes
-    assert trained.sha256 == attributes["sha256"] == digest_of(opened.read_encoder())
+    assert trained.sha256 == attributes["sha256"] == digest_of(opened.encoder.weights())
     assert (attributes["source"], attributes["steps"], attributes["D"]) == ("trained", 2, 4)
     assert attributes["recipe"]["seed"] == 3
-    history = opened.read_training_state()["history"]
+    history = opened.encoder.training_state()["history"]
     assert history.shape == (2, len(attributes["losses"]))
     for column, name in enumerate(attributes["losses"]):
         assert trained.losses[name] == pytest.approx(history[:, column].mean())
@@ -81,7 +81,7 @@ def test_interrupted_and_resumed_is_as_if_never_stopped(
         stopped = patchcli.train(store=store, steps=4, **QUICK)
     assert signal.getsignal(number) == handler
     assert (stopped.steps, stopped.interrupted) == (2, True)
-    assert Store.open(store).encoder_attributes["sha256"] == stopped.sha256 != straight.sha256
+    assert Store.open(store).encoder.attributes.sha256 == stopped.sha256 != straight.sha256
     resumed = patchcli.train(store=store, steps=4, resume=True, device="cpu")
     assert (resumed.steps, resumed.interrupted, resumed.sha256) == (4, False, straight.sha256)
     assert resumed.losses == pytest.approx(straight.losses)
@@ -219,8 +219,8 @@ def test_a_full_disk_at_the_end_keeps_the_last_encoder(store: Path, monkeypatch:
         patchcli.train(store=store, steps=2, resume=True, device="cpu")
     assert leftovers(store) == set()
     opened = Store.open(store)
-    assert opened.encoder_attributes["sha256"] == digest_of(opened.read_encoder()) == first.sha256
-    assert np.isfinite(opened.read_training_state()["history"]).all()
+    assert opened.encoder.attributes.sha256 == digest_of(opened.encoder.weights()) == first.sha256
+    assert np.isfinite(opened.encoder.training_state()["history"]).all()
 
 
 def test_a_report_shows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +241,7 @@ def test_a_run_with_the_separation_says_so(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(training, "ALIGNED", 1.1)
     data, page, told = write_plain(tmp_path / "good", 5, WORKING), tmp_path / "run.html", Told()
     trained = patchcli.train(data, tmp_path / "s.zarr", size=WORKING, steps=3, report=page, observer=told, **QUICK)
-    alignment = Store.open(tmp_path / "s.zarr").encoder_attributes["alignment"]
+    alignment = Store.open(tmp_path / "s.zarr").encoder.attributes.alignment
     found = f"these images are not aligned (their mean explains {alignment:.1%} of their detail)"
     assert f"{found}; the encoder learned from synthetic defects" in told.notes
     text = page.read_text(encoding="utf-8")
