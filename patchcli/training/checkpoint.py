@@ -54,12 +54,17 @@ class Checkpoint:
         self.ours = False
 
     def save(
-        self, trainer: Trainer, criterion: Criterion, last: Candidate | None = None, trouble: str | None = None
+        self,
+        trainer: Trainer,
+        criterion: Criterion,
+        last: Candidate | None = None,
+        trouble: str | None = None,
+        repair: str = "train(resume)",
     ) -> tuple[str, int]:
         """Write encoder and state (rank 0 alone does); the encoder's sha256, and the step that it is of.
 
-        The encoder is what the criterion chooses, or the average as it is. `trouble` says why nobody should use it. Raises
-        TrainingError where weights are not finite.
+        The encoder is what the criterion chooses, or the average as it is. `trouble` says why nobody should use it, and
+        `repair` what to call then. Raises TrainingError where weights are not finite.
         """
         step = len(trainer.history)
         chosen = criterion.choice(last) or Candidate(step, None, arrays(trainer.average))
@@ -85,6 +90,7 @@ class Checkpoint:
             losses=trainer.loss_names,
             judged=bool(criterion.judged),
             trouble=trouble,
+            repair=repair if trouble else None,
         )
         digest = self._store.write_encoder(chosen.weights, attributes, _state(trainer, criterion, weights))
         self.ours = True
@@ -94,13 +100,13 @@ class Checkpoint:
         """Note in the store that training failed: in a last checkpoint, or if that is not finite, in the one before."""
         if trainer.process.rank > 0:
             return
-        trouble = f"training failed at {error}; run: `train(overwrite=True)`"
+        trouble, repair = f"training failed at {error}", "train(overwrite)"
         try:
-            self.save(trainer, criterion, trouble=trouble)
+            self.save(trainer, criterion, trouble=trouble, repair=repair)
         except TrainingError:
             if self.ours:
                 stored = self._store.encoder
-                attributes = replace(stored.attributes, trouble=trouble)
+                attributes = replace(stored.attributes, trouble=trouble, repair=repair)
                 self._store.write_encoder(stored.weights(), attributes, stored.training_state())
 
     def restore(

@@ -112,7 +112,7 @@ class Criterion:
         if step >= COLLAPSES_FROM and (judgement.rank < LEAST_RANK or judgement.spread < LEAST_SPREAD):
             numbers = f"effective rank {judgement.rank:.2f}, spread {judgement.spread:.1e}"
             advice = "lower `lam` or `lr`, or raise `warmup`" if self._objective == "paper" else "lower `lr`"
-            raise TrainingError(f"step {step}: the features have collapsed ({numbers}); {advice}")
+            raise TrainingError(f"the features have collapsed ({numbers})", subject=f"step {step}", advice=advice)
         candidate = Candidate(step, judgement.criterion, weights)
         if step % JUDGED_EVERY == 0 and (not self.judged or self.judged[-1][0] < step):
             self.judged.append([step, judgement.criterion, judgement.rank, judgement.spread])
@@ -145,8 +145,7 @@ class Criterion:
         if self._objective == "paper" or not len(self._images.validation) or not compared or self.gained:
             return None
         numbers = f" ({self.kept.criterion:.3f}, untrained {self.judged[0][1]:.3f})" if self.kept is not None else ""
-        problem = f"training stopped at step {step}, before its criterion was above the untrained encoder's{numbers}"
-        return f"{problem}; run: `train(resume=True)`"
+        return f"training stopped at step {step}, before its criterion was above the untrained encoder's{numbers}"
 
 
 def shape(features: Tensor) -> tuple[float, float]:

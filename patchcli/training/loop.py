@@ -3,6 +3,7 @@
 What the paper does not have lies around it, in `_Course`: bounds, checkpoints, judgements, and processes that share a step.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from patchcli.errors import TrainingError
+from patchcli.errors import InputError, TrainingError
 from patchcli.runtime import Process
 from patchcli.store import Store
 from patchcli.training import alignment, checkpoint, criterion
@@ -21,6 +22,7 @@ from patchcli.training.recipe import Recipe
 from patchcli.training.trainer import Trainer
 
 CHECKPOINT_SECONDS = 60.0
+STEPS = 1000  # in total, by default
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,29 @@ class Bounds:
 
     steps: int | None = None
     seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Length:
+    """The same as a user says it: `steps` or `epochs` (passes over the images) in total, `minutes` of this run."""
+
+    steps: int | None = None
+    epochs: float | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not 0 <= value < math.inf:
+                raise InputError(f"{value}", parameter=name, expected="0 or more")
+        if self.steps is not None and self.epochs is not None:
+            raise InputError("`steps` and `epochs`: give one of the two")
+
+    def bounds(self, images: int, batch: int) -> Bounds:
+        """The bounds for so many images, of which a step takes `batch`; STEPS if nothing else is given."""
+        seconds = None if self.minutes is None else 60 * self.minutes
+        if self.epochs is not None:
+            return Bounds(math.ceil(self.epochs * images / batch), seconds)
+        return Bounds(STEPS if self.steps is None and seconds is None else self.steps, seconds)
 
 
 @dataclass(frozen=True)
@@ -107,9 +132,7 @@ def run(training: Training, bounds: Bounds, progress: Callable[[Step], None], st
 class _Course:
     """One run between its steps: whether it continues, checkpoints, judgements and how it ends."""
 
-    def __init__(
-        self, training: Training, bounds: Bounds, progress: Callable[[Step], None], stop: Callable[[], int]
-    ) -> None:
+    def __init__(self, training: Training, bounds: Bounds, progress: Callable[[Step], None], stop: Callable[[], int]) -> None:
         self._trainer, self._criterion, self._checkpoint = training.trainer, training.criterion, training.checkpoint
         self._bounds, self._progress, self._stop = bounds, progress, stop
         self._begun = self._saved = time.monotonic()

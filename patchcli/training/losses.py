@@ -55,9 +55,7 @@ class _Features:
     def __init__(self, encoder: Encoder, batch: Batch) -> None:
         self._encoder = encoder
         self._device = next(encoder.parameters()).device
-        self._views = [
-            torch.from_numpy(view).to(self._device, memory_format=torch.channels_last) for view in batch.views
-        ]
+        self._views = [torch.from_numpy(view).to(self._device, memory_format=torch.channels_last) for view in batch.views]
         self._dense: dict[tuple[int, str], Tensor] = {}  # (view, scale) → (B, D, h, w)
 
     @property

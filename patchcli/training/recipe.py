@@ -13,7 +13,7 @@ SAMPLERS = ("dense", "patch")
 OBJECTIVES = ("paper", "contrast")
 PRECISIONS = ("float32", "bfloat16")
 
-# Where the three recipes differ: λ, the steps over which λ rises to it from 0, and the images (dense) or pairs (patch) of a step.
+# Where the recipes differ: λ, the steps over which it rises from 0, and the images (dense) or pairs (patch) per step.
 CONTRAST = {"lam": 0.0, "warmup": 0, "batch": 4}
 PAPER = {"lam": 0.5, "warmup": 100, "batch": 4}
 PUBLISHED = {"lam": 0.5, "warmup": 0, "batch": 64}
@@ -21,12 +21,10 @@ PUBLISHED = {"lam": 0.5, "warmup": 0, "batch": 64}
 _DEPENDS: Any = None  # a field that is not given: its value depends on encoder, sampler and objective
 
 
-class RecipeFields(TypedDict, total=False):
-    """The fields of a Recipe, each of which may be left out."""
+class RecipeOptions(TypedDict, total=False):
+    """The fields of a Recipe that any recipe may change."""
 
     encoder: str
-    sampler: str
-    objective: str
     D: int
     lam: float
     warmup: int
@@ -34,6 +32,13 @@ class RecipeFields(TypedDict, total=False):
     batch: int
     seed: int
     precision: str
+
+
+class RecipeFields(RecipeOptions, total=False):
+    """All fields of a Recipe, each of which may be left out."""
+
+    sampler: str
+    objective: str
 
 
 @dataclass(frozen=True)
@@ -60,14 +65,14 @@ class Recipe:
     precision: str = "float32"
 
     @classmethod
-    def paper(cls, **changes: Unpack[RecipeFields]) -> "Recipe":
+    def paper(cls, **changes: Unpack[RecipeOptions]) -> "Recipe":
         """The losses of the paper, with the dense sampler."""
-        return cls(**{"objective": "paper", **changes})
+        return cls(objective="paper", **changes)
 
     @classmethod
-    def published(cls, **changes: Unpack[RecipeFields]) -> "Recipe":
+    def published(cls, **changes: Unpack[RecipeOptions]) -> "Recipe":
         """As the authors' code trains: pairs of patches, and λ constant."""
-        return cls(**{"sampler": "patch", "objective": "paper", **changes})
+        return cls(sampler="patch", objective="paper", **changes)
 
     def __post_init__(self) -> None:
         self._check_choices()

@@ -116,7 +116,8 @@ class Trainer:
         means = self.process.total(torch.stack([loss.detach() for loss in losses.values()])) / self.process.size
         values = dict(zip(losses, means.tolist(), strict=True))
         if not all(map(math.isfinite, values.values())):
-            raise TrainingError(f"step {len(self.history) + 1}: a loss is not finite ({values}); lower `lr`")
+            subject = f"step {len(self.history) + 1}"
+            raise TrainingError(f"a loss is not finite ({values})", subject=subject, advice="lower `lr`")
         self.optimiser.step()
         self._follow()
         self.history.append([values[name] for name in self.loss_names])
@@ -144,7 +145,8 @@ class Trainer:
         """Raise TrainingError if the positions are a guess and no other loss can teach the encoder anything."""
         if self.recipe.objective == "paper" and self.position_at_chance():
             problem = f"the position losses have been at chance (ln 8 = 2.08) for {GUESSING} steps"
-            raise TrainingError(f"step {len(self.history)}: {problem}; lower `lam`, raise `warmup`, or change `lr`")
+            advice = "lower `lam`, raise `warmup`, or change `lr`"
+            raise TrainingError(problem, subject=f"step {len(self.history)}", advice=advice)
 
 
 def arrays(module: torch.nn.Module) -> Weights:
@@ -155,4 +157,4 @@ def arrays(module: torch.nn.Module) -> Weights:
 def check_finite(weights: Weights, step: int) -> None:
     """Raise TrainingError where weights are NaN or infinite."""
     if not all(np.isfinite(values).all() for values in weights.values()):
-        raise TrainingError(f"step {step}: the weights are not finite; lower `lr`")
+        raise TrainingError("the weights are not finite", subject=f"step {step}", advice="lower `lr`")

@@ -1,22 +1,19 @@
 """Images in a store → a trained encoder in the store."""
 
-import contextlib
-import math
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack, cast
 
 from patchcli import files, runtime
-from patchcli.datasets.images import Canvas
-from patchcli.errors import InputError, StoreError
-from patchcli.features.registry import ENCODERS
+from patchcli.errors import InputError
 from patchcli.observer import Observer
-from patchcli.store import Store, check_replaceable, locked
-from patchcli.training import checkpoint, loop, page, progress, sampling
+from patchcli.store import Store
+from patchcli.training import checkpoint, loop, page, progress
+from patchcli.training.loop import Length, Trained
 from patchcli.training.recipe import Recipe, RecipeFields
-from patchcli.verbs.extract import extract
-
-STEPS = 1000
+from patchcli.verbs.extraction import ImageOptions
+from patchcli.verbs.start import Start
 
 
 def train(
@@ -39,28 +36,56 @@ def train(
     observer: Observer | None = None,
     recipe: Recipe | None = None,
     **changes: Unpack[RecipeFields],
-) -> loop.Trained:
-    """Train the encoder until `steps` (1000) or `epochs` in total, or `minutes` of this run, are over; extracts `data` first.
+) -> Trained:
+    """Train the encoder (supplement, Algorithm 1) on the images of the store, or of `data`, which is extracted first.
 
-    `changes` are fields of Recipe, on top of `recipe` if there is one. A first SIGINT or SIGTERM ends training after the
-    current step with a usable encoder; `resume` continues from there with the same recipe. `report` is an HTML page about
-    the run. Processes that torchrun started share each step, `batch` images each; the first one extracts and writes.
+    `layout`, `holdout`, `size`, `bits` and `large` are those of ImageOptions; `steps`, `epochs` and `minutes` those of Length.
+    `changes` are fields of Recipe, on top of `recipe` if there is one. The first SIGINT or SIGTERM ends training after the
+    current step with a usable encoder; `resume` continues from there, by the same recipe. `report` is an HTML page about the
+    run. Processes that torchrun started share each step, `batch` images each; the first one extracts and writes.
     """
-    observer, length = observer or Observer(), _Length(steps, epochs, minutes)
-    if resume and overwrite:
-        raise InputError("`resume` and `overwrite`: give one of the two")
-    for name, value in (("layout", layout), ("holdout", holdout), ("bits", bits)):
-        if value is not None and data is None:
-            raise InputError("expected `data` too", parameter=name)
-    if report is not None:
-        files.target("`report`", report, ".html")
+    observer, length = observer or Observer(), Length(steps, epochs, minutes)
+    options = ImageOptions(layout, size, holdout, bits, large)
+    _check(options if data is None else ImageOptions(), resume and overwrite, report)
     runtime.set_threads(threads)
-    start = _Start(Path(store), {**(asdict(recipe) if recipe else {}), **changes}, resume, overwrite)
-    with runtime.processes(runtime.device(device)) as (process, target), contextlib.ExitStack() as stack:
-        observer, start = _of(process, observer), start.on(process, target)
+    fields = cast(RecipeFields, {**(asdict(recipe) if recipe else {}), **changes})
+    fresh = None if resume else Recipe(**fields)
+    with runtime.processes(runtime.device(device)) as (process, target), ExitStack() as stack:
+        observer = observer if process.rank == 0 else _silent(observer)
+        start = Start(Path(store), fresh, fields, overwrite, target, process.size)
         with process.after_first(target):
             if process.rank == 0:
-                stack.enter_context(_lock(start.store, observer, fresh=data is not None))
-            if process.rank == 0 and data is not None:
-                extracted = extract(data, store, size, overwrite, observer, layout, holdout, bits, large, start.recipe)
-                ...
+                start.extract(data, options, stack, observer)
+        opened = Store.open(store) if process.rank else stack.enter_context(Store.writing(store, observer))
+        chosen = start.chosen(opened, opened.canvas)
+        observer.progress("train", 0, None, "reading the images")
+        training = loop.prepare(opened, chosen, target, process, resume)
+        written = f"its encoder{f' and {report}' if report else ''}"
+        observer.plan(f"images of {store}", written, checkpoint.size(training.trainer))
+        process.wait()  # every process has read the store before the first one writes to it
+        bounds = length.bounds(len(opened.images), chosen.batch * process.size)
+        with runtime.stopping() as stop:
+            trained = loop.run(training, bounds, progress.reported(observer, bounds), stop)
+            trained = replace(trained, signal=stop())
+        progress.note_end(observer, training, trained)
+        if report is not None and process.rank == 0:
+            page.write_page(checkpoint.history(opened), report)
+        return trained
+
+
+def _check(unused: ImageOptions, both: bool, report: Path | None) -> None:
+    """Refuse arguments that contradict each other, and a page that cannot be written."""
+    for name in ("layout", "holdout", "bits"):
+        if getattr(unused, name) is not None:
+            raise InputError("expected `data` too", parameter=name)
+    if both:
+        raise InputError("`resume` and `overwrite`: give one of the two")
+    if report is not None:
+        files.target("`report`", report, ".html")
+
+
+def _silent(observer: Observer) -> Observer:
+    """An observer for a process whose progress is another's too."""
+    silent = Observer()
+    silent.dry = observer.dry
+    return silent
