@@ -13,7 +13,7 @@ from patchcli.training.recipe import Recipe
 from patchcli.training.trainer import Trainer
 
 CPU = torch.device("cpu")
-PATCH: dict[str, Any] = {"objective": "paper", "sampler": "patch", "lam": 0.0}
+PATCH: dict[str, Any] = {"objective": "paper", "sampler": "patch"}
 CONTRAST = Recipe("flat", D=4, batch=2, lr=1e-3)
 
 
