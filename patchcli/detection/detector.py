@@ -16,7 +16,7 @@ from patchcli.datasets.images import Pixels
 from patchcli.datasets.roi import Roi
 from patchcli.detection import maps
 from patchcli.detection.calibration import Calibration
-from patchcli.detection.result import Evidence, Result
+from patchcli.detection.result import Evidence, Nearest, Result
 from patchcli.errors import DamagedError, InputError, StoreError
 from patchcli.features.dense import embed, grids
 from patchcli.observer import Observer

@@ -20,6 +20,7 @@ from patchcli.training import sampling
 from patchcli.training import trainer as training
 from patchcli.training.trainer import Step, Trained
 from patchcli.verbs.extract import extract
+from patchcli.verbs.extraction import ImageOptions
 
 STEPS = 1000
 _PAPER = {"lam": 0.5, "warmup": 100}
@@ -105,7 +106,14 @@ def train(
                     check_replaceable(Path(store), overwrite=True)
                 stack.enter_context(locked(Path(store), observer, create=data is not None))
             if process.rank == 0 and data is not None:
-                extracted = extract(data, store, size, overwrite, observer, layout, holdout, bits, large, check)
+                extracted = extract(
+                    data,
+                    store,
+                    ImageOptions(layout, size, holdout, bits, large),
+                    overwrite=overwrite,
+                    observer=observer,
+                    check=check,
+                )
                 if extracted.held_out:
                     observer.note(f"{extracted.held_out} good images are held out, for patchcli calibrate")
                 if extracted.images < 10:
