@@ -88,7 +88,8 @@ def test_the_bank_is_denser_where_images_are_aligned(
 
 
 @pytest.mark.parametrize(
-    ("recipe", "rates"), [(CONTRAST, [1e-3, 1e-3 / 1.5, 1e-3 / 2, 1e-3 / 2.5]), (Recipe("flat", D=4, lr=1e-3, batch=4, **PATCH), [1e-3] * 4)]
+    ("recipe", "rates"),
+    [(CONTRAST, [1e-3, 1e-3 / 1.5, 1e-3 / 2, 1e-3 / 2.5]), (Recipe("flat", D=4, lr=1e-3, batch=4, **PATCH), [1e-3] * 4)],
 )
 def test_the_rate_of_the_contrast_falls(
     judged_store: Store, monkeypatch: pytest.MonkeyPatch, recipe: Recipe, rates: list[float]
