@@ -3,9 +3,9 @@
 Arrays: `Detector.open(store)` scores arrays, PIL images and files, and returns a `Result` for each. Files: the verbs of the
 command line are functions here. Where the paper's algorithms are:
 
-    Algorithm 1, 2-3   a patch and its jitter          training.sampling.DensePairs
+    Algorithm 1, 2-3   a patch and its jitter          training.sampling.dense_batch
     Algorithm 1, 4     SVDD'                           training.losses.PatchSVDDLoss
-    Algorithm 1, 5     a neighbour                     training.sampling.DensePairs
+    Algorithm 1, 5     a neighbour                     training.sampling.dense_batch
     Algorithm 1, 6     SSL                             training.losses.PositionClassifier
     Algorithm 1, 7     the total loss                  training.losses.total
     Algorithm 1, 9     f_big and f_small               features.hierarchical.HierarchicalEncoder

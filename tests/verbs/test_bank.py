@@ -12,7 +12,7 @@ import patchcli
 from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.store import Bank, Store, store
 from patchcli.store.root import Named, Root
-from patchcli.training import trainer as training
+from patchcli.training import alignment
 from patchcli.verbs import bank as bank_module
 from patchcli.verbs.embed import pages_stream
 from patchcli.verbs.score import Record
@@ -74,7 +74,7 @@ def test_removed_and_added_is_as_made_anew(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thinning: dict[str, Any], aligned: bool
 ) -> None:
     if aligned:
-        monkeypatch.setattr(training, "ALIGNED", 0.0)
+        monkeypatch.setattr(alignment, "ALIGNED", 0.0)
         patchcli.train(store=world.store, steps=0, seed=1, overwrite=True)
         assert patchcli.embed(world.store).vectors == {"big": 810, "small": 6250}
     if thinning:
