@@ -28,7 +28,7 @@ GROUPS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "Learn": {"data": data, "extract": extract, "train": train, "import": import_weights, "embed": embed},
     "Detect": {"score": score, "watch": watch},
     "Judge": {"calibrate": calibrate, "eval": evaluate, "report": report},
-    "Maintain": {"bank": bank, "info": info},
+    "Maintain": {"info": info, "bank": bank},
     "Try": {"demo": demo},
 }
 

@@ -49,7 +49,7 @@ def page(command: Any, ctx: Any) -> str:
     usage_line = " ".join(("Usage:", ctx.command_path, *command.collect_usage_pieces(ctx)))
     paragraphs = [" ".join(part.split()) for part in (command.help or "").split("\n\n")]
     examples = [part.removeprefix(EXAMPLE) for part in paragraphs if part.startswith(EXAMPLE)]
-    on_terminal = sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    on_terminal = sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
     width = min(text.columns(sys.stdout) or 80, WIDEST)
     room = width - 4 if on_terminal else width - 2
     bodies = _lines(commands(command), room) | _lines(parameters(command, ctx), room)

@@ -46,11 +46,11 @@ def wrapped(text: str, width: int, hanging: str = "") -> list[str]:
     return textwrap.wrap(text, width, subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False)
 
 
-def columns(stream: TextIO) -> int | None:
-    """Columns of the terminal, or of the variable COLUMNS; None if the stream is no terminal."""
+def columns(stream: TextIO | None) -> int | None:
+    """Columns of the terminal, or of the variable COLUMNS; None if the stream is no terminal, or closed."""
     if os.environ.get("COLUMNS", "").isdecimal() and int(os.environ["COLUMNS"]):
         return int(os.environ["COLUMNS"])
-    if not stream.isatty():
+    if stream is None or not stream.isatty():
         return None
     return os.get_terminal_size(stream.fileno()).columns or shutil.get_terminal_size().columns
 
