@@ -51,7 +51,7 @@ class StoredEncoder:
     def attributes(self) -> EncoderAttributes:
         """How it came to be. Raises DamagedError where that is not told in full."""
         attributes = self._part.read_attributes(EncoderAttributes)
-        everything = {field.name for field in fields(EncoderAttributes)} - {"file"}
+        everything = {field.name for field in fields(EncoderAttributes)} - {"file", "repair"}
         required = {"sha256"} if attributes.source == "imported" else everything
         if missing := sorted(required - self._part.attributes.keys()):
             raise self._part.damaged(f"attributes.{missing[0]} is missing")

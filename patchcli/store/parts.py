@@ -27,8 +27,8 @@ from patchcli.store.attributes import T, from_stored
 REPAIR = {
     "images": "extract the images again with `overwrite`",
     "encoder": "train again with `overwrite`",
-    "blocks": "run: `embed(overwrite=True)`",
-    "bank": "run: `embed(overwrite=True)`",
+    "blocks": "run: `embed(overwrite)`",
+    "bank": "run: `embed(overwrite)`",
     "calibration": "run: `calibrate()`",
 }
 FOLDER = re.compile(rf"({'|'.join(REPAIR)})(-[0-9a-f]{{8}})?")  # the names of parts, present or left over
@@ -150,12 +150,14 @@ class Part:
             raise self.damaged(f"{name}: {error}") from None
 
     def read(self, name: str, selection: Any = ...) -> Array:
-        """An array's values, or some of them. Raises DamagedError where a chunk is damaged or lost."""
+        """An array's values, or some of them. Raises DamagedError where a chunk is damaged or lost, or a row is NaN."""
         values = self._values(name, selection)
         if values.size and _blank_row(values):
             array = self.array(name)
             if array.nchunks_initialized != array.nchunks:
                 raise self.damaged(f"a chunk of {name}", missing=True)
+            if values.dtype.kind == "f":
+                raise self.damaged(f"{name} holds NaN")
         return values
 
     def texts(self, name: str) -> list[str]:

@@ -66,7 +66,7 @@ class Root:
             other = format_version or "another Zarr group"
             raise StoreError(f"{other}", subject=path, expected=expected, advice="name another with `store`")
         if "revision" not in stored:
-            advice = "make it again: `train(data, overwrite=True)`"
+            advice = "make it again: `train(data, overwrite)`"
             raise StoreError("one of an earlier patchcli", subject=path, expected="a store with checksums", advice=advice)
         if not sealed:
             raise DamagedError(f"damaged ({METADATA} differs from its sha256)", subject=path, advice=REMAKE)

@@ -14,7 +14,7 @@ from patchcli.detection.detector import Scored, Scorer
 from patchcli.errors import IncompleteError
 from patchcli.features.encoder import Encoder
 from patchcli.features.registry import ENCODERS
-from patchcli.store import Store
+from patchcli.store import EncoderAttributes, Store
 from patchcli.verbs.embed import embed
 from patchcli.verbs.extract import extract
 from patchcli.verbs.import_weights import import_weights
@@ -37,7 +37,7 @@ def make_store(tmp_path: Path, make_images: Callable[..., list[Path]], random_en
         make_images(tmp_path / "good", 3, TAKEN)
         extract(tmp_path / "good", path, size)
         weights = {name: values.numpy() for name, values in encoder.state_dict().items()}
-        attributes = {"architecture": architecture, "D": 8, "source": "imported", "steps": None, "strides": strides or {}}
+        attributes = EncoderAttributes(architecture, 8, "imported", strides=strides or {})
         with Store.writing(path) as store:
             store.write_encoder(weights, attributes, {})
         if bank:

@@ -288,7 +288,7 @@ def test_a_store_of_an_earlier_patchcli(path: Path) -> None:
     """Of the same format version, but without checksums."""
     group = zarr.open_group(str(path), mode="w", zarr_format=3)
     group.attrs["patchcli"] = {"format_version": 1, "dataset": SOURCE, "versions": {}}
-    with pytest.raises(StoreError, match=r"found one of an earlier patchcli; make it again: `train\(data, overwrite=True\)`"):
+    with pytest.raises(StoreError, match=r"found one of an earlier patchcli; make it again: `train\(data, overwrite\)`"):
         Store.open(path)
     _make(path, overwrite=True)
     assert list(Store.open(path).check()) == []
@@ -543,7 +543,7 @@ def test_pages_and_index_come_back(path: Path) -> None:
         np.testing.assert_array_equal(page["vectors"], PAGE["vectors"].astype(dtype))
         assert (page["vectors"].dtype, page["ids"].tolist()) == (dtype, [4, 2])
         assert sum(child.name.startswith("index") for child in (_folder(path, "bank") / "big").iterdir()) == 1
-    with pytest.raises(StoreError, match=r"missing \(page 2 of big\); run: `embed\(overwrite=True\)`"):
+    with pytest.raises(StoreError, match=r"missing \(page 2 of big\); run: `embed\(overwrite\)`"):
         read.read_page("big", 2)
 
 
@@ -634,7 +634,7 @@ def test_a_lost_block_of_the_bank(path: Path) -> None:
         next((_folder(path, "blocks") / "small" / "features" / "c" / "1").rglob("0/0/0")).unlink()
         streamed = blocks.stream("small")
         assert next(streamed)[0][0] == 0
-        with pytest.raises(StoreError, match=r"blocks: missing \(a chunk of small/features\).*`embed\(overwrite=True\)`"):
+        with pytest.raises(StoreError, match=r"blocks: missing \(a chunk of small/features\).*`embed\(overwrite\)`"):
             next(streamed)
     assert len(list(Store.open(path).check("blocks"))) == 1
 
@@ -673,8 +673,8 @@ def test_a_calibration_is_of_one_bank(path: Path) -> None:
 REPAIRS = {
     "images": "extract the images again with `overwrite`",
     "encoder": "train again with `overwrite`",
-    "blocks": "run: `embed(overwrite=True)`",
-    "bank": "run: `embed(overwrite=True)`",
+    "blocks": "run: `embed(overwrite)`",
+    "bank": "run: `embed(overwrite)`",
     "calibration": "run: `calibrate()`",
 }
 
