@@ -28,7 +28,7 @@ def judged(store: Path, copy: Path) -> tuple[float, np.ndarray]:
     shutil.copytree(store, copy)
     weights = {name.removeprefix("average."): values for name, values in state.items() if name.startswith("average.")}
     with Store.writing(copy) as other:
-        other.write_encoder(weights, dict(opened.encoder_attributes), {})
+        other.write_encoder(weights, opened.encoder.attributes, {})
     patchcli.embed(copy)
     row = totals(patchcli.evaluate(copy))[-1]
     shutil.rmtree(copy)

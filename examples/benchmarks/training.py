@@ -68,9 +68,9 @@ def main() -> None:
                         wanted = {"minutes": wanted["minutes"] - spent / 60}
                     done = patchcli.train(store=store, resume=True, **wanted)
                     spent = done.seconds
-                    attributes = Store.open(store).encoder_attributes
-                    note = f"   step {done.chosen} of {done.steps}, {spent:.0f} s, criterion {attributes['criterion']:.4f}"
-                    measure(store, seed, what, note + ", separation" * attributes["separation"])
+                    attributes = Store.open(store).encoder.attributes
+                    note = f"   step {done.chosen} of {done.steps}, {spent:.0f} s, criterion {attributes.criterion:.4f}"
+                    measure(store, seed, what, note + ", separation" * attributes.separation)
         for (what, map_name), rows in seen.items():
             for name, over in (("mean", np.mean), ("worst", np.min)):
                 say(data, name, what, map_name, np.asarray(over(rows, axis=0)).tolist())

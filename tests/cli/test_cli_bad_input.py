@@ -209,7 +209,7 @@ def test_a_half_written_bank(bankless: Path, monkeypatch: pytest.MonkeyPatch) ->
         write(self, block, features)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(bank_module, "BANK_CHUNK_BYTES", 1)
+        patched.setattr(bank_module, "CHUNK_BYTES", 1)
         patched.setattr(Blocks, "write_block", interrupted)
         result = run("embed", "--store", bankless, "--quiet")
     assert (result.exit_code, result.stdout) == (130, "")

@@ -11,6 +11,7 @@ from smallworld import SIZE, WORKING, Told, World, dying, leftovers, parts, save
 import patchcli
 from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.store import Bank, Store, store
+from patchcli.store import images as images_part
 from patchcli.store.root import Named, Root
 from patchcli.training import trainer as training
 from patchcli.verbs import bank as bank_module
@@ -41,11 +42,11 @@ def anew(like: Path, names: list[str], files: list[Path], path: Path, **thinning
     other = Store.open(like)
     with Store.writing(path) as opened:
         pixels = opened.images.read(0, len(files))
-        decoded = zip(names, opened.images.sizes.tolist(), pixels, strict=True)
+        decoded = zip(names, opened.images.sizes, pixels, strict=True)
         with opened._new("images") as part:
-            store._write_images(part, decoded, *WORKING, other.mean)  # type: ignore[arg-type]
+            images_part.write(part, decoded, *WORKING, other.images.mean)
             opened._switch(images=Named(part.name, part.seal({})))
-        opened.write_encoder(other.encoder.weights(), other.encoder_attributes, {})
+        opened.write_encoder(other.encoder.weights(), other.encoder.attributes, {})
     patchcli.embed(path, **thinning)
     return path
 
@@ -82,7 +83,7 @@ def test_removed_and_added_is_as_made_anew(
     rng = np.random.default_rng(3)
     extra = [save(tmp_path / "new" / name, texture(rng, *SIZE)) for name in ("a.png", "b.bmp")]
     files = [world.data / "train" / "good" / f"{n:03}.png" for n in range(10) if n not in (0, 7)]
-    before = Store.open(world.store).bank().attributes["radius"]
+    before = Store.open(world.store).bank().attributes.radius
     removed = patchcli.bank_remove(world.store, ["train/good/007.png", "train/good/000.png"])
     assert (removed.images, removed.embedded) == (8, 8 if "keep" in thinning else 0)
     added = patchcli.bank_add(world.store, [tmp_path / "new"])
@@ -113,7 +114,7 @@ def test_an_edited_store_goes_on(world: World) -> None:
 
 
 BEFORE_THE_SWITCH = {
-    "the images": (store, "_write_images"), "the index": (bank_module, "index"), "the seal": (Bank, "seal"),
+    "the images": (images_part, "write"), "the index": (bank_module, "index"), "the seal": (Bank, "seal"),
     "the switch": (Store, "_switch"), "the root": (Root, "write"), "the rename": (Path, "replace"),
 }  # fmt: skip
 
@@ -129,7 +130,7 @@ def test_killed_while_it_is_edited(
 
     def state() -> tuple[Any, ...]:
         opened = Store.open(world.store)
-        return parts(world.store), opened.dataset, opened.images.ids, opened.bank().identity, leftovers(world.store)
+        return parts(world.store), opened.source, opened.images.ids, opened.bank().identity, leftovers(world.store)
 
     for edit in (
         lambda: patchcli.bank_remove(world.store, ["train/good/003.png"]),

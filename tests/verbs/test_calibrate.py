@@ -26,7 +26,6 @@ from smallworld import (
 
 import patchcli
 from patchcli.datasets import images
-from patchcli.detection.calibration import Calibration
 from patchcli.errors import DamagedError, IncompleteError, InputError, StoreError
 from patchcli.reporting import pictures as report
 from patchcli.store import Store
@@ -59,7 +58,7 @@ def test_the_validation_split(split: World) -> None:
     assert found.pixel_threshold == pytest.approx(max(peaks), rel=1e-6)
     assert found.promise.startswith(f"at most 25% of good images score above {found.threshold:.4g}, with 95% confidence")
     assert found.promise.endswith("from n = 12 (validation split)")
-    stored = Calibration.read(Store.open(split.store))
+    stored = Store.open(split.store).calibration
     assert stored.thresholds == found
     assert sorted(stored.scores) == pytest.approx(scores, rel=1e-6)
     (smallest,) = (record for record in records if record.score == scores[0])
@@ -194,9 +193,10 @@ def test_a_damaged_calibration(split: World) -> None:
             patchcli.score(split.store, calibrated=calibrated)
     patchcli.calibrate(split.store, false_alarms=0.25)
     with Store.writing(split.store) as opened:
-        _, attributes = opened.read_calibration()
-        opened.write_calibration(["a.png"], {"scores": np.ones(1)}, attributes)
-    with pytest.raises(DamagedError, match="the calibration is damaged; run: patchcli calibrate"):
+        opened.write_calibration(["a.png"], {"scores": np.ones(1)}, opened.calibration.thresholds)
+    with pytest.raises(
+        DamagedError, match=r"calibration-\w+: damaged \(scores do not fit the thresholds\); run: `calibrate\(\)`"
+    ):
         patchcli.score(split.store)
     patchcli.calibrate(split.store, false_alarms=0.25)
     assert next(patchcli.score(split.store, calibrated=True)).verdict == "pass"
@@ -210,10 +210,10 @@ def test_killed_while_it_is_replaced(split: World, monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(*at, dying)
         patchcli.calibrate(split.store, false_alarms=0.5)
-    assert Calibration.read(Store.open(split.store)).thresholds == found
+    assert Store.open(split.store).calibration.thresholds == found
     assert leftovers(split.store) == set()
     other = patchcli.calibrate(split.store, false_alarms=0.5)
-    assert Calibration.read(Store.open(split.store)).thresholds == other != found
+    assert Store.open(split.store).calibration.thresholds == other != found
 
 
 def test_one_colour_scale_for_all_runs(split: World, tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_held_out_images_are_in_neither_training_nor_bank(held: World, tmp_path:
     found = patchcli.calibrate(held.store, false_alarms=0.6)
     paths = [held.data / name for name in sorted(aside)]
     scores = [record.score for record in patchcli.score(held.store, paths)]
-    assert sorted(Calibration.read(Store.open(held.store)).scores) == pytest.approx(sorted(scores), rel=1e-6)
+    assert sorted(Store.open(held.store).calibration.scores) == pytest.approx(sorted(scores), rel=1e-6)
     assert (found.images, found.source) == (len(aside), "good images held out of training and bank")
     assert found.promise.startswith("at most 60%")
 

@@ -23,7 +23,7 @@ from patchcli.verbs.embed import pages_stream
 @pytest.fixture
 def single_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """One image a block."""
-    monkeypatch.setattr(bank_module, "BANK_CHUNK_BYTES", 1)
+    monkeypatch.setattr(bank_module, "CHUNK_BYTES", 1)
 
 
 def _fail_at_block(monkeypatch: pytest.MonkeyPatch, number: int, error: Callable[[], BaseException]) -> None:
@@ -79,7 +79,7 @@ def test_stopped_and_gone_on_is_as_if_never_stopped(world: World, monkeypatch: p
             patchcli.embed(world.store)
     with pytest.raises(IncompleteError, match=rf"half-written \({stop} of 10 blocks\); run: patchcli embed"):
         Store.open(world.store).bank()
-    monkeypatch.setattr(bank_module, "BANK_CHUNK_BYTES", 1 << 30)  # another version's taste of blocks changes nothing
+    monkeypatch.setattr(bank_module, "CHUNK_BYTES", 1 << 30)  # another version's taste of blocks changes nothing
     told = Told()
     assert patchcli.embed(world.store, observer=told).embedded == 10 - stop
     assert (parts(world.store), leftovers(world.store)) == (whole, set())
@@ -216,7 +216,7 @@ def test_distances_are_off_by_no_more_than_it_says(
         assert thinned.vectors == {"big": 25, "small": 625}
     records = list(patchcli.score(world.store))
     assert {record.distance_error for record in records} == {max(thinned.radius.values())}
-    assert Store.open(world.store).bank().attributes["thinning"]["half"] == bool(options.get("half"))
+    assert Store.open(world.store).bank().attributes.thinning.half == bool(options.get("half"))
 
 
 def test_thinning_is_kept_until_another_is_asked_for(world: World) -> None:
@@ -268,7 +268,7 @@ def test_the_bank_follows_the_encoder(world: World) -> None:
 
 
 def test_an_interrupted_bank_of_another_encoder_is_begun_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bank_module, "BANK_CHUNK_BYTES", 1)
+    monkeypatch.setattr(bank_module, "CHUNK_BYTES", 1)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         _fail_at_block(patched, 4, KeyboardInterrupt)
         patchcli.embed(world.store, overwrite=True)

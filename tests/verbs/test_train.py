@@ -59,13 +59,13 @@ def test_what_is_written_of_a_run(store: Path) -> None:
     trained = patchcli.train(store=store, steps=2, observer=told, seed=3, **QUICK)
     assert (trained.steps, trained.interrupted) == (2, False)
     opened = Store.open(store)
-    attributes = opened.encoder_attributes
-    assert trained.sha256 == attributes["sha256"] == digest_of(opened.encoder.weights())
-    assert (attributes["source"], attributes["steps"], attributes["D"]) == ("trained", 2, 4)
-    assert attributes["recipe"]["seed"] == 3
+    attributes = opened.encoder.attributes
+    assert trained.sha256 == attributes.sha256 == digest_of(opened.encoder.weights())
+    assert (attributes.source, attributes.steps, attributes.D) == ("trained", 2, 4)
+    assert (attributes.recipe or {})["seed"] == 3
     history = opened.encoder.training_state()["history"]
-    assert history.shape == (2, len(attributes["losses"]))
-    for column, name in enumerate(attributes["losses"]):
+    assert history.shape == (2, len(attributes.losses))
+    for column, name in enumerate(attributes.losses):
         assert trained.losses[name] == pytest.approx(history[:, column].mean())
     before = [("train", 0, None), ("train", 0, 2)]  # images are read, the untrained encoder is judged
     assert told.progressed == [*before, ("train", 1, 2), ("train", 2, 2)]
@@ -111,7 +111,7 @@ def test_a_second_signal_stops_at_once(store: Path, monkeypatch: pytest.MonkeyPa
     _signal_at_step(monkeypatch, 2, (signal.SIGINT, signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         patchcli.train(store=store, steps=4, **QUICK)
-    assert Store.open(store).attributes_of("encoder") is None
+    assert not Store.open(store).holds("encoder")
 
 
 def test_epochs_and_minutes(store: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -314,7 +315,7 @@ def test_a_store_that_changes_while_it_is_read_is_waited_for(
     def gone(self: Scorer, *arguments: Any) -> Any:
         monkeypatch.setattr(Scorer, "compare", compare)
         with Store.writing(world.store) as opened:
-            opened.update_dataset(category="other")
+            opened.update_source(replace(opened.source, category="other"))
         raise StoreError("page 3 is gone")
 
     monkeypatch.setattr(Scorer, "compare", gone)
