@@ -63,7 +63,7 @@ def embed(
     target, budget = runtime.device(device), runtime.memory(memory)
     with Store.writing(store, observer) as opened:
         if (trouble := opened.encoder.attributes.trouble) and not force:
-            raise StoreError(f"{store}: {trouble} (or insist with embed --force)")
+            raise StoreError(f"{trouble} (insist with `embed(force)`)", subject=store, run=opened.encoder.attributes.repair)
         return _embed(opened, wanted, target, budget, overwrite, observer)
 
 

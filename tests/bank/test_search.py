@@ -436,5 +436,5 @@ def test_the_trial_tells_wrong_neighbours(compiler: None, monkeypatch: pytest.Mo
 
 
 def test_an_unknown_search_is_refused() -> None:
-    with pytest.raises(InputError, match="--search: expected auto, pruned, brute or keops, found 'hnsw'"):
+    with pytest.raises(InputError, match="`search`: expected auto, pruned, brute or keops, found 'hnsw'"):
         neighbours.choose("hnsw", CPU, D)

@@ -211,7 +211,7 @@ def test_what_is_known_to_be_no_good_image_is_not_added(world: World, tmp_path: 
     assert tree(world.store) == before
     assert len(told.problems) == 7
     hole = test / "hole" / "001.png"
-    assert f"{hole}: is a test image of the data set (hole), not a good one to learn from; --force adds it" in told.problems
+    assert f"{hole}: is a test image of the data set (hole), not a good one to learn from; `force` adds it" in told.problems
     assert any(line.startswith(f"{copies[0]}: is a copy of test/hole/001.png, a test image") for line in told.problems)
     assert any(line.startswith(f"{copies[1]}: is a copy of test/good/001.png, a test image") for line in told.problems)
     told = Told()
@@ -293,5 +293,5 @@ def test_the_audit_finds_the_bad_one_among_the_good(world: World, search: str) -
 
 def test_a_thinned_bank_is_not_audited(world: World) -> None:
     patchcli.embed(world.store, keep=0.5)
-    with pytest.raises(StoreError, match=r"needs the whole bank.*patchcli embed --overwrite"):
+    with pytest.raises(StoreError, match=r"needs the whole bank.*`embed\(overwrite\)`"):
         patchcli.audit(world.store)
