@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from patchcli.bank.search import pruned
-from patchcli.bank.search.pruned import Array, Axes, Index, Page, Pages, Stream
+from patchcli.bank.search import trees
+from patchcli.bank.search.trees import Array, Axes, Index, Page, Pages, Stream
 from patchcli.errors import StoreError
 from patchcli.store import Bank
 
@@ -17,7 +17,7 @@ def write(
     def write_page(number: int, page: Page) -> None:
         bank.write_page(scale, name, number, {array: getattr(page, array) for array in Page.STORED}, half)
 
-    index = pruned.build(stream, total, write_page, budget, progress)
+    index = trees.build(stream, total, write_page, budget, progress)
     axes = index.axes
     arrays: dict[str, Array] = {"centre": axes.centre, "axes": axes.axes, "low": index.low, "high": index.high}
     bank.write_index(scale, name, arrays, total, len(index.low), index.radius)
@@ -44,7 +44,7 @@ def read(bank: Bank, scale: str, budget: int) -> Pages:
 
 def memory(bank: Bank, scale: str) -> int:
     """About how many bytes a scale's pages hold when all are in memory."""
-    return pruned.page_bytes(bank.vectors(scale), bank.D)
+    return trees.page_bytes(bank.vectors(scale), bank.D)
 
 
 def total_memory(bank: Bank) -> int:
