@@ -12,6 +12,7 @@ Trained features lie near a manifold of few dimensions, so that the bound is tig
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -37,67 +38,59 @@ class Pruned(Search):
         return search(queries, self._pages, skip)
 
 
+@dataclass(frozen=True)
+class _Queries:
+    """Queries, and the nearest vector to each so far."""
+
+    vectors: Array  # (Q, D) float32
+    points: Array  # (Q, COORDS), their coordinates
+    heads: Array  # (Q, HEAD)
+    slack: Array  # (Q,)
+    squared: Array  # (Q,) float64, the distances
+    ids: Array  # (Q,) int64
+
+    @classmethod
+    def of(cls, queries: Tensor, pages: Pages) -> "_Queries":
+        """Queries (Q, D), nothing found yet."""
+        vectors = np.ascontiguousarray(queries.cpu().numpy(), np.float32)
+        points = pages.index.axes.coords(vectors)
+        squared, ids = np.full(len(vectors), np.inf), np.full(len(vectors), np.iinfo(np.int64).max)
+        return cls(vectors, points, heads_of(points), slack_of(points, pages.index.radius), squared, ids)
+
+    @property
+    def reach(self) -> Array:
+        """The squared distance of coordinates beyond which nothing can be nearer, (Q,) float32."""
+        reach = (np.sqrt(self.squared) + self.slack) ** 2 * kernels.RELATIVE + kernels.TINY
+        return reach.astype(np.float32)
+
+
 def search(queries: Tensor, pages: Pages, skip: tuple[int, int] = (0, 0)) -> tuple[Tensor, Tensor]:
-    """Exact nearest neighbours of queries (Q, D) float32 in pages; ids skip[0] to skip[1] - 1 are passed over."""
-    index = pages.index
-    plain = np.ascontiguousarray(queries.cpu().numpy(), np.float32)
-    points = index.axes.coords(plain)
-    heads, slack = heads_of(points), slack_of(points, index.radius)
-    best = np.full(len(plain), np.inf)
-    number = np.full(len(plain), np.iinfo(np.int64).max)
-    bounds = np.empty((len(plain), len(pages)), np.float32)
-    kernels.to_boxes(index.low, index.high, points, bounds)
+    """Exact nearest neighbours of queries (Q, D) float32 in pages, without ids skip[0] to skip[1] - 1."""
+    wanted = _Queries.of(queries, pages)
+    bounds = np.empty((len(queries), len(pages)), np.float32)
+    kernels.to_boxes(pages.index.low, pages.index.high, wanted.points, bounds)
     home = bounds.argmin(axis=1)
     with ThreadPoolExecutor(_threads()) as pool:
         for at_home in (True, False):  # a good neighbour first, then whatever might be nearer
             for p in range(len(pages)):
-                chosen = home == p
-                if not at_home:
-                    reach = (np.sqrt(best) + slack) ** 2 * kernels.RELATIVE + kernels.TINY
-                    chosen = ~chosen & (bounds[:, p] <= reach.astype(np.float32))
+                chosen = home == p if at_home else (home != p) & (bounds[:, p] <= wanted.reach)
                 rows = np.flatnonzero(chosen)
                 if len(rows):
-                    _search_page(pages[p], plain, points, heads, slack, rows, skip, best, number, pool)
-    return torch.from_numpy(np.sqrt(best).astype(np.float32)), torch.from_numpy(number)
+                    _search_page(pages[p], wanted, rows, skip, pool)
+    return torch.from_numpy(np.sqrt(wanted.squared).astype(np.float32)), torch.from_numpy(wanted.ids)
 
 
-def _search_page(
-    page: Page,
-    queries: Array,
-    points: Array,
-    heads: Array,
-    slack: Array,
-    rows: Array,
-    skip: tuple[int, int],
-    best: Array,
-    number: Array,
-    pool: ThreadPoolExecutor,
-) -> None:
-    low, high, start, stop, kind = page.tree
+def _search_page(page: Page, queries: _Queries, rows: Array, skip: tuple[int, int], pool: ThreadPoolExecutor) -> None:
+    """Look for nearer vectors in a page, for the query rows; queries near the same leaf are worked on together."""
+    low, high, _, _, kind = page.tree
     leaves = np.empty(len(rows), np.int64)
-    kernels.home_leaves(low, high, kind, points, rows, leaves)
+    kernels.home_leaves(low, high, kind, queries.points, rows, leaves)
     rows = rows[np.argsort(leaves, kind="stable")]
+    stored = page.vectors, page.ids, page.coords, page.heads, page.tree
+    sought = queries.vectors, queries.points, queries.heads, queries.slack
 
     def run(part: Array) -> None:
-        kernels.search(
-            page.vectors,
-            page.ids,
-            page.coords,
-            page.heads,
-            low,
-            high,
-            start,
-            stop,
-            kind,
-            queries,
-            points,
-            heads,
-            slack,
-            part,
-            *skip,
-            best,
-            number,
-        )
+        kernels.search(*stored, *sought, part, skip, queries.squared, queries.ids)
 
     for _ in pool.map(run, np.array_split(rows, min(len(rows), _threads() * CHUNKS))):
         pass
