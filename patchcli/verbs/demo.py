@@ -5,11 +5,12 @@ from pathlib import Path
 
 from patchcli import files
 from patchcli.datasets import weave
+from patchcli.detection.evaluation import Row, totals
 from patchcli.errors import InputError
 from patchcli.observer import Observer
 from patchcli.verbs import report
 from patchcli.verbs.embed import embed
-from patchcli.verbs.evaluate import Row, evaluate, totals
+from patchcli.verbs.evaluate import evaluate
 from patchcli.verbs.extract import extract
 from patchcli.verbs.train import train
 
