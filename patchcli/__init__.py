@@ -8,7 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from patchcli.verbs.bank import audit, bank_add, bank_list, bank_remove
+    from patchcli.verbs.audit import audit
+    from patchcli.verbs.bank_edit import bank_add, bank_remove
+    from patchcli.verbs.bank_list import bank_list
     from patchcli.verbs.calibrate import calibrate
     from patchcli.verbs.data import data
     from patchcli.verbs.demo import demo
@@ -26,7 +28,7 @@ __all__ = [
     "audit", "bank_add", "bank_list", "bank_remove", "calibrate", "data", "demo", "embed", "evaluate", "extract",
     "import_weights", "info", "score", "train", "watch", "write_report",
 ]  # fmt: skip
-_HOMES = {"audit": "bank", "bank_add": "bank", "bank_list": "bank", "bank_remove": "bank", "write_report": "report"}
+_HOMES = {"bank_add": "bank_edit", "bank_remove": "bank_edit", "write_report": "report"}
 
 
 def __getattr__(name: str) -> Any:

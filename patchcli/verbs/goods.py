@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patchcli import files
+from patchcli.datasets.copies import copy_of, same_images
 from patchcli.datasets.layouts import Sample, digest
 from patchcli.errors import InputError
 from patchcli.observer import Observer
 from patchcli.store import Store
-from patchcli.verbs.bank import copy_of, same_images
 from patchcli.verbs.sources import Paths, all_samples, by_path, named
 
 LOO = "leave-one-out over the bank's own images"
