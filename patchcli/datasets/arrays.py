@@ -1,7 +1,7 @@
 """Images as Python has them (arrays, PIL images, paths) → pixels as the reader of files gives them."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ def is_one(images: ImageLike | Sequence[ImageLike]) -> bool:
 
 def as_several(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
     """The images as a list."""
+    if not is_one(images) and not isinstance(images, Iterable):
+        raise _refused("an array, a PIL image, a path, or several", type(images).__name__)
     several: list[Any] = [images] if is_one(images) else list(images)  # type: ignore[arg-type]
     if not several:
         raise InputError("none", parameter="images", expected="one image or more")

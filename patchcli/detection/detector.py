@@ -17,7 +17,7 @@ from patchcli.datasets.images import Pixels
 from patchcli.datasets.roi import Roi
 from patchcli.detection import maps
 from patchcli.detection.calibration import Calibration
-from patchcli.detection.result import Evidence, Result
+from patchcli.detection.result import Evidence, Nearest, Result
 from patchcli.errors import DamagedError, InputError, StoreError
 from patchcli.features.dense import embed, grids
 from patchcli.observer import Observer
@@ -219,9 +219,8 @@ class Detector:
         normal_box = self._original((top, left), grid.K, self.images.sizes[number])
         height, width = multi.shape
         peak = (int((x + 0.5) * size[1] / width), int((y + 0.5) * size[0] / height))
-        return Evidence(
-            peak, self._original((grid.ys[row], grid.xs[column]), grid.K, size), self.images.ids[number], normal_box
-        )
+        patch = self._original((grid.ys[row], grid.xs[column]), grid.K, size)
+        return Evidence(peak, patch, Nearest(self.images.ids[number], normal_box))
 
     def _original(self, at: tuple[int, int], K: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
         """x, y, width and height, in original pixels, of the patch at (top, left) of the canvas.

@@ -1,6 +1,6 @@
 """What is found in one image."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 
@@ -33,21 +33,20 @@ class Evidence:
     """The most anomalous patch at the map's peak and the normal patch nearest to it; all in original pixels."""
 
     peak: tuple[int, int]  # (x, y) of the map's maximum, in the region of interest
-    box: Box  # of the patch
-    normal_image: str  # id of the training image that holds the nearest patch
-    normal_box: Box  # of that patch, there
+    patch: Box
+    nearest: Nearest
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """The anomaly score of an image, its map, and the evidence; coordinates are pixels of the image, x right and y down."""
 
-    scale_maps: dict[str, NDArray[np.float32]] = field(repr=False)  # (h, w), at the working size: of each scale, and "multi"
+    scale_maps: dict[str, NDArray[np.float32]]  # (h, w), at the working size: of each scale, and "multi"
     size: tuple[int, int]  # of the image: (height, width)
     evidence: Evidence
-    roi: Roi | None = field(default=None, repr=False)
-    calibration: Calibration | None = field(default=None, repr=False)
-    pixels: Pixels | None = field(default=None, repr=False)  # of the image, where it was given as an array or a path
+    roi: Roi | None = None
+    calibration: Calibration | None = None
+    pixels: Pixels | None = None  # of the image, where it was given as an array or a path
 
     def inside(self, name: str = "multi") -> NDArray[np.float32]:
         """A scale map's values (n,) in the region of interest."""
@@ -78,12 +77,12 @@ class Result:
     @property
     def patch(self) -> Box:
         """The most anomalous patch at the peak."""
-        return self.evidence.box
+        return self.evidence.patch
 
     @property
     def nearest(self) -> Nearest:
         """The normal patch that is nearest to it."""
-        return Nearest(self.evidence.normal_image, self.evidence.normal_box)
+        return self.evidence.nearest
 
     @property
     def verdict(self) -> str | None:
@@ -106,6 +105,10 @@ class Result:
         if self.calibration is not None:
             return ColourScale(self.calibration.thresholds.colour_low, self.calibration.thresholds.colour_high)
         return ColourScale(float(np.median(self.inside())), self.score)
+
+    def __repr__(self) -> str:
+        verdict = "" if self.verdict is None else f", verdict={self.verdict!r}"
+        return f"Result(score={self.score:.6g}{verdict}, size={self.size}, peak={self.peak}, nearest={self.nearest})"
 
     def _repr_html_(self) -> str:
         """The map over the image, for notebooks."""

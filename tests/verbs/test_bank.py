@@ -16,7 +16,7 @@ from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.store import Bank, Store, store
 from patchcli.store import images as images_part
 from patchcli.store.root import Named, Root
-from patchcli.training import trainer as training
+from patchcli.training import alignment
 from patchcli.verbs.extraction import ImageOptions
 
 
@@ -39,13 +39,13 @@ def anew(like: Path, names: list[str], files: list[Path], path: Path, **thinning
     folder.mkdir()
     for number, file in enumerate(files):
         shutil.copy(file, folder / f"{number:03}{file.suffix}")
-    patchcli.extract(folder, path, options=ImageOptions(size=WORKING))
+    patchcli.extract(folder, path, ImageOptions(size=WORKING))
     other = Store.open(like)
     with Store.writing(path) as opened:
         pixels = opened.images.read(0, len(files))
         decoded = zip(names, opened.images.sizes, pixels, strict=True)
         with opened._new("images") as part:
-            images_part.write(part, decoded, *WORKING, other.mean)  # type: ignore[arg-type]
+            images_part.write(part, decoded, *WORKING, other.images.mean)
             opened._switch(images=Named(part.name, part.seal({})))
         opened.write_encoder(other.encoder.weights(), other.encoder.attributes, {})
     patchcli.embed(path, **thinning)
@@ -76,7 +76,7 @@ def test_removed_and_added_is_as_made_anew(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thinning: dict[str, Any], aligned: bool
 ) -> None:
     if aligned:
-        monkeypatch.setattr(training, "ALIGNED", 0.0)
+        monkeypatch.setattr(alignment, "ALIGNED", 0.0)
         patchcli.train(store=world.store, steps=0, seed=1, overwrite=True)
         assert patchcli.embed(world.store).vectors == {"big": 810, "small": 6250}
     if thinning:

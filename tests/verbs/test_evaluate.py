@@ -23,7 +23,7 @@ CALIBRATED = {"image_recall", "image_false_alarms"}  # None without a calibratio
 
 def _expected_pixel_auroc(world: World, maps: Path, left_out: tuple[str, ...] = ()) -> float:
     labels, values = [], []
-    for record in patchcli.score(world.store, outputs=Outputs(out=maps), observer=Told()):
+    for record in patchcli.score(world.store, outputs=Outputs(maps), observer=Told()):
         written = tifffile.imread(str(record.map))
         mask = np.zeros(written.shape, bool)
         if "hole" in record.image:
@@ -222,10 +222,10 @@ def test_maps_that_score_wrote(world: World, tmp_path: Path) -> None:
     (world.data / "test" / "hole" / "000.png").rename(world.data / "test" / "hole" / "001.jpg")  # beside 001.png
     (world.data / "ground_truth" / "hole" / "000_mask.png").unlink()
     fresh = patchcli.evaluate(world.store, observer=Told())
-    records = list(patchcli.score(world.store, outputs=Outputs(out=tmp_path / "maps", overlay=True), observer=Told()))
+    records = list(patchcli.score(world.store, outputs=Outputs(tmp_path / "maps", overlay=True), observer=Told()))
     assert any(str(record.map).endswith("001.png.tiff") for record in records)
     bare = tmp_path / "bare.zarr"  # no encoder is needed
-    patchcli.extract(world.data, bare, options=ImageOptions(size=WORKING), observer=Told())
+    patchcli.extract(world.data, bare, ImageOptions(size=WORKING), observer=Told())
     before = touched(bare), touched(tmp_path / "maps")
     told = Told()
     rows = patchcli.evaluate(bare, maps=tmp_path / "maps", observer=told)
@@ -270,7 +270,7 @@ def test_maps_of_another_tool(world: World, tmp_path: Path, suffix: str) -> None
 
 def test_maps_that_cannot_be_used(world: World, tmp_path: Path) -> None:
     maps = tmp_path / "maps"
-    list(patchcli.score(world.store, outputs=Outputs(out=maps)))
+    list(patchcli.score(world.store, outputs=Outputs(maps)))
     hole, good = maps / "test" / "hole", maps / "test" / "good"
     (hole / "000.tiff").unlink()
     (hole / "001.tiff").write_text("no map")
@@ -297,7 +297,7 @@ def test_maps_of_many_classes(made: World, tmp_path: Path) -> None:
     stores = tmp_path / "stores"
     stores.mkdir()
     shutil.copytree(made.store, stores / "a.zarr")
-    list(patchcli.score(made.store, outputs=Outputs(out=tmp_path / "maps" / "weave")))
+    list(patchcli.score(made.store, outputs=Outputs(tmp_path / "maps" / "weave")))
     row, average = patchcli.evaluate(stores, maps=tmp_path / "maps")
     assert row == patchcli.evaluate(made.store, maps=tmp_path / "maps" / "weave")[0]
     assert (average.category, average.map, average.pixel_auroc) == ("average", "maps", row.pixel_auroc)
