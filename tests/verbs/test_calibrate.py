@@ -270,7 +270,7 @@ def test_held_out_images_are_in_neither_training_nor_bank(held: World, tmp_path:
     with pytest.raises(InputError, match="no image to add"):
         patchcli.bank_add(held.store, [*paths, copied], observer=told)
     assert len(told.problems) == len(paths) + 1
-    assert all("is held out for calibration" in line for line in told.problems)
+    assert all("is reserved for calibration" in line for line in told.problems)
     assert tree(held.store) == before
 
     save(paths[0], texture(np.random.default_rng(9), *SIZE))

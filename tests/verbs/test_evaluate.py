@@ -13,8 +13,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from smallworld import HOLE, WORKING, Told, World, make_store, touched, truncate, write_dataset
 
 import patchcli
+from patchcli.detection.evaluation import FIGURES, totals
 from patchcli.errors import InputError
-from patchcli.verbs.evaluate import FIGURES, totals
 from patchcli.verbs.extraction import ImageOptions
 from patchcli.verbs.outputs import Outputs
 
