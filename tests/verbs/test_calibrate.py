@@ -285,7 +285,12 @@ def test_a_store_keeps_what_it_holds_out(held: World) -> None:
     for share in (None, 0.4):
         again = patchcli.extract(held.data, held.store, ImageOptions(holdout=share))
         assert (again.fresh, again.held_out) == (False, len(Store.open(held.store).source.holdout))
-    for share, says in ((0.2, "`holdout`"), (0.0, "`holdout`"), (1.5, "found 150%"), (0.999, "4 other images reserved than these")):
+    for share, says in (
+        (0.2, "`holdout`"),
+        (0.0, "`holdout`"),
+        (1.5, "found 150%"),
+        (0.999, "4 other images reserved than these"),
+    ):
         with pytest.raises((InputError, StoreError), match=says):
             patchcli.extract(held.data, held.store, ImageOptions(holdout=share))
     with pytest.raises(InputError, match="`holdout`: expected `data` too"):

@@ -200,7 +200,7 @@ def test_another_aspect_ratio_is_one_note(made: object, tmp_path: Path) -> None:
         assert len(told.notes) == count
     told = Told()
     list(patchcli.score(made.store, [wide], observer=told))  # type: ignore[attr-defined]
-    line = "stretched, and no good image has its aspect ratio; extract with `size=\"fit:HxW\"` to keep it"
+    line = 'stretched, and no good image has its aspect ratio; extract with `size="fit:HxW"` to keep it'
     stretched = [note for note in told.notes if "no verdicts" not in note]
     assert stretched == [f"{wide}/000.png: {line}", f"2 other images: {line}"]
 

@@ -105,7 +105,9 @@ def test_one_path_is_scored_calibrated_and_reported(made: World, world: World, t
     assert image.as_posix() in page.read_text(encoding="utf-8")
     write_plain(tmp_path / "more", 12, seed=7)
     assert patchcli.calibrate(world.store, str(tmp_path / "more"), false_alarms=0.25).images == 12
-    with pytest.raises(InputError, match="`source`: expected holdout, validation, loo or paths, found 'none', which is no file"):
+    with pytest.raises(
+        InputError, match="`source`: expected holdout, validation, loo or paths, found 'none', which is no file"
+    ):
         patchcli.calibrate(world.store, "none")
     patchcli.score(world.store, image, outputs=Outputs(regions_out=tmp_path / "r.csv"))
     found = list(patchcli.score(world.store, image, outputs=Outputs(regions_out=tmp_path / "r.csv")))

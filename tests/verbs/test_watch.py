@@ -361,7 +361,7 @@ def test_without_a_log_it_is_remembered_too(
 
 def test_overlays_come_with_their_records(world: World, records: Path, tmp_path: Path) -> None:
     options = {"log": tmp_path / "l.jsonl", "every": 1e-6, "outputs": Outputs(tmp_path / "maps", overlay=True)}
-    with pytest.raises(InputError, match="`overlay`: there is no scale for the colours yet; run: `calibrate\(\)`"):
+    with pytest.raises(InputError, match=r"`overlay`: there is no scale for the colours yet; run: `calibrate\(\)`"):
         list(watch(records, world.store, **options))  # type: ignore[arg-type]
     write_plain(tmp_path / "more", 12, seed=7)
     patchcli.calibrate(world.store, [tmp_path / "more"], false_alarms=0.25)
@@ -431,7 +431,7 @@ def test_a_log_that_cannot_be_locked_or_written(
 def test_a_file_that_is_no_log_is_left_as_it_is(made: World, records: Path, tmp_path: Path, text: str) -> None:
     """Without a newline at its end, and yet no record that was cut off."""
     (tmp_path / "notes.json").write_text(text)
-    with pytest.raises(InputError, match="expected records of `watch\(\)`, found something else in line 1"):
+    with pytest.raises(InputError, match=r"expected records of `watch\(\)`, found something else in line 1"):
         list(watch(records, made.store, log=tmp_path / "notes.json", every=1e-6))
     assert (tmp_path / "notes.json").read_text() == text
 
