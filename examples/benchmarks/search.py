@@ -206,9 +206,7 @@ def blow_up(path: Path, count: int) -> None:
         copies = -(-count // bank.vectors("small"))
         grids = embedding.grids(store.encoder.restore(CPU), *store.images.mean.shape[:2], store.encoder.attributes.strides)
         images = (
-            (f"{copy}/{ids[n]}", (int(sizes[n][0]), int(sizes[n][1])), store.images.read(n, n + 1)[0])
-            for copy in range(copies)
-            for n in range(bank.images)
+            (f"{copy}/{ids[n]}", sizes[n], store.images.read(n, n + 1)[0]) for copy in range(copies) for n in range(bank.images)
         )
         with store.editing(images, f"{path} {copies} times") as edit, edit.writing_bank(grids, bank.D) as new:
             for scale, grid in grids.items():

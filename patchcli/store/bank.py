@@ -69,10 +69,10 @@ class ScaleAttributes:
     S: int
     rows: int
     columns: int
-    vectors: int = 0
-    pages: int = 0
-    radius: float = 0.0  # of the index
-    index: str | None = None  # the group that holds the pages
+    vectors: int
+    pages: int
+    radius: float  # of the index
+    index: str  # the group that holds the pages; "" before it is written
 
     @property
     def patches(self) -> int:
@@ -88,9 +88,9 @@ class BankAttributes:
     images: int
     D: int
     scales: dict[str, ScaleAttributes]
-    thinning: Thinning = field(default_factory=Thinning)
-    radius: dict[str, float] = field(default_factory=dict)  # by how much a distance may be off at each scale
-    status: str = ""
+    thinning: Thinning
+    radius: dict[str, float]  # by how much a distance may be off at each scale
+    status: str  # complete
 
 
 class Blocks:
@@ -170,14 +170,14 @@ class Bank:
 
     def __init__(self, part: Part, attributes: BankAttributes | None = None) -> None:
         self._part = part
-        self.attributes = attributes or part.read_attributes(BankAttributes)
+        self.attributes = attributes or _sealed(part)
         self.images, self.D = self.attributes.images, self.attributes.D
 
     @classmethod
     def create(cls, part: Part, fingerprint: Fingerprint, grids: Mapping[str, PatchGrid], D: int, images: int) -> "Bank":
         """A bank without pages, in an empty part."""
-        scales = {scale: ScaleAttributes(grid.K, grid.S, *grid.shape) for scale, grid in grids.items()}
-        return cls(part, BankAttributes(fingerprint, images, D, scales))
+        scales = {scale: ScaleAttributes(grid.K, grid.S, *grid.shape, 0, 0, 0.0, "") for scale, grid in grids.items()}
+        return cls(part, BankAttributes(fingerprint, images, D, scales, Thinning(), dict.fromkeys(scales, 0.0), ""))
 
     @property
     def scales(self) -> list[str]:
@@ -213,7 +213,7 @@ class Bank:
         before = self.attributes.scales[scale].index
         changed = replace(self.attributes.scales[scale], vectors=vectors, pages=pages, radius=radius, index=index)
         self.attributes = replace(self.attributes, scales={**self.attributes.scales, scale: changed})
-        if before is not None:
+        if before:
             del self._part.group[f"{scale}/{before}"]
 
     def begin_index(self, scale: str) -> str:
@@ -242,6 +242,14 @@ class Bank:
     def damaged(self, what: str) -> DamagedError:
         """The error for contents that make no sense."""
         return self._part.damaged(what)
+
+
+def _sealed(part: Part) -> BankAttributes:
+    """The attributes of a bank whose every page is there."""
+    attributes = part.read_attributes(BankAttributes)
+    if attributes.status != "complete" or attributes.radius.keys() != attributes.scales.keys():
+        raise part.damaged("attributes do not fit each other")
+    return attributes
 
 
 def bank_bytes(grids: Mapping[str, PatchGrid], D: int, images: int) -> int:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from patchcli.store.attributes import to_stored
+from patchcli.store.bank import Fingerprint, Thinning
 from patchcli.store.parts import Array, Part, write_arrays
 
 
@@ -30,18 +31,35 @@ class Thresholds:
     roi: str | None = None  # sha256 of the region of interest, outside of which nothing counted
 
 
+@dataclass(frozen=True)
+class Calibrated:
+    """The bank that the scores depend on, None where there was none."""
+
+    bank: Fingerprint | None
+    thinning: Thinning | None
+
+
+@dataclass(frozen=True)
+class CalibrationAttributes:
+    """What is stored beside the thresholds."""
+
+    fingerprint: Calibrated
+
+
 class StoredCalibration:
     """The calibration of a store."""
 
     def __init__(self, part: Part) -> None:
+        self.fingerprint = part.read_attributes(CalibrationAttributes).fingerprint
         self.thresholds = part.read_attributes(Thresholds)
         self.scores: NDArray[np.float64] = part.read("scores")  # (n,), of the good images
         if len(self.scores) != self.thresholds.images or not np.isfinite(self.scores).all():
             raise part.damaged("scores do not fit the thresholds")
 
 
-def write(part: Part, ids: list[str], arrays: Mapping[str, Array], thresholds: Thresholds, fingerprint: dict[str, Any]) -> str:
+def write(part: Part, ids: list[str], arrays: Mapping[str, Array], thresholds: Thresholds, fingerprint: Calibrated) -> str:
     """Write ids (n,) of the good images, their figures (n,) by name, and the thresholds; the digest of the metadata."""
     part.write_texts("id", ids)
     write_arrays(part, arrays)
-    return part.seal({**asdict(thresholds), "fingerprint": fingerprint})
+    bank = None if fingerprint.bank is None else to_stored(fingerprint.bank)
+    return part.seal(asdict(thresholds) | {"fingerprint": asdict(fingerprint) | {"bank": bank}})

@@ -2,13 +2,12 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from patchcli.store.attributes import to_stored
 from patchcli.store.parts import Array, Part, write_arrays
 
 if TYPE_CHECKING:
@@ -51,8 +50,13 @@ class StoredEncoder:
 
     @cached_property
     def attributes(self) -> EncoderAttributes:
-        """How it came to be."""
-        return self._part.read_attributes(EncoderAttributes)
+        """How it came to be. Raises DamagedError where that is not told in full."""
+        attributes = self._part.read_attributes(EncoderAttributes)
+        everything = {field.name for field in fields(EncoderAttributes)} - {"file", "repair"}
+        required = {"sha256"} if attributes.source == "imported" else everything
+        if missing := sorted(required - self._part.attributes.keys()):
+            raise self._part.damaged(f"attributes.{missing[0]} is missing")
+        return attributes
 
     def weights(self) -> dict[str, Array]:
         """The weights by name. Raises DamagedError where they are not those that were written, or not finite."""
@@ -78,7 +82,7 @@ def write(part: Part, weights: Mapping[str, Array], attributes: EncoderAttribute
     """Write an encoder into an empty part: one array per weight, and the state of training; the digest of its metadata."""
     write_arrays(part, weights)
     write_arrays(part, {f"training/{name}": values for name, values in state.items()})
-    return part.seal(to_stored(attributes))
+    return part.seal(asdict(attributes))
 
 
 def digest_of(weights: Mapping[str, Array]) -> str:

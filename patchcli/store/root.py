@@ -6,7 +6,7 @@ attrs.patchcli: format_version, revision, plain, versions, dataset, parts {kind:
 import hashlib
 import json
 import uuid
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,16 @@ class Named:
 class Root:
     """One version of a store."""
 
-    source: Source | None = None  # None of a store that is not made yet
-    parts: dict[str, Named] = field(default_factory=dict)  # by kind
-    versions: dict[str, str] = field(default_factory=lambda: {name: version(name) for name in LIBRARIES})
-    revision: str = ""  # another for each version; "" before the first
-    plain: bool = True  # whether a part that is the first of its kind is the first that the store has ever had
+    dataset: Source
+    parts: dict[str, Named]  # by kind
+    versions: dict[str, str]  # of the libraries that made the store
+    revision: str  # another for each version; "" before the first
+    plain: bool  # whether a part that is the first of its kind is the first that the store has ever had
+
+    @classmethod
+    def new(cls, dataset: Source, parts: dict[str, Named], revision: str, plain: bool) -> "Root":
+        """A version of a store that these libraries make, in the place of `revision`."""
+        return cls(dataset, parts, {name: version(name) for name in LIBRARIES}, revision, plain)
 
     @classmethod
     def read(cls, path: Path | str) -> "Root":
@@ -65,12 +70,10 @@ class Root:
             raise StoreError("one of an earlier patchcli", subject=path, expected="a store with checksums", advice=advice)
         if not sealed:
             raise DamagedError(f"damaged ({METADATA} differs from its sha256)", subject=path, advice=REMAKE)
-        parts = {kind: Named(**named) for kind, named in stored["parts"].items()}
         try:
-            source = from_stored(Source, stored["dataset"])
+            return from_stored(cls, stored)
         except ValueError as error:
-            raise DamagedError(f"damaged (data set: {error})", subject=path, advice=REMAKE) from None
-        return cls(source, parts, stored["versions"], stored["revision"], stored["plain"])
+            raise DamagedError(f"damaged ({error})", subject=path, advice=REMAKE) from None
 
     def write(self, path: Path) -> "Root":
         """Make this the store's version: the switch. Returns it with its revision."""
@@ -80,8 +83,8 @@ class Root:
             "revision": new.revision,
             "plain": new.plain,
             "versions": new.versions,
-            "dataset": to_stored(new.source) if new.source else {},
-            "parts": {kind: {"name": named.name, "sha256": named.sha256} for kind, named in new.parts.items()},
+            "dataset": to_stored(new.dataset),
+            "parts": {kind: asdict(named) for kind, named in new.parts.items()},
         }
         whole = {"attributes": {"patchcli": content | {"sha256": _digest(content)}}, "zarr_format": 3, "node_type": "group"}
         with files.replacing(path / METADATA) as beside:

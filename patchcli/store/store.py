@@ -16,11 +16,11 @@ from patchcli.store import calibration as calibration_part
 from patchcli.store import encoder as encoder_part
 from patchcli.store import images as images_part
 from patchcli.store.bank import Bank, Blocks, Fingerprint, bank_bytes
-from patchcli.store.calibration import StoredCalibration, Thresholds
+from patchcli.store.calibration import Calibrated, StoredCalibration, Thresholds
 from patchcli.store.encoder import EncoderAttributes, StoredEncoder, digest_of
 from patchcli.store.images import Decoded, Images, Source
 from patchcli.store.locks import LOCK, Leases, locked, unread
-from patchcli.store.parts import FOLDER, METADATA, REPAIR, Array, Attributes, Part, remove
+from patchcli.store.parts import FOLDER, METADATA, REPAIR, Array, Part, remove
 from patchcli.store.root import Named, Root
 
 TRIES = 10  # to read a version that is not replaced meanwhile
@@ -81,9 +81,10 @@ class Store:
         check_replaceable(path, overwrite)
         with locked(path, observer or Observer(), create=True):
             check_replaceable(path, overwrite)
-            before = _present(path) or Root()
+            before = _present(path)
             fresh = not any(child.is_dir() for child in path.iterdir())
-            store = cls(path, Root(source, before.parts if repair else {}, revision=before.revision, plain=fresh))
+            parts = before.parts if before and repair else {}
+            store = cls(path, Root.new(source, parts, before.revision if before else "", fresh))
             store._sweep()
             try:
                 yield store
@@ -101,10 +102,10 @@ class Store:
         if self._leases is not None:
             raise StoreError("is open to read only", subject=self.path)
         path = Path(self.path)
-        if (_present(path) or Root()).revision != self.root.revision:
+        if (revision(path) or "") != self.root.revision:
             raise StoreError("another process has written to it meanwhile; run this again", subject=path)
         named = {kind: part for kind, part in {**self.root.parts, **parts}.items() if part is not None}
-        self.root = replace(self.root, source=source or self.root.source, parts=named).write(path)
+        self.root = replace(self.root, dataset=source or self.root.dataset, parts=named).write(path)
         self._parts.clear()
         for name in ("images", "encoder", "calibration"):
             self.__dict__.pop(name, None)
@@ -163,8 +164,7 @@ class Store:
     @property
     def source(self) -> Source:
         """Where the images came from."""
-        assert self.root.source is not None
-        return self.root.source
+        return self.root.dataset
 
     def update_source(self, source: Source) -> None:
         """Change what is said of the data set."""
@@ -178,8 +178,10 @@ class Store:
                 assert part is not None
                 damaged = list(Blocks(part).damaged() if kind == "blocks" else part.check())
                 yield from damaged
-                if kind == "encoder" and not damaged:
-                    self.encoder.weights()
+                if not damaged and kind == "encoder":
+                    StoredEncoder(part).weights()
+                elif not damaged and kind in ("bank", "calibration"):
+                    (Bank if kind == "bank" else StoredCalibration)(part)  # its attributes
             except StoreError as error:
                 yield str(error)
 
@@ -322,11 +324,10 @@ class Store:
 
     # ---- calibration --------------------------------------------------------------------------------------------
 
-    def _calibration_fingerprint(self) -> Attributes:
+    def _calibration_fingerprint(self) -> Calibrated:
         """What scores depend on: encoder, images, and how the bank was thinned."""
-        part = self.part("bank")
-        attributes = {} if part is None else part.attributes
-        return {"bank": attributes.get("fingerprint"), "thinning": attributes.get("thinning")}
+        bank = self.any_bank()
+        return Calibrated(None, None) if bank is None else Calibrated(bank.attributes.fingerprint, bank.attributes.thinning)
 
     @cached_property
     def calibration(self) -> StoredCalibration:
@@ -334,9 +335,10 @@ class Store:
         part = self.part("calibration")
         if part is None:
             raise IncompleteError("holds no calibration yet", subject=self.path, run="calibrate()")
-        if part.attributes["fingerprint"] != self._calibration_fingerprint():
+        calibration = StoredCalibration(part)
+        if calibration.fingerprint != self._calibration_fingerprint():
             raise StoreError("the calibration is of another bank", subject=self.path, run="calibrate()")
-        return StoredCalibration(part)
+        return calibration
 
     def write_calibration(self, ids: list[str], arrays: Mapping[str, Array], thresholds: Thresholds) -> None:
         """Replace the calibration: ids (n,) of the good images, their figures (n,) by name, and the thresholds."""

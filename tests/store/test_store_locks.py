@@ -5,6 +5,7 @@ import fcntl
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 
 from patchcli.errors import DamagedError, IncompleteError, StoreError
 from patchcli.observer import Observer
-from patchcli.store import Store, locked, locks, revision
+from patchcli.store import EncoderAttributes, Source, Store, locked, locks, revision
 
-DATASET = {"root": "/somewhere", "layout": "plain", "category": "weave", "manifest": "0" * 64}
+SOURCE = Source("/somewhere", "plain", "weave", "0" * 64)
+IMPORTED = EncoderAttributes("hierarchical", 6, "imported")
 WEIGHTS = {"scale": np.ones(3, np.float32)}
 
 
@@ -34,7 +36,7 @@ def pixels(count: int, value: int) -> Iterator[tuple[str, tuple[int, int], Any]]
 
 
 def make(path: Path, overwrite: bool = False, value: int = 7) -> None:
-    with Store.creating(path, DATASET, overwrite) as new:
+    with Store.creating(path, SOURCE, overwrite) as new:
         new.write_images(pixels(3, value), 70, 80)
 
 
@@ -81,7 +83,7 @@ def test_a_second_writer_gives_up_with_one_line(
     assert Store.open(path).images.read(0, 1).max() == 7  # readers do not wait
     another()
     with Store.writing(path) as store:
-        store.update_dataset(category="grid")
+        store.update_source(replace(store.source, category="grid"))
 
 
 def test_a_writer_waits(path: Path, another: Callable[[], None]) -> None:
@@ -92,23 +94,23 @@ def test_a_writer_waits(path: Path, another: Callable[[], None]) -> None:
 
     noted = EndsIt()
     with Store.writing(path, noted) as store:
-        store.update_dataset(category="grid")
+        store.update_source(replace(store.source, category="grid"))
     assert len(noted.notes) == 1
     assert Store.open(path).source.category == "grid"
 
 
 def test_the_same_thread_may_write_within(path: Path) -> None:
     with locked(path, Observer()), Store.writing(path) as store:
-        store.update_dataset(category="grid")
+        store.update_source(replace(store.source, category="grid"))
     assert (path / ".lock").read_text() == ""
 
 
 def test_a_writer_whose_version_was_replaced_refuses_to_switch(path: Path) -> None:
     """As it could be where there are no locks."""
     with Store.writing(path) as one, Store.writing(path) as two:
-        two.update_dataset(category="grid")
+        two.update_source(replace(two.source, category="grid"))
         with pytest.raises(StoreError, match=r"another process has written to it meanwhile; run this again"):
-            one.write_encoder(WEIGHTS, {}, {})
+            one.write_encoder(WEIGHTS, IMPORTED, {})
     assert Store.open(path).source.category == "grid"
     with pytest.raises(IncompleteError):
         Store.open(path).encoder.weights()
@@ -125,13 +127,13 @@ def test_a_file_system_without_locks(path: Path, monkeypatch: pytest.MonkeyPatch
     assert Store.open(path).images.read(0, 1).max() == 7
     monkeypatch.setenv("PATCHCLI_NO_LOCK", "1")
     with Store.writing(path) as store:
-        store.write_encoder(WEIGHTS, {}, {})
+        store.write_encoder(WEIGHTS, IMPORTED, {})
     assert Store.open(path).encoder.weights().keys() == WEIGHTS.keys()
 
 
 def test_a_reader_keeps_its_version(path: Path) -> None:
     reader = Store.open(path)
-    before = reader.mean
+    before = reader.images.mean
     make(path, overwrite=True, value=9)
     assert reader.images.read(0, 3).max() == 7
     assert reader.images.ids == ["0.png", "1.png", "2.png"]
@@ -188,7 +190,7 @@ def test_a_store_whose_root_is_damaged_can_be_made_again(path: Path, content: st
 
 
 def test_a_creation_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), Store.creating(tmp_path / "weave.zarr", DATASET):
+    with pytest.raises(KeyboardInterrupt), Store.creating(tmp_path / "weave.zarr", SOURCE):
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
 

@@ -9,13 +9,15 @@ import pytest
 from smallworld import SIZE, WORKING, Told, World, dying, leftovers, parts, save, texture, tree, truncate, without
 
 import patchcli
+from patchcli.bank import build, pages
+from patchcli.detection.detector import Setup
+from patchcli.detection.records import Record
 from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.store import Bank, Store, store
+from patchcli.store import images as images_part
 from patchcli.store.root import Named, Root
 from patchcli.training import alignment
-from patchcli.verbs import bank as bank_module
-from patchcli.verbs.embed import pages_stream
-from patchcli.verbs.score import Record
+from patchcli.verbs.extraction import ImageOptions
 
 
 def held(path: Path) -> dict[str, dict[tuple[str, int], bytes]]:
@@ -24,7 +26,7 @@ def held(path: Path) -> dict[str, dict[tuple[str, int], bytes]]:
     bank, names = opened.bank(), opened.images.ids
     found: dict[str, dict[tuple[str, int], bytes]] = {}
     for scale in bank.scales:
-        pairs = [pair for ids, vectors in pages_stream(bank, scale)() for pair in zip(ids, vectors, strict=True)]
+        pairs = [pair for ids, vectors in pages.stream(bank, scale)() for pair in zip(ids, vectors, strict=True)]
         patches = bank.patches(scale)
         found[scale] = {(names[i // patches], int(i % patches)): vector.tobytes() for i, vector in pairs}
         assert len(found[scale]) == len(pairs) == bank.vectors(scale)
@@ -37,15 +39,15 @@ def anew(like: Path, names: list[str], files: list[Path], path: Path, **thinning
     folder.mkdir()
     for number, file in enumerate(files):
         shutil.copy(file, folder / f"{number:03}{file.suffix}")
-    patchcli.extract(folder, path, WORKING)
+    patchcli.extract(folder, path, ImageOptions(size=WORKING))
     other = Store.open(like)
     with Store.writing(path) as opened:
         pixels = opened.images.read(0, len(files))
-        decoded = zip(names, opened.images.sizes.tolist(), pixels, strict=True)
+        decoded = zip(names, opened.images.sizes, pixels, strict=True)
         with opened._new("images") as part:
-            store._write_images(part, decoded, *WORKING, other.mean)  # type: ignore[arg-type]
+            images_part.write(part, decoded, *WORKING, other.images.mean)
             opened._switch(images=Named(part.name, part.seal({})))
-        opened.write_encoder(other.encoder.weights(), other.encoder_attributes, {})
+        opened.write_encoder(other.encoder.weights(), other.encoder.attributes, {})
     patchcli.embed(path, **thinning)
     return path
 
@@ -82,7 +84,7 @@ def test_removed_and_added_is_as_made_anew(
     rng = np.random.default_rng(3)
     extra = [save(tmp_path / "new" / name, texture(rng, *SIZE)) for name in ("a.png", "b.bmp")]
     files = [world.data / "train" / "good" / f"{n:03}.png" for n in range(10) if n not in (0, 7)]
-    before = Store.open(world.store).bank().attributes["radius"]
+    before = Store.open(world.store).bank().attributes.radius
     removed = patchcli.bank_remove(world.store, ["train/good/007.png", "train/good/000.png"])
     assert (removed.images, removed.embedded) == (8, 8 if "keep" in thinning else 0)
     added = patchcli.bank_add(world.store, [tmp_path / "new"])
@@ -105,7 +107,7 @@ def test_an_edited_store_goes_on(world: World) -> None:
     before, images = tree(world.store), parts(world.store)["images"]
     assert patchcli.embed(world.store).embedded == 0
     assert tree(world.store) == before
-    assert patchcli.info(world.store)["images"] == 9
+    assert patchcli.info(world.store).images == 9
     assert patchcli.extract(world.data, world.store).fresh is False  # the data set is the same, and the edit stays
     assert parts(world.store)["images"] == images
     patchcli.train(store=world.store, steps=0, seed=1, overwrite=True)
@@ -113,7 +115,7 @@ def test_an_edited_store_goes_on(world: World) -> None:
 
 
 BEFORE_THE_SWITCH = {
-    "the images": (store, "_write_images"), "the index": (bank_module, "index"), "the seal": (Bank, "seal"),
+    "the images": (images_part, "write"), "the index": (build, "index"), "the seal": (Bank, "seal"),
     "the switch": (Store, "_switch"), "the root": (Root, "write"), "the rename": (Path, "replace"),
 }  # fmt: skip
 
@@ -129,7 +131,7 @@ def test_killed_while_it_is_edited(
 
     def state() -> tuple[Any, ...]:
         opened = Store.open(world.store)
-        return parts(world.store), opened.dataset, opened.images.ids, opened.bank().identity, leftovers(world.store)
+        return parts(world.store), opened.source, opened.images.ids, opened.bank().identity, leftovers(world.store)
 
     for edit in (
         lambda: patchcli.bank_remove(world.store, ["train/good/003.png"]),
@@ -208,7 +210,7 @@ def test_what_is_known_to_be_no_good_image_is_not_added(world: World, tmp_path: 
     assert tree(world.store) == before
     assert len(told.problems) == 7
     hole = test / "hole" / "001.png"
-    assert f"{hole}: is a test image of the data set (hole), not a good one to learn from; --force adds it" in told.problems
+    assert f"{hole}: is a test image of the data set (hole), not a good one to learn from; `force` adds it" in told.problems
     assert any(line.startswith(f"{copies[0]}: is a copy of test/hole/001.png, a test image") for line in told.problems)
     assert any(line.startswith(f"{copies[1]}: is a copy of test/good/001.png, a test image") for line in told.problems)
     told = Told()
@@ -243,15 +245,15 @@ def bankless_world(world: World) -> Path:
 
 def test_one_version_is_read_to_its_end(world: World) -> None:
     """Where pages are read late: records of the bank that was opened, whatever is written meanwhile."""
-    expected = list(patchcli.score(world.store, memory=1000, batch=1))
-    running = patchcli.score(world.store, memory=1000, batch=1)
+    expected = list(patchcli.score(world.store, setup=Setup(memory=1000), batch=1))
+    running = patchcli.score(world.store, setup=Setup(memory=1000), batch=1)
     found = [next(running)]
     patchcli.bank_remove(world.store, ["train/good/003.png"])
     patchcli.train(store=world.store, steps=0, seed=1, overwrite=True)
     patchcli.embed(world.store)
     found += running
     assert found == expected
-    again = list(patchcli.score(world.store, memory=1000, batch=1))
+    again = list(patchcli.score(world.store, setup=Setup(memory=1000), batch=1))
     assert {record.bank for record in again}.isdisjoint({record.bank for record in found})
     assert not any(first == second for first, second in zip(found, again, strict=True))
     del running
@@ -280,7 +282,7 @@ def test_the_audit_finds_the_bad_one_among_the_good(world: World, search: str) -
     pixels[60:80, 70:95] = 200
     bad = save(world.data.with_name("bad.png"), pixels)
     patchcli.bank_add(world.store, [bad])
-    first, *others = patchcli.audit(world.store, search=search)
+    first, *others = patchcli.audit(world.store, setup=Setup(search=search))
     assert first.image == bad.as_posix()
     assert first.deviation > 5
     assert max(record.deviation for record in others) < first.deviation / 2
@@ -290,5 +292,5 @@ def test_the_audit_finds_the_bad_one_among_the_good(world: World, search: str) -
 
 def test_a_thinned_bank_is_not_audited(world: World) -> None:
     patchcli.embed(world.store, keep=0.5)
-    with pytest.raises(StoreError, match=r"needs the whole bank.*patchcli embed --overwrite"):
+    with pytest.raises(StoreError, match=r"needs the whole bank.*`embed\(overwrite\)`"):
         patchcli.audit(world.store)

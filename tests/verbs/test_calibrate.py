@@ -26,12 +26,13 @@ from smallworld import (
 
 import patchcli
 from patchcli.datasets import images
-from patchcli.detection.calibration import Calibration
 from patchcli.errors import DamagedError, IncompleteError, InputError, StoreError
 from patchcli.reporting import pictures as report
 from patchcli.store import Store
 from patchcli.store.parts import Part
 from patchcli.store.root import Root
+from patchcli.verbs.extraction import ImageOptions
+from patchcli.verbs.outputs import Outputs
 
 N = 12  # images of the validation split
 
@@ -50,7 +51,7 @@ def test_the_validation_split(split: World) -> None:
     assert after.pop("calibration")
     assert after == before
     folder = split.data / "validation" / "good"
-    records = list(patchcli.score(split.store, [folder], out=split.data.with_name("maps")))
+    records = list(patchcli.score(split.store, [folder], outputs=Outputs(split.data.with_name("maps"))))
     scores = sorted(record.score for record in records)
     assert (found.source, found.images, found.false_alarms, found.confidence) == ("validation split", N, 0.25, 0.95)
     assert found.threshold == pytest.approx(scores[-1], rel=1e-6)  # 0.75**12 < 0.05 < 0.75**12 + 12 * 0.25 * 0.75**11
@@ -59,7 +60,7 @@ def test_the_validation_split(split: World) -> None:
     assert found.pixel_threshold == pytest.approx(max(peaks), rel=1e-6)
     assert found.promise.startswith(f"at most 25% of good images score above {found.threshold:.4g}, with 95% confidence")
     assert found.promise.endswith("from n = 12 (validation split)")
-    stored = Calibration.read(Store.open(split.store))
+    stored = Store.open(split.store).calibration
     assert stored.thresholds == found
     assert sorted(stored.scores) == pytest.approx(scores, rel=1e-6)
     (smallest,) = (record for record in records if record.score == scores[0])
@@ -92,14 +93,14 @@ def test_without_a_rate_the_best_one_is_promised(split: World) -> None:
     assert (found.false_alarms, found.images) == (0.221, 12)
     assert found.promise.startswith("at most 22.1% of good images")
     assert found == patchcli.calibrate(split.store, false_alarms=0.221)
-    with pytest.raises(InputError, match=r"--review: expected a rate above that of --false-alarms \(22.1%\), found 20%"):
+    with pytest.raises(InputError, match=r"`review`: expected a rate above that of `false_alarms` \(22.1%\), found 20%"):
         patchcli.calibrate(split.store, review=0.2)
     write_plain(split.data / "validation" / "good", 15, SIZE, seed=7)
     truncate(split.data / "validation" / "good" / "003.png")
     told = Told()
     assert patchcli.calibrate(split.store, observer=told, review=0.5).false_alarms == 0.2  # of 14, after that one is left out
     assert told.notes == ["14 good images can promise a false-alarm rate of 20%; 1% takes 299"]
-    with pytest.raises(InputError, match="--confidence: expected a share between 0 and 100%, found 100%"):
+    with pytest.raises(InputError, match="`confidence`: expected a share between 0 and 100%, found 100%"):
         patchcli.calibrate(split.store, confidence=1)
 
 
@@ -110,14 +111,14 @@ def test_leave_one_out(world: World) -> None:
     assert (found.images, found.source) == (10, "leave-one-out over the bank's own images")
     assert found.promise.startswith("about at most 30%")
     assert patchcli.calibrate(world.store, "loo", false_alarms=0.3) == found
-    with pytest.raises(InputError, match=r"no validation split there; expected --from loo, or good images: --from PATHS"):
+    with pytest.raises(InputError, match=r"no validation split there; expected `source=loo`, or good images: `source=PATHS`"):
         patchcli.calibrate(world.store, "validation", false_alarms=0.3)
 
 
 def test_named_images(split: World) -> None:
     folder = split.data / "validation" / "good"
     found = patchcli.calibrate(split.store, [folder, folder / "003.png"], false_alarms=0.25)  # one of them twice
-    assert (found.images, found.source) == (N, "images named with --from")
+    assert (found.images, found.source) == (N, "named images")
     assert found.threshold == patchcli.calibrate(split.store, false_alarms=0.25).threshold
     before = tree(split.store)
     for given, says in (
@@ -143,7 +144,7 @@ def test_unreadable_images_do_not_count(split: World) -> None:
     assert len(told.problems) == 1
     truncate(split.data / "validation" / "good" / "001.png")
     before = tree(split.store)
-    with pytest.raises(InputError, match=r"needs 11 good images, found 10; with these: --false-alarms 25.89%"):
+    with pytest.raises(InputError, match=r"needs 11 good images, found 10; with these: `false_alarms=25.89%`"):
         patchcli.calibrate(split.store, false_alarms=0.25, observer=Told())
     assert tree(split.store) == before
 
@@ -169,11 +170,11 @@ def test_a_calibration_of_another_bank(split: World, change: str) -> None:
     record = next(patchcli.score(split.store, observer=told))
     assert (record.verdict, record.threshold, record.p_value) == (None, None, None)
     (said,) = (note for note in told.notes if "no verdicts" in note)
-    assert said.endswith("the calibration is of another bank; run: patchcli calibrate")
+    assert said.endswith("the calibration is of another bank; run: `calibrate()`")
     with pytest.raises(StoreError, match="of another bank"):
         patchcli.score(split.store, calibrated=True)
     assert patchcli.info(split.store)["calibration"] == "of another bank"
-    assert patchcli.info(split.store)["next"] == "patchcli calibrate"
+    assert patchcli.info(split.store).next == "calibrate()"
     patchcli.calibrate(split.store, false_alarms=0.25)
     assert next(patchcli.score(split.store, calibrated=True)).verdict == "pass"
 
@@ -181,8 +182,8 @@ def test_a_calibration_of_another_bank(split: World, change: str) -> None:
 def test_no_calibration(made: World) -> None:
     told = Told()
     assert next(patchcli.score(made.store, observer=told)).verdict is None
-    assert told.notes == ["no verdicts: not calibrated; run: patchcli calibrate"]
-    with pytest.raises(IncompleteError, match="holds no calibration yet; run: patchcli calibrate"):
+    assert told.notes == ["no verdicts: not calibrated; run: `calibrate()`"]
+    with pytest.raises(IncompleteError, match=r"holds no calibration yet; run: `calibrate\(\)`"):
         patchcli.score(made.store, calibrated=True)
 
 
@@ -190,13 +191,14 @@ def test_a_damaged_calibration(split: World) -> None:
     patchcli.calibrate(split.store, false_alarms=0.25)
     shutil.rmtree(part_folder(split.store, "calibration") / "scores" / "c")
     for calibrated in (True, False):  # never as if there were none
-        with pytest.raises(DamagedError, match=r"missing \(a chunk of scores\); run: patchcli calibrate"):
+        with pytest.raises(DamagedError, match=r"missing \(a chunk of scores\); run: `calibrate\(\)`"):
             patchcli.score(split.store, calibrated=calibrated)
     patchcli.calibrate(split.store, false_alarms=0.25)
     with Store.writing(split.store) as opened:
-        _, attributes = opened.read_calibration()
-        opened.write_calibration(["a.png"], {"scores": np.ones(1)}, attributes)
-    with pytest.raises(DamagedError, match="the calibration is damaged; run: patchcli calibrate"):
+        opened.write_calibration(["a.png"], {"scores": np.ones(1)}, opened.calibration.thresholds)
+    with pytest.raises(
+        DamagedError, match=r"calibration-\w+: damaged \(scores do not fit the thresholds\); run: `calibrate\(\)`"
+    ):
         patchcli.score(split.store)
     patchcli.calibrate(split.store, false_alarms=0.25)
     assert next(patchcli.score(split.store, calibrated=True)).verdict == "pass"
@@ -210,18 +212,18 @@ def test_killed_while_it_is_replaced(split: World, monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(*at, dying)
         patchcli.calibrate(split.store, false_alarms=0.5)
-    assert Calibration.read(Store.open(split.store)).thresholds == found
+    assert Store.open(split.store).calibration.thresholds == found
     assert leftovers(split.store) == set()
     other = patchcli.calibrate(split.store, false_alarms=0.5)
-    assert Calibration.read(Store.open(split.store)).thresholds == other != found
+    assert Store.open(split.store).calibration.thresholds == other != found
 
 
 def test_one_colour_scale_for_all_runs(split: World, tmp_path: Path) -> None:
     found = patchcli.calibrate(split.store, false_alarms=0.25)
     assert found.colour_high == 2 * found.pixel_threshold > found.colour_low > 0
     image = split.data / "test" / "hole" / "000.png"
-    together = list(patchcli.score(split.store, out=tmp_path / "all", overlay=True))
-    (alone,) = patchcli.score(split.store, [image], out=tmp_path / "one", overlay=True)
+    together = list(patchcli.score(split.store, outputs=Outputs(tmp_path / "all", overlay=True)))
+    (alone,) = patchcli.score(split.store, [image], outputs=Outputs(tmp_path / "one", overlay=True))
     pictures = [np.asarray(Image.open(str(record.overlay))) for record in (together[2], alone)]
     assert together[2].id == alone.id
     np.testing.assert_array_equal(*pictures)
@@ -233,7 +235,7 @@ def test_one_colour_scale_for_all_runs(split: World, tmp_path: Path) -> None:
 
 
 def test_the_review_rate_is_the_higher_one(made: World) -> None:
-    with pytest.raises(InputError, match=r"--review: expected a rate above that of --false-alarms .30%., found 30%"):
+    with pytest.raises(InputError, match=r"`review`: expected a rate above that of `false_alarms` .30%., found 30%"):
         patchcli.calibrate(made.store, false_alarms=0.3, review=0.3)
 
 
@@ -254,12 +256,12 @@ def test_held_out_images_are_in_neither_training_nor_bank(held: World, tmp_path:
     assert ("train/good/000.png" in aside) == ("train/good/copy.png" in aside)
     learned = np.stack([images.resize(images.decode(held.data / name), *WORKING) for name in opened.images.ids])
     np.testing.assert_allclose(opened.images.mean, learned.mean(axis=0), rtol=1e-5)
-    assert patchcli.info(held.store)["held_out"] == len(aside)
+    assert patchcli.info(held.store).held_out == len(aside)
 
     found = patchcli.calibrate(held.store, false_alarms=0.6)
     paths = [held.data / name for name in sorted(aside)]
     scores = [record.score for record in patchcli.score(held.store, paths)]
-    assert sorted(Calibration.read(Store.open(held.store)).scores) == pytest.approx(sorted(scores), rel=1e-6)
+    assert sorted(Store.open(held.store).calibration.scores) == pytest.approx(sorted(scores), rel=1e-6)
     assert (found.images, found.source) == (len(aside), "good images held out of training and bank")
     assert found.promise.startswith("at most 60%")
 
@@ -268,7 +270,7 @@ def test_held_out_images_are_in_neither_training_nor_bank(held: World, tmp_path:
     with pytest.raises(InputError, match="no image to add"):
         patchcli.bank_add(held.store, [*paths, copied], observer=told)
     assert len(told.problems) == len(paths) + 1
-    assert all("is held out for calibration" in line for line in told.problems)
+    assert all("is reserved for calibration" in line for line in told.problems)
     assert tree(held.store) == before
 
     save(paths[0], texture(np.random.default_rng(9), *SIZE))
@@ -281,13 +283,18 @@ def test_held_out_images_are_in_neither_training_nor_bank(held: World, tmp_path:
 def test_a_store_keeps_what_it_holds_out(held: World) -> None:
     before = tree(held.store)
     for share in (None, 0.4):
-        again = patchcli.extract(held.data, held.store, holdout=share)
+        again = patchcli.extract(held.data, held.store, ImageOptions(holdout=share))
         assert (again.fresh, again.held_out) == (False, len(Store.open(held.store).source.holdout))
-    for share, says in ((0.2, "--holdout"), (0.0, "--holdout"), (1.5, "found 150%"), (0.999, "4 other images out than these")):
+    for share, says in (
+        (0.2, "`holdout`"),
+        (0.0, "`holdout`"),
+        (1.5, "found 150%"),
+        (0.999, "4 other images reserved than these"),
+    ):
         with pytest.raises((InputError, StoreError), match=says):
-            patchcli.extract(held.data, held.store, holdout=share)
-    with pytest.raises(InputError, match="--holdout: expected DATA too"):
-        patchcli.train(store=held.store, holdout=0.2)
+            patchcli.extract(held.data, held.store, ImageOptions(holdout=share))
+    with pytest.raises(InputError, match="`holdout`: expected `data` too"):
+        patchcli.train(images=ImageOptions(holdout=0.2), store=held.store)
     assert tree(held.store) == before
 
 

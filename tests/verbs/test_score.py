@@ -32,12 +32,12 @@ from smallworld import (
 import patchcli
 from patchcli import runtime
 from patchcli.bank import pages as paged
-from patchcli.detection.calibration import Calibration
-from patchcli.detection.detector import Scorer
+from patchcli.detection import detector, stream
+from patchcli.detection.detector import Detector, Setup
+from patchcli.detection.records import Record
 from patchcli.errors import DamagedError, IncompleteError, InputError
 from patchcli.store import Store
-from patchcli.verbs import score as module
-from patchcli.verbs.score import Record
+from patchcli.verbs.outputs import Outputs
 
 
 def flip(path: Path) -> None:
@@ -87,12 +87,12 @@ def test_the_batch_does_not_matter(made: World) -> None:
 
 def test_large_images_are_few_at_a_time(made: World, monkeypatch: pytest.MonkeyPatch) -> None:
     together: list[int] = []
-    embed = Scorer.embed_stored
-    monkeypatch.setattr(Scorer, "embed_stored", lambda self, *args: together.append(len(args[0])) or embed(self, *args))
+    embed = Detector.embed_fitted
+    monkeypatch.setattr(Detector, "embed_fitted", lambda self, *args: together.append(len(args[0])) or embed(self, *args))
     whole = [record.score for record in patchcli.score(made.store)]
-    monkeypatch.setattr(module, "PIXELS", 2 * 128 * 128 + 1)
+    monkeypatch.setattr(detector, "PIXELS", 2 * 128 * 128 + 1)
     assert [record.score for record in patchcli.score(made.store)] == pytest.approx(whole, rel=1e-4)
-    monkeypatch.setattr(module, "PIXELS", 1)
+    monkeypatch.setattr(detector, "PIXELS", 1)
     assert [record.score for record in patchcli.score(made.store)] == pytest.approx(whole, rel=1e-4)
     assert together == [5, 2, 2, 1, 1, 1, 1, 1, 1]
 
@@ -113,7 +113,7 @@ def test_a_record_comes_as_soon_as_its_batch(made: World, tmp_path: Path) -> Non
             yield made.data / "test" / "hole" / f"{number:03}.png"
             assert answered.wait(60)
 
-    found = patchcli.score(made.store, paths(), out=tmp_path / "maps", batch=1)
+    found = patchcli.score(made.store, paths(), outputs=Outputs(tmp_path / "maps"), batch=1)
     assert asked == []
     first = next(found)
     assert (first.id, asked) == ("test/hole/000.png", [0])
@@ -123,7 +123,7 @@ def test_a_record_comes_as_soon_as_its_batch(made: World, tmp_path: Path) -> Non
 
 
 def test_records_come_with_their_maps(made: World, tmp_path: Path) -> None:
-    for record in patchcli.score(made.store, out=tmp_path / "maps", batch=2):
+    for record in patchcli.score(made.store, outputs=Outputs(tmp_path / "maps"), batch=2):
         assert tifffile.imread(str(record.map)).size
 
 
@@ -144,23 +144,23 @@ def test_search_and_memory_change_nothing(made: World, search: str, memory: int,
     if search == "keops" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         pytest.skip("no C++ compiler found, which KeOps needs")
     told = Told()
-    found = list(patchcli.score(made.store, search=search, memory=memory, observer=told))
+    found = list(patchcli.score(made.store, setup=Setup(search=search, memory=memory), observer=told))
     assert found == list(patchcli.score(made.store))
     assert any("read anew" in note for note in told.notes) == (memory == 1)
 
 
 def test_input_is_checked_before_the_first_record(made: World, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for arguments, says in (
-        ({"out": tmp_path / "file"}, r"--out .*file: expected a folder, found a file"),
-        ({"out": made.data}, r"--out .*weave: lies among the data set's images"),
-        ({"overlay": True}, r"--overlay: expected --out DIR too"),
-        ({"search": "annoy"}, r"--search: expected auto, pruned, brute or keops, found 'annoy'"),
-        ({"device": "tpu"}, r"--device: expected one of auto, cpu, cuda, found 'tpu'"),
-        ({"threads": 0}, r"--threads: expected 1 or more"),
+    for outputs, setup, says in (
+        ({"out": tmp_path / "file"}, {}, r"`out` .*file: expected a folder, found a file"),
+        ({"out": made.data}, {}, r"`out` .*weave: lies among the data set's images"),
+        ({"overlay": True}, {}, r"`overlay`: expected `out` too"),
+        ({}, {"search": "annoy"}, r"`search`: expected auto, pruned, brute or keops, found 'annoy'"),
+        ({}, {"device": "tpu"}, r"`device`: expected .*auto, cpu.* cuda, found 'tpu'"),
+        ({}, {"threads": 0}, r"`threads`: expected 1 or more"),
     ):
         with pytest.raises(InputError, match=says):
-            patchcli.score(made.store, **arguments)  # type: ignore[arg-type]
+            patchcli.score(made.store, outputs=Outputs(**outputs), setup=Setup(**setup))  # type: ignore[arg-type]
 
 
 def test_unreadable_images_are_left_out(world: World) -> None:
@@ -175,14 +175,14 @@ def test_unreadable_images_are_left_out(world: World) -> None:
 
 def test_only_out_is_written(made: World, tmp_path: Path) -> None:
     before = touched(made.store), touched(made.data)
-    found = list(patchcli.score(made.store, out=tmp_path / "maps", overlay=True))
+    found = list(patchcli.score(made.store, outputs=Outputs(tmp_path / "maps", overlay=True)))
     assert (touched(made.store), touched(made.data)) == before
     written = {path for path in (tmp_path / "maps").rglob("*") if path.is_file()}
     assert written == {Path(name) for record in found for name in (record.map, record.overlay) if name}
 
 
 def test_maps_and_peak(made: World, tmp_path: Path) -> None:
-    for record in patchcli.score(made.store, out=tmp_path / "maps"):
+    for record in patchcli.score(made.store, outputs=Outputs(tmp_path / "maps")):
         assert record.map == (tmp_path / "maps" / record.image).with_suffix(".tiff").as_posix()
         values = tifffile.imread(record.map)
         with Image.open(made.data / record.image) as image:
@@ -199,7 +199,7 @@ def test_maps_and_peak(made: World, tmp_path: Path) -> None:
 
 
 def test_a_map_can_be_traced(made: World, tmp_path: Path) -> None:
-    record = next(patchcli.score(made.store, out=tmp_path / "maps"))
+    record = next(patchcli.score(made.store, outputs=Outputs(tmp_path / "maps")))
     with tifffile.TiffFile(str(record.map)) as tiff:
         assert json.loads(tiff.pages[0].tags["ImageDescription"].value) == {
             "image": record.image, "id": record.id, "encoder": record.encoder, "bank": record.bank, "distance_error": 0.0,
@@ -208,7 +208,7 @@ def test_a_map_can_be_traced(made: World, tmp_path: Path) -> None:
 
 def test_overlays_share_one_scale_and_outline_masks(made: World, tmp_path: Path) -> None:
     rows, columns = HOLE
-    for record in patchcli.score(made.store, out=tmp_path / "maps", overlay=True):
+    for record in patchcli.score(made.store, outputs=Outputs(tmp_path / "maps", overlay=True)):
         assert record.overlay == (tmp_path / "maps" / record.image).as_posix()
     for number in range(2):
         with Image.open(tmp_path / "maps" / "test" / "good" / f"{number:03}.png") as image:
@@ -229,7 +229,7 @@ def test_overlays_share_one_scale_and_outline_masks(made: World, tmp_path: Path)
 def test_images_that_differ_in_their_suffix_have_maps_of_their_own(made: World, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     given = [save(tmp_path / "in" / name, texture(rng, 70, 90)) for name in ("x.png", "x.jpg", "x.bmp")]
-    found = list(patchcli.score(made.store, given, out=tmp_path / "maps", overlay=True))
+    found = list(patchcli.score(made.store, given, outputs=Outputs(tmp_path / "maps", overlay=True)))
     assert len({record.map for record in found}) == len({record.overlay for record in found}) == 3
     for record in found:
         assert float(tifffile.imread(str(record.map)).max()) == pytest.approx(record.score, rel=0.02)
@@ -243,7 +243,7 @@ def test_images_of_one_name_in_folders_above_have_maps_of_their_own(
     for name in ("a/b/x.png", "a/x.png", "x.png"):
         save(tmp_path / name, texture(rng, 70, 90))
     monkeypatch.chdir(tmp_path / "a" / "b")
-    found = list(patchcli.score(made.store, ["x.png", "../x.png", "../../x.png"], out=tmp_path / "maps"))
+    found = list(patchcli.score(made.store, ["x.png", "../x.png", "../../x.png"], outputs=Outputs(tmp_path / "maps")))
     assert len({record.map for record in found}) == 3
     for record in found:
         assert float(tifffile.imread(str(record.map)).max()) == pytest.approx(record.score, rel=0.02)
@@ -259,7 +259,7 @@ def test_images_are_never_written_over(
     before = tree(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     with contextlib.suppress(InputError):  # refusing is one way, another name is another
-        list(patchcli.score(made.store, ["photos"], out=".", overlay=overlay))
+        list(patchcli.score(made.store, ["photos"], outputs=Outputs(".", overlay=overlay)))
     after = tree(tmp_path / "photos")
     assert {name: after[name] for name in before} == before
 
@@ -273,7 +273,7 @@ def test_paths_files_and_folders(made: World, tmp_path: Path, monkeypatch: pytes
     told = Told()
     test_image = made.data / "test" / "hole" / "001.png"
     given = ["in", test_image, "empty", "missing.png"]
-    found = list(patchcli.score(made.store, given, out="maps", observer=told))
+    found = list(patchcli.score(made.store, given, outputs=Outputs("maps"), observer=told))
     assert [record.image for record in found] == ["in/deep/img2.png", "in/deep/img10.png", test_image.as_posix()]
     assert [record.id for record in found] == ["in/deep/img2.png", "in/deep/img10.png", "test/hole/001.png"]
     assert [record.map for record in found] == [
@@ -284,7 +284,7 @@ def test_paths_files_and_folders(made: World, tmp_path: Path, monkeypatch: pytes
 
 def test_a_map_of_an_absolute_path_stays_below_out(made: World, tmp_path: Path) -> None:
     image = save(tmp_path / "in" / "x.png", texture(np.random.default_rng(1), 70, 90))
-    (record,) = patchcli.score(made.store, [image], out=tmp_path / "maps")
+    (record,) = patchcli.score(made.store, [image], outputs=Outputs(tmp_path / "maps"))
     assert record.map is not None
     assert Path(record.map).is_relative_to(tmp_path / "maps")
     assert Path(record.map).is_file()
@@ -301,7 +301,7 @@ def test_a_data_set_that_is_gone(world: World) -> None:
     image = world.data / "test" / "hole" / "000.png"
     kept = image.rename(world.data.with_name("kept.png"))
     world.data.rename(world.data.with_name("elsewhere"))
-    says = r"weave: the data set .* is gone; where it moved, .*: patchcli extract DATA --store"
+    says = r"weave: the data set .* is gone; where it moved, .*: `extract\(data\)`, with the same `store`"
     for verb in (patchcli.score, patchcli.evaluate):
         with pytest.raises(InputError, match=says):
             verb(world.store)
@@ -327,7 +327,7 @@ def test_the_flat_encoder_has_one_scale(made: World, tmp_path: Path) -> None:
 def test_a_lost_chunk_of_the_bank(world: World, array: str) -> None:
     page = part_folder(world.store, "bank") / "big/index/0"
     next(path for path in (page / array / "c").rglob("*") if path.is_file()).unlink()
-    says = rf"bank[-0-9a-f]*: missing \(a chunk of big/index/0/{array}\); run: patchcli embed --overwrite"
+    says = rf"bank[-0-9a-f]*: missing \(a chunk of big/index/0/{array}\); run: `embed\(overwrite\)`"
     with pytest.raises(DamagedError, match=says):
         list(patchcli.score(world.store))
     patchcli.embed(world.store, overwrite=True)
@@ -337,13 +337,13 @@ def test_a_lost_chunk_of_the_bank(world: World, array: str) -> None:
 def test_a_lost_page_or_index(world: World) -> None:
     index = part_folder(world.store, "bank") / "small/index"
     shutil.rmtree(index / "0")
-    with pytest.raises(DamagedError, match=r"missing \(a chunk of small/index/0/\w+\); run: patchcli embed --overwrite"):
+    with pytest.raises(DamagedError, match=r"missing \(a chunk of small/index/0/\w+\); run: `embed\(overwrite\)`"):
         list(patchcli.score(world.store))
     shutil.rmtree(index)
-    with pytest.raises(DamagedError, match=r"missing \(a chunk of small/index/\w+\); run: patchcli embed --overwrite"):
+    with pytest.raises(DamagedError, match=r"missing \(a chunk of small/index/\w+\); run: `embed\(overwrite\)`"):
         list(patchcli.score(world.store))
     shutil.rmtree(index.parents[1])
-    with pytest.raises(DamagedError, match=r"missing \(its metadata\); run: patchcli embed --overwrite"):
+    with pytest.raises(DamagedError, match=r"missing \(its metadata\); run: `embed\(overwrite\)`"):
         list(patchcli.score(world.store))
 
 
@@ -354,7 +354,7 @@ PARTS = ["bank/big/index/0/vectors", "bank/small/index/axes", "encoder/conv2.wei
 @pytest.mark.parametrize("harm", [truncate, Path.unlink, flip])
 def test_a_file_of_the_store_that_is_not_as_it_was(world: World, part: str, harm: Callable[[Path], object]) -> None:
     kind, array = part.split("/", 1)
-    repair = {"bank": "patchcli embed --overwrite", "encoder": "train again", "images": "extract the images again"}[kind]
+    repair = {"bank": r"`embed\(overwrite\)`", "encoder": "train again", "images": "extract the images again"}[kind]
     folder = part_folder(world.store, kind)
     harm(next(path for path in sorted((folder / array / "c").rglob("*")) if path.is_file()))
     with pytest.raises(DamagedError, match=rf"{folder}: (damaged|missing) \(.*{array}.*\); .*{repair}"):
@@ -382,16 +382,16 @@ def private(made: World, tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def test_a_submission(private: World, tmp_path: Path) -> None:
-    found = list(patchcli.score(private.store, out=tmp_path / "s", submission="mvtec-ad-2"))
+    found = list(patchcli.score(private.store, outputs=Outputs(tmp_path / "s", submission="mvtec-ad-2")))
     names = ["test_private/000_regular", "test_private/001_regular", "test_private_mixed/000_mixed"]
     assert [record.image for record in found] == [f"{name}.png" for name in names]
     assert [path for path in tree(tmp_path / "s") if path.endswith((".tiff", ".png"))] == [
         *(f"anomaly_images/weave/{name}.tiff" for name in names),
         *(f"anomaly_images_thresholded/weave/{name}.png" for name in names),
     ]
-    threshold = Calibration.read(Store.open(private.store)).thresholds.pixel_threshold
+    threshold = Store.open(private.store).calibration.thresholds.pixel_threshold
     paths = [private.data / record.image for record in found]
-    for record, whole in zip(found, patchcli.score(private.store, paths, out=tmp_path / "maps"), strict=True):
+    for record, whole in zip(found, patchcli.score(private.store, paths, outputs=Outputs(tmp_path / "maps")), strict=True):
         values, exact = tifffile.imread(str(record.map)), tifffile.imread(str(whole.map))
         assert values.dtype == np.float16 and values.shape == exact.shape
         np.testing.assert_allclose(values, exact / threshold, rtol=1e-3, atol=1e-4)
@@ -403,17 +403,18 @@ def test_a_submission(private: World, tmp_path: Path) -> None:
 def test_submissions_that_are_refused(private: World, made: World, tmp_path: Path) -> None:
     out = tmp_path / "s"
     for store, options, error, says in (
-        (private.store, {"submission": "mvtec"}, InputError, "--submission: expected mvtec-ad-2, found 'mvtec'"),
-        (private.store, {"out": None}, InputError, "--submission: expected --out DIR too"),
-        (private.store, {"paths": [private.data]}, InputError, "leave PATHS and --overlay out"),
-        (private.store, {"overlay": True}, InputError, "leave PATHS and --overlay out"),
+        (private.store, {"submission": "mvtec"}, InputError, "`submission`: expected mvtec-ad-2, found 'mvtec'"),
+        (private.store, {"out": None}, InputError, "`submission`: expected `out` too"),
+        (private.store, {"paths": [private.data]}, InputError, "leave `(paths|overlay)` out"),
+        (private.store, {"overlay": True}, InputError, "leave `(paths|overlay)` out"),
         (made.store, {}, InputError, "no private test images there; expected those of MVTec AD 2: test_private and"),
     ):
         with pytest.raises(error, match=says):
-            patchcli.score(store, **{"out": out, "submission": "mvtec-ad-2", **options})
+            paths = options.pop("paths", None)
+            patchcli.score(store, paths, outputs=Outputs(**{"out": out, "submission": "mvtec-ad-2", **options}))
     uncalibrated = without(Path(shutil.copytree(private.store, tmp_path / "u.zarr")), "calibration")
-    with pytest.raises(IncompleteError, match="patchcli calibrate"):
-        patchcli.score(uncalibrated, out=out, submission="mvtec-ad-2")
+    with pytest.raises(IncompleteError, match="run: `calibrate\\(\\)`"):
+        patchcli.score(uncalibrated, outputs=Outputs(out, submission="mvtec-ad-2"))
     assert not out.exists()
 
 
@@ -430,7 +431,7 @@ def test_images_of_the_bank_say_nothing(world: World, tmp_path: Path) -> None:
     assert note.startswith(f"3 of these images are in the bank (first: {(good / '003.png').as_posix()}): they score 0")
     told = Told()
     list(patchcli.score(world.store, observer=told))
-    assert told.notes == ["no verdicts: not calibrated; run: patchcli calibrate"]
+    assert told.notes == ["no verdicts: not calibrated; run: `calibrate()`"]
     patchcli.embed(world.store, keep=0.5)
     told = Told()
     list(patchcli.score(world.store, [good], observer=told))  # a thinned bank: by their names
@@ -446,19 +447,27 @@ def test_memory_is_said_beforehand(made: World, tmp_path: Path, monkeypatch: pyt
     large = save(tmp_path / "b.png", texture(rng, 600, 1000))
     missing = tmp_path / "missing.png"
     bank = paged.total_memory(Store.open(made.store).bank())
-    working = 128 * 128 * module.FEATURES
+    working = 128 * 128 * stream.FEATURES
 
     def said(whole: int, size: str) -> str:
         return f"images of up to {size} pixels need about {runtime.megabytes(whole)} of memory in all"
 
-    list(patchcli.score(made.store, [small, missing, small, large, small], batch=2, out=tmp_path / "maps", observer=told))
-    whole = module.PROGRAM + bank
+    list(
+        patchcli.score(
+            made.store, [small, missing, small, large, small], outputs=Outputs(tmp_path / "maps"), batch=2, observer=told
+        )
+    )
+    whole = stream.PROGRAM + bank
     assert details[1:] == [  # the first is about the bank
         said(whole + working + 8 * 10_000, "100x100"),
         said(whole + 2 * working + 8 * 600_000, "1000x600"),
     ]
     monkeypatch.setattr(runtime, "free_memory", lambda: 1_000_000)
-    list(patchcli.score(made.store, [large], memory=100, out=tmp_path / "maps", overlay=True, observer=told))
+    list(
+        patchcli.score(
+            made.store, [large], outputs=Outputs(tmp_path / "maps", overlay=True), setup=Setup(memory=100), observer=told
+        )
+    )
     own = working + 19 * 600_000
-    needs = said(module.PROGRAM + 100 + own, "1000x600")
+    needs = said(stream.PROGRAM + 100 + own, "1000x600")
     assert f"{needs}, {runtime.megabytes(own)} of it for themselves; 1.0 MB are free" in told.notes
