@@ -155,7 +155,10 @@ def test_loss_that_is_not_finite(store: Path) -> None:
         ({"epochs": float("inf")}, "`epochs`: expected 0 or more, found inf"),
         ({"minutes": float("inf")}, "`minutes`: expected 0 or more, found inf"),
         ({"seed": 1 << 63}, r"`seed`: expected less than 2\^63"),
-        ({"images": ImageOptions(size="64")}, "training needs images of at least 128×128 pixels, found a working size of 64×64"),
+        (
+            {"images": ImageOptions(size="64")},
+            "training needs images of at least 128×128 pixels, found a working size of 64×64",
+        ),
         (
             {"images": ImageOptions(size="200x100"), "encoder": "flat"},
             "at least 128×128 pixels, found a working size of 100×200",
