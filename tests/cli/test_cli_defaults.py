@@ -81,7 +81,7 @@ def test_defaults_are_those_of_the_library(words: str) -> None:
     if words == "extract":
         known |= defaults(extract_verb.cut_patches)
     for parameter in LEAVES[words].params:
-        if parameter.default in (None, False):
+        if parameter.default is None or parameter.default is False:
             assert not known.get(parameter.name), f"{parameter.name}: the library's is {known[parameter.name]}"
         else:
             assert str(parameter.default) == str(known[parameter.name]), parameter.name
