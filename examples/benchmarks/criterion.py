@@ -17,6 +17,7 @@ import patchcli
 from patchcli.store import Store
 from patchcli.training.trainer import JUDGED_EVERY
 from patchcli.verbs.evaluate import totals
+from patchcli.verbs.extraction import ImageOptions
 
 FIGURES = ("image_auroc", "pixel_auroc", "aupro_30")
 
@@ -24,11 +25,11 @@ FIGURES = ("image_auroc", "pixel_auroc", "aupro_30")
 def judged(store: Path, copy: Path) -> tuple[float, np.ndarray]:
     """The criterion of the averaged weights that training stands at, and their figures (the last map: the product)."""
     opened = Store.open(store)
-    state = opened.read_training_state()
+    state = opened.encoder.training_state()
     shutil.copytree(store, copy)
     weights = {name.removeprefix("average."): values for name, values in state.items() if name.startswith("average.")}
     with Store.writing(copy) as other:
-        other.write_encoder(weights, dict(opened.encoder_attributes), {})
+        other.write_encoder(weights, opened.encoder.attributes, {})
     patchcli.embed(copy)
     row = totals(patchcli.evaluate(copy))[-1]
     shutil.rmtree(copy)
@@ -52,7 +53,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 store, copy = Path(folder) / "bench.zarr", Path(folder) / "copy.zarr"
                 size = (options.size, options.size) if options.size else None
-                patchcli.train(data, store, size=size, steps=0, seed=seed, encoder=options.encoder)
+                patchcli.train(data, store, images=ImageOptions(size=size), steps=0, seed=seed, encoder=options.encoder)
                 steps, criteria, rows = range(JUDGED_EVERY, options.steps + 1, JUDGED_EVERY), [], []
                 for step in steps:
                     patchcli.train(store=store, resume=True, steps=step)
@@ -60,7 +61,7 @@ def main() -> None:
                     criteria.append(criterion)
                     rows.append(row)
                     print(f"{data.name:18}{seed:<6}{step:6}{criterion:11.4f}" + "".join(f"{x:13.4f}" for x in row), flush=True)
-                of_steps, chosen = np.array(rows), steps.index(Store.open(store).encoder_attributes["chosen"])
+                of_steps, chosen = np.array(rows), steps.index(Store.open(store).encoder.attributes.chosen)
                 best = of_steps.max(axis=0)
                 misses.append(best - of_steps[chosen])
                 for what, values in (

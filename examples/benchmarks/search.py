@@ -39,12 +39,14 @@ def loaded(store: Store) -> tuple[np.ndarray, list[torch.Tensor], list[Path]]:
     """The bank's small vectors in image order, queries (3249, 64) of up to 10 test images spread over all, their files."""
     bank = store.bank()
     ids, vectors = (np.concatenate(column) for column in zip(*pages_stream(bank, "small")(), strict=True))
-    samples = layouts.read(Path(store.dataset["root"]), store.dataset["layout"]).split("test")
+    samples = layouts.read(Path(store.source.root), store.source.layout).split("test")
     files = [sample.path for sample in samples[:: max(1, len(samples) // IMAGES)]][:IMAGES]
-    encoder, (height, width) = store.encoder(CPU), store.mean.shape[:2]
+    encoder, (height, width) = store.encoder.restore(CPU), store.images.mean.shape[:2]
     grids = embedding.grids(encoder, height, width, {})
     queries = [
-        embedding.embed(encoder, images.resize(images.decode(file), height, width)[None], store.mean, grids, CPU)["small"]
+        embedding.embed(encoder, images.resize(images.decode(file), height, width)[None], store.images.mean, grids, CPU)[
+            "small"
+        ]
         for file in files
     ]
     return vectors[np.argsort(ids)], [q.reshape(-1, q.shape[-1]) for q in queries], files
@@ -200,13 +202,11 @@ def memory(path: Path, count: int) -> None:
 def blow_up(path: Path, count: int) -> None:
     """Make a store's bank hold at least `count` small vectors, of copies of its images."""
     with Store.writing(path) as store:
-        bank, ids, sizes = store.bank(), store.image_ids, store.image_sizes
+        bank, ids, sizes = store.bank(), store.images.ids, store.images.sizes
         copies = -(-count // bank.vectors("small"))
-        grids = embedding.grids(store.encoder(CPU), *store.mean.shape[:2], store.strides)
+        grids = embedding.grids(store.encoder.restore(CPU), *store.images.mean.shape[:2], store.encoder.attributes.strides)
         images = (
-            (f"{copy}/{ids[n]}", (int(sizes[n][0]), int(sizes[n][1])), store.read_images(n, n + 1)[0])
-            for copy in range(copies)
-            for n in range(bank.images)
+            (f"{copy}/{ids[n]}", sizes[n], store.images.read(n, n + 1)[0]) for copy in range(copies) for n in range(bank.images)
         )
         with store.editing(images, f"{path} {copies} times") as edit, edit.writing_bank(grids, bank.D) as new:
             for scale, grid in grids.items():

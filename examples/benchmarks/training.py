@@ -17,6 +17,7 @@ import numpy as np
 import patchcli
 from patchcli.store import Store
 from patchcli.verbs.evaluate import Row, totals
+from patchcli.verbs.extraction import ImageOptions
 
 FIGURES = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro_30")
 
@@ -60,7 +61,7 @@ def main() -> None:
         for seed in options.seeds:
             with tempfile.TemporaryDirectory() as folder:
                 store = Path(folder) / "bench.zarr"
-                patchcli.train(data, store, size=size, steps=0, seed=seed, **recipe)
+                patchcli.train(data, store, images=ImageOptions(size=size), steps=0, seed=seed, **recipe)
                 measure(store, seed, "untrained")
                 spent = 0.0
                 for what, wanted in points:
@@ -68,9 +69,9 @@ def main() -> None:
                         wanted = {"minutes": wanted["minutes"] - spent / 60}
                     done = patchcli.train(store=store, resume=True, **wanted)
                     spent = done.seconds
-                    attributes = Store.open(store).encoder_attributes
-                    note = f"   step {done.chosen} of {done.steps}, {spent:.0f} s, criterion {attributes['criterion']:.4f}"
-                    measure(store, seed, what, note + ", separation" * attributes["separation"])
+                    attributes = Store.open(store).encoder.attributes
+                    note = f"   step {done.chosen} of {done.steps}, {spent:.0f} s, criterion {attributes.criterion:.4f}"
+                    measure(store, seed, what, note + ", separation" * attributes.separation)
         for (what, map_name), rows in seen.items():
             for name, over in (("mean", np.mean), ("worst", np.min)):
                 say(data, name, what, map_name, np.asarray(over(rows, axis=0)).tolist())

@@ -4,25 +4,28 @@ Nothing is pickled. A store is a folder of parts, and a root that names those of
 
     zarr.json           the root (root.py), the only thing that is ever replaced, by one rename: the switch
     images/             train uint8 or uint16 (N, H, W, 3), 8 a chunk; id string (N,); size int32 (N, 2); mean float32 (H, W, 3)
-    encoder/            one array per weight; attrs: architecture, D, sha256, …; training/: what training needs to go on
+    encoder/            one array per weight; attrs: architecture, D, sha256, …; training/: what training needs to continue
     blocks/             an unfinished bank: <scale>/features float32 (N, rows, columns, D), done uint8 (blocks,)
     bank/               attrs: fingerprint, images, D, thinning, radius; of each scale K, S, rows, columns, vectors, index
-    bank/<scale>/<index>/           centre, axes, low, high (see neighbours.pruned)
+    bank/<scale>/<index>/           centre, axes, low, high (see bank.search.pruned)
     bank/<scale>/<index>/<page>/    vectors (n, D) float32 or float16, ids (n,) image · rows · columns + patch, and its tree
     calibration/        attrs: fingerprint, source, rates, thresholds, promise; scores, peaks float64 (n,), id string (n,)
     .lock               who writes
 
 What is new is written beside, as bank-1f2e3d4c/, sealed (parts.py) and synced; then the root names it instead of the old
 part, which goes when its last reader has closed it. Only blocks are written in place, each followed by its flag, so that an
-interrupted `embed` goes on where it stopped. One process writes at a time, each reader reads one version (locks.py).
+interrupted `embed` resumes where it stopped. One process writes at a time, each reader reads one version (locks.py).
 """
 
-from patchcli.store.bank import Bank, Blocks, bank_bytes
+from patchcli.store.bank import Bank, Blocks, Thinning, bank_bytes
+from patchcli.store.calibration import Thresholds
+from patchcli.store.encoder import EncoderAttributes, digest_of
+from patchcli.store.images import Images, Source
 from patchcli.store.locks import locked
 from patchcli.store.root import FORMAT_VERSION
-from patchcli.store.store import Store, check_replaceable, digest_of, existing, revision, stores_in
+from patchcli.store.store import Store, check_replaceable, existing, revision, stores_in
 
 __all__ = [
-    "FORMAT_VERSION", "Bank", "Blocks", "Store", "bank_bytes", "check_replaceable", "digest_of", "existing", "locked",
-    "revision", "stores_in",
+    "FORMAT_VERSION", "Bank", "Blocks", "EncoderAttributes", "Images", "Source", "Store", "Thinning", "Thresholds",
+    "bank_bytes", "check_replaceable", "digest_of", "existing", "locked", "revision", "stores_in",
 ]  # fmt: skip

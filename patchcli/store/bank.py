@@ -2,42 +2,122 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchcli.errors import DamagedError, IncompleteError
+from patchcli.errors import DamagedError, IncompleteError, InputError
 from patchcli.features.grid import PatchGrid
-from patchcli.store.parts import Array, Attributes, Part
+from patchcli.store.attributes import to_stored
+from patchcli.store.parts import Array, Part
 
-BANK_CHUNK_BYTES = 8 << 20  # a block of the bank's largest scale: between 4 and 16 MB
+CHUNK_BYTES = 8 << 20  # a block of the bank's largest scale: between 4 and 16 MB
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a bank depends on."""
+
+    encoder: str  # sha256 of the weights
+    manifest: str  # identity of the images
+    images: tuple[int, int, int, int]  # their shape
+    strides: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Thinning:
+    """Which vectors a bank keeps, and how: by default all of them, as float32."""
+
+    tolerance: float | None = None  # keep as few vectors as greedy k-centre needs for this cover radius
+    keep: float | None = None  # or this share of them
+    half: bool = False  # as float16
+
+    def __post_init__(self) -> None:
+        if self.tolerance is not None and not 0 < self.tolerance < math.inf:
+            raise InputError(f"{self.tolerance}", parameter="tolerance", expected="a distance above 0")
+        if self.keep is not None and not 0 < self.keep <= 1:
+            raise InputError(f"{self.keep:g}", parameter="keep", expected="a share such as 10% or 0.1")
+        if self.tolerance is not None and self.keep is not None:
+            raise InputError("`tolerance` and `keep`: give one of the two")
+
+    @property
+    def selects(self) -> bool:
+        """Whether some vectors are left out."""
+        return self.tolerance is not None or self.keep is not None
+
+
+@dataclass(frozen=True)
+class BlocksAttributes:
+    """Of an unfinished bank."""
+
+    fingerprint: Fingerprint
+    images: int  # the bank will have
+    first: int  # the image that the first block begins with
+    block: int  # images a block
+    scales: dict[str, tuple[int, int, int]]  # (rows, columns, D) of each
+
+
+@dataclass(frozen=True)
+class ScaleAttributes:
+    """Of one scale of a bank."""
+
+    K: int
+    S: int
+    rows: int
+    columns: int
+    vectors: int
+    pages: int
+    radius: float  # of the index
+    index: str  # the group that holds the pages; "" before it is written
+
+    @property
+    def patches(self) -> int:
+        """Patches of an image; `ids // patches` is the image of a vector."""
+        return self.rows * self.columns
+
+
+@dataclass(frozen=True)
+class BankAttributes:
+    """Of a bank. While its pages are written, `status` is empty."""
+
+    fingerprint: Fingerprint
+    images: int
+    D: int
+    scales: dict[str, ScaleAttributes]
+    thinning: Thinning
+    radius: dict[str, float]  # by how much a distance may be off at each scale
+    status: str  # complete
 
 
 class Blocks:
     """Embedded patches of images `first` to `images` - 1, block by block, each followed by its flag."""
 
-    def __init__(self, part: Part, attributes: Attributes | None = None) -> None:
+    def __init__(self, part: Part, attributes: BlocksAttributes | None = None) -> None:
         self._part = part
-        self.attributes = part.attributes if attributes is None else attributes
-        self.images: int = self.attributes["images"]
-        self.first: int = self.attributes["first"]
-        self.block: int = self.attributes["block"]
-        self.scales: dict[str, list[int]] = self.attributes["scales"]  # (rows, columns, D) of each
+        self.attributes = attributes or part.read_attributes(BlocksAttributes)
+        self.images, self.first, self.block = self.attributes.images, self.attributes.first, self.attributes.block
+        self.scales = self.attributes.scales
 
     @classmethod
     def create(
-        cls, part: Part, fingerprint: Attributes, grids: Mapping[str, PatchGrid], D: int, images: int, first: int = 0
+        cls, part: Part, fingerprint: Fingerprint, grids: Mapping[str, PatchGrid], D: int, images: int, first: int = 0
     ) -> "Blocks":
         """Empty blocks in an empty part."""
         count = images - first
-        block = max(1, min(count, BANK_CHUNK_BYTES // (max(grid.patches for grid in grids.values()) * D * 4)))
-        scales = {scale: [*grid.shape, D] for scale, grid in grids.items()}
+        block = max(1, min(count, CHUNK_BYTES // (max(grid.patches for grid in grids.values()) * D * 4)))
+        scales = {scale: (*grid.shape, D) for scale, grid in grids.items()}
         for scale, shape in scales.items():
             part.create_array(f"{scale}/features", (count, *shape), (block, *shape), np.float32)
         part.create_array("done", (-(-count // block),), (1,), np.uint8)
-        return cls(part, {"fingerprint": fingerprint, "images": images, "first": first, "block": block, "scales": scales})
+        return cls(part, BlocksAttributes(fingerprint, images, first, block, scales))
+
+    def seal(self) -> str:
+        """Make the part readable, with its blocks still to be written; the digest of its metadata."""
+        return self._part.seal(to_stored(self.attributes))
 
     @property
     def done(self) -> NDArray[np.uint8]:
@@ -82,45 +162,41 @@ class Blocks:
         """Raise where a block is not embedded yet."""
         missing = np.flatnonzero(self.done == 0)
         if missing.size:
-            raise IncompleteError(f"blocks {missing.tolist()} of the bank are not written; run: patchcli embed")
+            raise IncompleteError(f"blocks {missing.tolist()} of the bank are not written; run: `embed()`")
 
 
 class Bank:
     """The memory bank of `images` images: at each scale a vector for each patch, or for those kept of a thinned bank."""
 
-    def __init__(self, part: Part, attributes: Attributes | None = None) -> None:
+    def __init__(self, part: Part, attributes: BankAttributes | None = None) -> None:
         self._part = part
-        self.attributes = part.attributes if attributes is None else attributes
-        self.images: int = self.attributes["images"]
-        self.D: int = self.attributes["D"]
-        self._scales: dict[str, Attributes] = self.attributes["scales"]
+        self.attributes = attributes or _sealed(part)
+        self.images, self.D = self.attributes.images, self.attributes.D
 
     @classmethod
-    def create(cls, part: Part, fingerprint: Attributes, grids: Mapping[str, PatchGrid], D: int, images: int) -> "Bank":
+    def create(cls, part: Part, fingerprint: Fingerprint, grids: Mapping[str, PatchGrid], D: int, images: int) -> "Bank":
         """A bank without pages, in an empty part."""
-        scales = {
-            scale: {"K": grid.K, "S": grid.S, "rows": grid.shape[0], "columns": grid.shape[1]} for scale, grid in grids.items()
-        }
-        return cls(part, {"fingerprint": fingerprint, "images": images, "D": D, "scales": scales})
+        scales = {scale: ScaleAttributes(grid.K, grid.S, *grid.shape, 0, 0, 0.0, "") for scale, grid in grids.items()}
+        return cls(part, BankAttributes(fingerprint, images, D, scales, Thinning(), dict.fromkeys(scales, 0.0), ""))
 
     @property
     def scales(self) -> list[str]:
         """The names of the scales."""
-        return sorted(self._scales)
+        return sorted(self.attributes.scales)
 
     @property
     def identity(self) -> str:
         """sha256 of what the bank was made from, and how: the same for the same bank, whenever it was made."""
-        made = {name: self.attributes[name] for name in ("fingerprint", "thinning")}
-        return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+        source = {"fingerprint": to_stored(self.attributes.fingerprint), "thinning": asdict(self.attributes.thinning)}
+        return hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()
 
     def patches(self, scale: str) -> int:
         """Patches of an image; `ids // patches` is the image of a vector."""
-        return cast(int, self._scales[scale]["rows"] * self._scales[scale]["columns"])
+        return self.attributes.scales[scale].patches
 
     def vectors(self, scale: str) -> int:
         """How many vectors the bank holds."""
-        return cast(int, self._scales[scale]["vectors"])
+        return self.attributes.scales[scale].vectors
 
     # ---- written: pages of neighbours -------------------------------------------------------------------------------
 
@@ -134,29 +210,31 @@ class Bank:
         """Write what is read of all pages, when they are there; from now on these are the scale's pages."""
         for name, values in arrays.items():
             self._part.write(f"{scale}/{index}/{name}", values)
-        before = self._scales[scale].get("index")
-        self._scales[scale] |= {"vectors": vectors, "pages": pages, "radius": radius, "index": index}
-        if before is not None:
+        before = self.attributes.scales[scale].index
+        changed = replace(self.attributes.scales[scale], vectors=vectors, pages=pages, radius=radius, index=index)
+        self.attributes = replace(self.attributes, scales={**self.attributes.scales, scale: changed})
+        if before:
             del self._part.group[f"{scale}/{before}"]
 
     def begin_index(self, scale: str) -> str:
         """The name of an index to write beside the one that the scale has."""
-        return "index2" if self._scales[scale].get("index") == "index" else "index"
+        return "index2" if self.attributes.scales[scale].index == "index" else "index"
 
     def seal(self) -> str:
         """Finish the bank, when every page is there; the digest of its metadata."""
-        return self._part.seal({**self.attributes, "status": "complete"})
+        self.attributes = replace(self.attributes, status="complete")
+        return self._part.seal(asdict(self.attributes) | {"fingerprint": to_stored(self.attributes.fingerprint)})
 
     # ---- read -------------------------------------------------------------------------------------------------------
 
     def read_index(self, scale: str) -> tuple[dict[str, Array], float]:
         """What write_index wrote: the arrays, and the radius."""
-        attributes = self._scales[scale]
-        return self._part.read_all(f"{scale}/{attributes['index']}"), cast(float, attributes["radius"])
+        attributes = self.attributes.scales[scale]
+        return self._part.read_all(f"{scale}/{attributes.index}"), attributes.radius
 
     def read_page(self, scale: str, number: int) -> dict[str, Array]:
         """The arrays of a page."""
-        page = self._part.read_all(f"{scale}/{self._scales[scale]['index']}/{number}")
+        page = self._part.read_all(f"{scale}/{self.attributes.scales[scale].index}/{number}")
         if not page:
             raise self._part.damaged(f"page {number} of {scale}", missing=True)
         return page
@@ -164,6 +242,14 @@ class Bank:
     def damaged(self, what: str) -> DamagedError:
         """The error for contents that make no sense."""
         return self._part.damaged(what)
+
+
+def _sealed(part: Part) -> BankAttributes:
+    """The attributes of a bank whose every page is there."""
+    attributes = part.read_attributes(BankAttributes)
+    if attributes.status != "complete" or attributes.radius.keys() != attributes.scales.keys():
+        raise part.damaged("attributes do not fit each other")
+    return attributes
 
 
 def bank_bytes(grids: Mapping[str, PatchGrid], D: int, images: int) -> int:

@@ -43,7 +43,7 @@ def locked(path: Path, observer: Observer, create: bool = False) -> Iterator[Non
         with contextlib.suppress(FileNotFoundError):  # whoever had made the folder has just removed it again
             lock = _acquire(path, observer)
         if not create and lock is None:
-            raise StoreError(f"{path}: no store found; make it with: patchcli train DATA, or name another with --store")
+            raise StoreError("no store found", subject=path, advice="make it with: `train(data)`, or name another with `store`")
     try:
         yield
     finally:
@@ -59,7 +59,7 @@ def _make(path: Path) -> bool:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror or error}); name another with --store") from None
+        raise StoreError(f"cannot be written ({error.strerror or error}); name another with `store`", subject=path) from None
     return True
 
 
@@ -68,7 +68,7 @@ def _acquire(path: Path, observer: Observer) -> FileLock | bool:
     place = path.resolve() / LOCK
     if os.environ.get(NO_LOCK):
         if not os.access(path, os.W_OK):
-            raise StoreError(f"{path}: cannot be written; name another with --store")
+            raise StoreError("cannot be written; name another with `store`", subject=path)
         return True
     lock = FileLock(place, is_singleton=True, fallback_to_soft=False)
     try:
@@ -82,10 +82,10 @@ def _acquire(path: Path, observer: Observer) -> FileLock | bool:
     except FileNotFoundError:
         raise
     except (PermissionError, NotADirectoryError) as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror}); name another with --store") from None
+        raise StoreError(f"cannot be written ({error.strerror}); name another with `store`", subject=path) from None
     except OSError as error:
         if not os.access(path, os.W_OK):
-            raise StoreError(f"{path}: cannot be written ({error.strerror}); name another with --store") from None
+            raise StoreError(f"cannot be written ({error.strerror}); name another with `store`", subject=path) from None
         advice = f"make sure that nothing else writes to the store, and set {NO_LOCK}=1"
         raise StoreError(f"{path}: its file system has no locks ({error.strerror}); {advice}") from None
     _tell(place, f"process {os.getpid()} on {socket.gethostname()} (since {time.strftime('%H:%M:%S')})")

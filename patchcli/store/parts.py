@@ -1,8 +1,8 @@
 """A part of a store: a Zarr group of its own, sealed by the digest of its metadata.
 
 A sealed part never changes. The digest is that of its consolidated metadata, which the root keeps, so that no byte of
-it changes unseen; every chunk ends in its crc32c. A chunk that is lost reads as NaN, -1, "" or zeros: no row of a
-part is all NaN, -1 or "", and where a row is zeros, the chunks are counted.
+it changes unseen; every chunk ends in its crc32c. A chunk that is lost reads as NaN, -1, "" or zeros: where a whole row
+does, the chunks are counted.
 """
 
 import contextlib
@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from patchcli.errors import DamagedError
+from patchcli.store.attributes import T, from_stored
 
 REPAIR = {
-    "images": "extract the images again with --overwrite",
-    "encoder": "train again with --overwrite",
-    "blocks": "run: patchcli embed --overwrite",
-    "bank": "run: patchcli embed --overwrite",
-    "calibration": "run: patchcli calibrate",
+    "images": "extract the images again with `overwrite`",
+    "encoder": "train again with `overwrite`",
+    "blocks": "run: `embed(overwrite)`",
+    "bank": "run: `embed(overwrite)`",
+    "calibration": "run: `calibrate()`",
 }
 FOLDER = re.compile(rf"({'|'.join(REPAIR)})(-[0-9a-f]{{8}})?")  # the names of parts, present or left over
 METADATA = "zarr.json"
@@ -114,20 +115,28 @@ class Part:
         Where a file system has no locks, a part may be removed while it is read.
         """
         if self._sealed and f'"name": "{self.name}"'.encode() not in (read_object(self.path, METADATA) or b""):
-            return DamagedError(f"{self.path}: another process has changed it meanwhile; run this again")
-        return DamagedError(f"{self.path}/{self.name}: {'missing' if missing else 'damaged'} ({what}); {REPAIR[self.kind]}")
+            return DamagedError("another process has changed it meanwhile; run this again", subject=self.path)
+        state = "missing" if missing else "damaged"
+        return DamagedError(f"{state} ({what})", subject=f"{self.path}/{self.name}", advice=REPAIR[self.kind])
 
     @property
     def attributes(self) -> Attributes:
-        """What stands with the whole part."""
+        """What is stored with the whole part."""
         return dict(self.group.attrs)
+
+    def read_attributes(self, kind: type[T]) -> T:
+        """The same as a dataclass. Raises DamagedError where a field is missing or of another type."""
+        try:
+            return from_stored(kind, self.attributes)
+        except ValueError as error:
+            raise self.damaged(str(error)) from None
 
     def array(self, name: str) -> Stored:
         """An array, to be read in slices by `read`."""
-        found = self.group.get(name)
-        if not isinstance(found, zarr.Array):
+        array = self.group.get(name)
+        if not isinstance(array, zarr.Array):
             raise self.damaged(name, missing=True)
-        return found
+        return array
 
     def flags(self, name: str) -> Array:
         """An array of which chunks may be missing yet: these read as 0."""
@@ -141,12 +150,14 @@ class Part:
             raise self.damaged(f"{name}: {error}") from None
 
     def read(self, name: str, selection: Any = ...) -> Array:
-        """An array's values, or some of them. Raises DamagedError where a chunk is damaged or lost."""
+        """An array's values, or some of them. Raises DamagedError where a chunk is damaged or lost, or a row is NaN."""
         values = self._values(name, selection)
         if values.size and _blank_row(values):
             array = self.array(name)
-            if values.dtype.kind != "u" or array.nchunks_initialized != array.nchunks:
+            if array.nchunks_initialized != array.nchunks:
                 raise self.damaged(f"a chunk of {name}", missing=True)
+            if values.dtype.kind == "f":
+                raise self.damaged(f"{name} holds NaN")
         return values
 
     def texts(self, name: str) -> list[str]:
@@ -161,13 +172,13 @@ class Part:
 
     def check(self) -> Iterator[str]:
         """Read every array, some rows at a time; a line for each that is damaged."""
-        for name, found in self.group.members(max_depth=None):
-            if not isinstance(found, zarr.Array):
+        for name, array in self.group.members(max_depth=None):
+            if not isinstance(array, zarr.Array):
                 continue
-            step = found.chunks[0] if found.ndim else 1
+            step = array.chunks[0] if array.ndim else 1
             try:
-                for start in range(0, found.shape[0] if found.ndim else 1, step):
-                    self.read(name, slice(start, start + step) if found.ndim else ...)
+                for start in range(0, array.shape[0] if array.ndim else 1, step):
+                    self.read(name, slice(start, start + step) if array.ndim else ...)
             except DamagedError as error:
                 yield str(error)
 

@@ -6,16 +6,19 @@ attrs.patchcli: format_version, revision, plain, versions, dataset, parts {kind:
 import hashlib
 import json
 import uuid
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from patchcli import files
 from patchcli.errors import DamagedError, StoreError
+from patchcli.store.attributes import from_stored, to_stored
+from patchcli.store.images import Source
 from patchcli.store.parts import METADATA, Attributes, _fsync, read_object
 
 FORMAT_VERSION = 1
+REMAKE = "make the store again, or restore a copy"
 LIBRARIES = ("patchcli", "torch", "zarr", "numpy")
 
 
@@ -31,39 +34,46 @@ class Named:
 class Root:
     """One version of a store."""
 
-    dataset: Attributes
-    parts: dict[str, Named] = field(default_factory=dict)  # by kind
-    versions: dict[str, str] = field(default_factory=lambda: {name: version(name) for name in LIBRARIES})
-    revision: str = ""  # another for each version; "" before the first
-    plain: bool = True  # whether a part that is the first of its kind is the first that the store has ever had
+    dataset: Source
+    parts: dict[str, Named]  # by kind
+    versions: dict[str, str]  # of the libraries that made the store
+    revision: str  # another for each version; "" before the first
+    plain: bool  # whether a part that is the first of its kind is the first that the store has ever had
+
+    @classmethod
+    def new(cls, dataset: Source, parts: dict[str, Named], revision: str, plain: bool) -> "Root":
+        """A version of a store that these libraries make, in the place of `revision`."""
+        return cls(dataset, parts, {name: version(name) for name in LIBRARIES}, revision, plain)
 
     @classmethod
     def read(cls, path: Path | str) -> "Root":
         """The present version. Raises StoreError where there is no store, or it is damaged or of another format."""
         content = read_object(path, METADATA)
         if content is None:
-            hint = "make it with: patchcli train DATA, or name another with --store"
-            raise StoreError(f"{path}: no store found; {hint}")
+            raise StoreError("no store found", subject=path, advice="make it with: `train(data)`, or name another with `store`")
         try:
             whole = json.loads(content)
-            found = whole["attributes"]["patchcli"] if isinstance(whole, dict) and "attributes" in whole else {}
-            found = dict(found) if isinstance(found, dict) else {}
+            stored = whole["attributes"]["patchcli"] if isinstance(whole, dict) and "attributes" in whole else {}
+            stored = dict(stored) if isinstance(stored, dict) else {}
         except (KeyError, TypeError):
-            found = {}
+            stored = {}
         except ValueError as error:
-            raise DamagedError(f"{path}: damaged ({METADATA}: {error}); make the store again, or restore a copy") from None
-        format_version = found.get("format_version")
-        sealed = found.pop("sha256", None) == _digest(found)
+            raise DamagedError(f"damaged ({METADATA}: {error})", subject=path, advice=REMAKE) from None
+        format_version = stored.get("format_version")
+        sealed = stored.pop("sha256", None) == _digest(stored)
         if format_version != FORMAT_VERSION or type(format_version) is not int:
-            expected = f"expected a patchcli store of format {FORMAT_VERSION}, found {format_version or 'another Zarr group'}"
-            raise StoreError(f"{path}: {expected}; name another with --store")
-        if "revision" not in found:
-            advice = "make it again: patchcli train DATA --overwrite"
-            raise StoreError(f"{path}: expected a store with checksums, found one of an earlier patchcli; {advice}")
+            expected = f"a patchcli store of format {FORMAT_VERSION}"
+            other = format_version or "another Zarr group"
+            raise StoreError(f"{other}", subject=path, expected=expected, advice="name another with `store`")
+        if "revision" not in stored:
+            advice = "make it again: `train(data, overwrite)`"
+            raise StoreError("one of an earlier patchcli", subject=path, expected="a store with checksums", advice=advice)
         if not sealed:
-            raise DamagedError(f"{path}: damaged ({METADATA} differs from its sha256); make the store again, or restore a copy")
-        parts = {kind: Named(**named) for kind, named in found["parts"].items()}
-        return cls(found["dataset"], parts, found["versions"], found["revision"], found["plain"])
+            raise DamagedError(f"damaged ({METADATA} differs from its sha256)", subject=path, advice=REMAKE)
+        try:
+            return from_stored(cls, stored)
+        except ValueError as error:
+            raise DamagedError(f"damaged ({error})", subject=path, advice=REMAKE) from None
 
     def write(self, path: Path) -> "Root":
         """Make this the store's version: the switch. Returns it with its revision."""
@@ -73,8 +83,8 @@ class Root:
             "revision": new.revision,
             "plain": new.plain,
             "versions": new.versions,
-            "dataset": new.dataset,
-            "parts": {kind: {"name": named.name, "sha256": named.sha256} for kind, named in new.parts.items()},
+            "dataset": to_stored(new.dataset),
+            "parts": {kind: asdict(named) for kind, named in new.parts.items()},
         }
         whole = {"attributes": {"patchcli": content | {"sha256": _digest(content)}}, "zarr_format": 3, "node_type": "group"}
         with files.replacing(path / METADATA) as beside:

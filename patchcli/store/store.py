@@ -1,36 +1,29 @@
-"""One opened store: images, encoder, bank and calibration of one version."""
+"""One opened store: its version, its parts, and the switch to the next version."""
 
 import contextlib
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-from patchcli.datasets.images import Canvas, Pixels, Reader, levels
+from patchcli.datasets.images import Canvas
 from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.features.grid import PatchGrid
 from patchcli.observer import Observer
-from patchcli.store.bank import Bank, Blocks, bank_bytes
+from patchcli.store import calibration as calibration_part
+from patchcli.store import encoder as encoder_part
+from patchcli.store import images as images_part
+from patchcli.store.bank import Bank, Blocks, Fingerprint, bank_bytes
+from patchcli.store.calibration import Calibrated, StoredCalibration, Thresholds
+from patchcli.store.encoder import EncoderAttributes, StoredEncoder, digest_of
+from patchcli.store.images import Decoded, Images, Source
 from patchcli.store.locks import LOCK, Leases, locked, unread
-from patchcli.store.parts import FOLDER, METADATA, REPAIR, Array, Attributes, Part, Stored, remove, write_arrays
+from patchcli.store.parts import FOLDER, METADATA, REPAIR, Array, Part, remove
 from patchcli.store.root import Named, Root
 
-if TYPE_CHECKING:
-    import torch
-
-    from patchcli.features.encoder import Encoder
-
-IMAGE_BLOCK = 8  # images a chunk of images/train
 TRIES = 10  # to read a version that is not replaced meanwhile
-
-Decoded = Iterator[tuple[str, tuple[int, int], Array]]  # id, original (height, width), pixels (height, width, 3)
 
 
 class Store:
@@ -58,7 +51,7 @@ class Store:
             leases = Leases(path / named.name for named in root.parts.values())
             if Root.read(path).revision == root.revision:
                 return cls(path, root, leases)
-        raise StoreError(f"{path}: changes all the time; run this again when the writing has ended")
+        raise StoreError("changes all the time; run this again when the writing has ended", subject=path)
 
     @classmethod
     @contextlib.contextmanager
@@ -79,7 +72,7 @@ class Store:
     @classmethod
     @contextlib.contextmanager
     def creating(
-        cls, path: Path, dataset: Attributes, overwrite: bool = False, observer: Observer | None = None, repair: bool = False
+        cls, path: Path, source: Source, overwrite: bool = False, observer: Observer | None = None, repair: bool = False
     ) -> Iterator["Store"]:
         """A new store, or new images in the place of all that a store holds: the switch comes when the block ends well.
 
@@ -88,9 +81,10 @@ class Store:
         check_replaceable(path, overwrite)
         with locked(path, observer or Observer(), create=True):
             check_replaceable(path, overwrite)
-            before = _present(path) or Root({})
+            before = _present(path)
             fresh = not any(child.is_dir() for child in path.iterdir())
-            store = cls(path, Root(dataset, before.parts if repair else {}, revision=before.revision, plain=fresh))
+            parts = before.parts if before and repair else {}
+            store = cls(path, Root.new(source, parts, before.revision if before else "", fresh))
             store._sweep()
             try:
                 yield store
@@ -103,17 +97,17 @@ class Store:
         if self._leases is not None:
             self._leases.end()
 
-    def _switch(self, dataset: Attributes | None = None, **parts: Named | None) -> None:
+    def _switch(self, source: Source | None = None, **parts: Named | None) -> None:
         """The one moment of a change: the root names these parts instead (None: no such part any more)."""
         if self._leases is not None:
-            raise StoreError(f"{self.path}: is open to read only")
+            raise StoreError("is open to read only", subject=self.path)
         path = Path(self.path)
-        if (_present(path) or Root({})).revision != self.root.revision:
-            raise StoreError(f"{path}: another process has written to it meanwhile; run this again")
+        if (revision(path) or "") != self.root.revision:
+            raise StoreError("another process has written to it meanwhile; run this again", subject=path)
         named = {kind: part for kind, part in {**self.root.parts, **parts}.items() if part is not None}
-        self.root = replace(self.root, dataset=dataset or self.root.dataset, parts=named).write(path)
+        self.root = replace(self.root, dataset=source or self.root.dataset, parts=named).write(path)
         self._parts.clear()
-        for name in ("_images", "mean"):
+        for name in ("images", "encoder", "calibration"):
             self.__dict__.pop(name, None)
         self._sweep()
 
@@ -153,7 +147,7 @@ class Store:
         try:
             part = Part.create(Path(self.path), kind, self.root.plain and kind not in self.root.parts)
         except OSError as error:
-            raise StoreError(f"{self.path}: cannot be written ({error.strerror}); name another with --store") from None
+            raise StoreError(f"cannot be written ({error.strerror}); name another with `store`", subject=self.path) from None
         self._unsealed.add(part.name)
         try:
             yield part
@@ -163,24 +157,18 @@ class Store:
         finally:
             self._unsealed.discard(part.name)
 
-    def attributes_of(self, kind: str) -> Attributes | None:
-        """Attributes of a part, None where there is no such part."""
-        part = self.part(kind)
-        return None if part is None else part.attributes
+    def holds(self, kind: str) -> bool:
+        """Whether this version has a part of that kind: images, encoder, blocks, bank, calibration."""
+        return kind in self.root.parts
 
     @property
-    def dataset(self) -> Attributes:
-        """Where the images came from: root, layout, category, manifest (sha256)."""
+    def source(self) -> Source:
+        """Where the images came from."""
         return self.root.dataset
 
-    @property
-    def held_out(self) -> dict[str, str]:
-        """Good images that neither images nor bank hold, kept for calibration: id → sha256 of the file."""
-        return cast(dict[str, str], self.dataset.get("holdout", {}))
-
-    def update_dataset(self, **changes: Any) -> None:
+    def update_source(self, source: Source) -> None:
         """Change what is said of the data set."""
-        self._switch(dataset={**self.dataset, **changes})
+        self._switch(source)
 
     def check(self, *kinds: str) -> Iterator[str]:
         """Read these parts, or everything; a line for each thing that is damaged, with its repair."""
@@ -190,17 +178,32 @@ class Store:
                 assert part is not None
                 damaged = list(Blocks(part).damaged() if kind == "blocks" else part.check())
                 yield from damaged
-                if kind == "encoder" and not damaged:
-                    self.read_encoder()
+                if not damaged and kind == "encoder":
+                    StoredEncoder(part).weights()
+                elif not damaged and kind in ("bank", "calibration"):
+                    (Bank if kind == "bank" else StoredCalibration)(part)  # its attributes
             except StoreError as error:
                 yield str(error)
 
     # ---- images -------------------------------------------------------------------------------------------------
 
+    @cached_property
+    def images(self) -> Images:
+        """The training images."""
+        part = self.part("images")
+        if part is None:
+            raise StoreError("holds no images", subject=self.path, advice=REPAIR["images"])
+        return Images(part)
+
+    @property
+    def canvas(self) -> Canvas:
+        """The images' working size, and how others are brought to it."""
+        return self.images.canvas(self.source)
+
     def write_images(self, decoded: Decoded, height: int, width: int) -> int:
         """Write the images of a new store and their mean; how many. They are there when `creating` ends."""
         with self._new("images") as part:
-            count = _write_images(part, decoded, height, width, None)
+            count = images_part.write(part, decoded, height, width)
             if count:
                 self.root = replace(self.root, parts=self.root.parts | {"images": Named(part.name, part.seal({}))})
         return count
@@ -209,140 +212,61 @@ class Store:
     def editing(self, decoded: Decoded, edited: str) -> Iterator["Edit"]:
         """Other images with a bank of their own, instead of the present ones; the mean stays, as encoder and features
         depend on it. The switch comes when the block has given the bank; `edited` (sha256) is the images' identity."""
-        height, width = self.images.shape[1:3]
+        _, height, width, channels = self.images.shape
         with self._new("images") as part:
-            count = _write_images(part, decoded, height, width, self.mean)
+            count = images_part.write(part, decoded, height, width, self.images.mean)
             images = Named(part.name, part.seal({}))
-            fingerprint = {**self.bank_fingerprint(), "manifest": edited, "images": [count, *self.images.shape[1:]]}
-            edit = Edit(self, count, fingerprint)
+            shape = count, height, width, channels
+            edit = Edit(self, replace(self.bank_fingerprint(), manifest=edited, images=shape))
             yield edit
             if edit.bank is None:
                 raise ValueError("an edit ends with a bank")
-            self._switch({**self.dataset, "edited": edited}, images=images, bank=edit.bank, blocks=None)
-
-    @property
-    def images(self) -> Stored:
-        """images/train: uint8, or uint16 of deeper files, (N, H, W, 3); slices of it stream from the store."""
-        return self._images.array("train")
-
-    @cached_property
-    def _images(self) -> Part:
-        part = self.part("images")
-        if part is None:
-            raise StoreError(f"{self.path}: holds no images; {REPAIR['images']}")
-        return part
-
-    def read_images(self, start: int, stop: int) -> Pixels:
-        """Training images start:stop as (B, H, W, 3)."""
-        return self._images.read("train", slice(start, stop))
-
-    @property
-    def reader(self) -> Reader:
-        """How image files become pixels of these."""
-        return Reader(self.dataset.get("bits", 8), self.dataset.get("large", False))
-
-    @property
-    def canvas(self) -> Canvas:
-        """The images' working size, and how others are brought to it."""
-        height, width = self.dataset.get("size") or self.images.shape[1:3]
-        return Canvas(height, width, self.dataset.get("keeps_aspect", False))
-
-    @property
-    def image_ids(self) -> list[str]:
-        """Ids of the training images, in storage order."""
-        return self._images.texts("id")
-
-    @property
-    def image_sizes(self) -> Array:
-        """Original (height, width) of the training images, int32 (N, 2)."""
-        return self._images.read("size")
-
-    @cached_property
-    def mean(self) -> NDArray[np.float32]:
-        """Per-pixel mean of the training images, in levels of 0 to 255, float32 (H, W, 3)."""
-        return cast(NDArray[np.float32], self._images.read("mean"))
+            self._switch(replace(self.source, edited=edited), images=images, bank=edit.bank, blocks=None)
 
     # ---- encoder ------------------------------------------------------------------------------------------------
 
-    def write_encoder(self, weights: Mapping[str, Array], attributes: Attributes, state: Mapping[str, Array]) -> str:
-        """Replace the encoder: one array per weight, and what training needs to go on under training/."""
-        digest = digest_of(weights)
-        with self._new("encoder") as part:
-            write_arrays(part, weights)
-            write_arrays(part, {f"training/{name}": values for name, values in state.items()})
-            sealed = part.seal({**attributes, "sha256": digest})
-            self._switch(encoder=Named(part.name, sealed))
-        return digest
-
-    def _encoder(self) -> Part:
+    @cached_property
+    def encoder(self) -> StoredEncoder:
+        """The encoder. Raises IncompleteError where nothing is trained."""
         part = self.part("encoder")
         if part is None:
-            raise IncompleteError(f"{self.path}: holds no encoder yet; run: patchcli train (or patchcli import)")
-        return part
+            raise IncompleteError("holds no encoder yet (or take one: `import_weights()`)", subject=self.path, run="train()")
+        return StoredEncoder(part)
 
-    @property
-    def encoder_attributes(self) -> Attributes:
-        """Architecture, D, λ, seed, steps, sha256. Raises IncompleteError where nothing is trained."""
-        return self._encoder().attributes
-
-    def read_encoder(self) -> dict[str, Array]:
-        """The encoder's weights, checked against the digest written with them and for finite numbers."""
-        part = self._encoder()
-        weights = part.read_all()
-        if not all(np.isfinite(values).all() for values in weights.values()):
-            raise part.damaged("weights hold NaN or infinity")
-        if digest_of(weights) != part.attributes["sha256"]:
-            raise part.damaged("weights differ from their sha256")
-        return weights
-
-    def encoder(self, device: "torch.device") -> "Encoder":
-        """The encoder, ready to embed."""
-        from patchcli.features.registry import restore
-
-        attributes = self.encoder_attributes
-        return restore(attributes["architecture"], attributes["D"], self.read_encoder(), device)
-
-    def read_training_state(self) -> dict[str, Array]:
-        """What training needs to go on, empty where the encoder was imported."""
-        part = self.part("encoder")
-        return {} if part is None else part.read_all("training")
+    def write_encoder(self, weights: Mapping[str, Array], attributes: EncoderAttributes, state: Mapping[str, Array]) -> str:
+        """Replace the encoder, with what training needs to continue; the sha256 of the weights."""
+        sha256 = digest_of(weights)
+        with self._new("encoder") as part:
+            sealed = encoder_part.write(part, weights, replace(attributes, sha256=sha256), state)
+            self._switch(encoder=Named(part.name, sealed))
+        return sha256
 
     # ---- bank ---------------------------------------------------------------------------------------------------
 
-    @property
-    def strides(self) -> dict[str, int]:
-        """Where a bank of the encoder samples patches of a scale at another stride, in pixels, than the paper's: that."""
-        return cast(dict[str, int], self.encoder_attributes.get("strides", {}))
-
-    def bank_fingerprint(self) -> Attributes:
+    def bank_fingerprint(self) -> Fingerprint:
         """What a bank depends on: encoder, images, their geometry, and where it samples patches."""
-        depends = {
-            "encoder": self.encoder_attributes["sha256"],
-            "manifest": self.dataset.get("edited", self.dataset["manifest"]),
-            "images": list(self.images.shape),
-        }
-        return depends | ({"strides": self.strides} if self.strides else {})
+        encoder = self.encoder.attributes
+        return Fingerprint(encoder.sha256, self.source.identity, self.images.shape, encoder.strides)
 
     def blocks(self) -> Blocks | None:
         """What has been embedded of an unfinished bank of the present encoder and images."""
         part = self.part("blocks")
-        if part is None or part.attributes["fingerprint"] != self.bank_fingerprint():
-            return None
-        return Blocks(part)
+        blocks = None if part is None else Blocks(part)
+        return blocks if blocks is not None and blocks.attributes.fingerprint == self.bank_fingerprint() else None
 
     def begin_blocks(self, grids: Mapping[str, PatchGrid], D: int) -> Blocks:
         """Room for the embedded patches of all images, which stays when the process ends."""
-        self.check_space(bank_bytes(grids, D, self.images.shape[0]))
+        self.check_space(bank_bytes(grids, D, len(self.images)))
         with self._new("blocks") as part:
-            made = Blocks.create(part, self.bank_fingerprint(), grids, D, self.images.shape[0])
-            self._switch(blocks=Named(part.name, part.seal(made.attributes)))
+            blocks = Blocks.create(part, self.bank_fingerprint(), grids, D, len(self.images))
+            self._switch(blocks=Named(part.name, blocks.seal()))
         begun = self.blocks()
         assert begun is not None
         return begun
 
     def drop_blocks(self) -> None:
         """Remove what was embedded of an unfinished bank."""
-        if "blocks" in self.root.parts:
+        if self.holds("blocks"):
             self._switch(blocks=None)
 
     @contextlib.contextmanager
@@ -357,123 +281,86 @@ class Store:
     @contextlib.contextmanager
     def writing_bank(self, grids: Mapping[str, PatchGrid], D: int) -> Iterator[Bank]:
         """A bank of the present encoder and images, to be filled with pages; the switch comes when the block ends well."""
-        with self._new("bank") as part:
-            bank = Bank.create(part, self.bank_fingerprint(), grids, D, self.images.shape[0])
+        edit = Edit(self, self.bank_fingerprint())
+        with edit.writing_bank(grids, D) as bank:
             yield bank
-            self._switch(bank=Named(part.name, bank.seal()), blocks=None)
+        self._switch(bank=edit.bank, blocks=None)
 
     def finished_bank(self) -> Bank | None:
-        """The bank of the present encoder and images."""
+        """The bank of the present encoder and images; None where there is none."""
+        bank = self.any_bank()
+        return bank if bank is not None and bank.attributes.fingerprint == self.bank_fingerprint() else None
+
+    def any_bank(self) -> Bank | None:
+        """The bank, also of an encoder or images that the store no longer has."""
         part = self.part("bank")
-        return Bank(part) if part is not None and part.attributes["fingerprint"] == self.bank_fingerprint() else None
+        return None if part is None else Bank(part)
 
     def check_space(self, needed: int) -> None:
         """Refuse to write `needed` bytes where they are not free."""
         free = shutil.disk_usage(self.path).free
         if needed > free:
-            found = f"the bank needs {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
-            raise StoreError(f"{self.path}: {found}; make room, or put the store elsewhere with --store")
+            numbers = f"the bank needs {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
+            raise StoreError(numbers, subject=self.path, advice="make room, or put the store elsewhere with `store`")
 
     def bank(self) -> Bank:
         """The finished bank, to read. Raises where it is missing, half-written or of another encoder."""
         if (finished := self.finished_bank()) is not None:
             return finished
-        part, now = self.part("bank"), self.bank_fingerprint()
+        bank, now = self.any_bank(), self.bank_fingerprint()
         if (begun := self.blocks()) is not None:
             done = f"{int(begun.done.sum())} of {len(begun.done)} blocks"
-            raise IncompleteError(f"{self.path}: the bank is half-written ({done}); run: patchcli embed, which goes on")
-        if part is None:
-            raise IncompleteError(f"{self.path}: holds no bank yet; run: patchcli embed")
-        made = part.attributes["fingerprint"]
-        if made["encoder"] != now["encoder"]:
-            found = f"the bank is of encoder {made['encoder'][:12]}, the store's encoder is {now['encoder'][:12]}"
-            raise StoreError(f"{self.path}: {found}; run: patchcli embed")
-        if made.get("strides") != now.get("strides"):
-            raise StoreError(f"{self.path}: the bank is of patches at other places than the encoder's; run: patchcli embed")
-        raise StoreError(f"{self.path}: the bank is of other images than the store's; run: patchcli embed")
+            raise IncompleteError(f"the bank is half-written ({done})", subject=self.path, run="embed()")
+        if bank is None:
+            raise IncompleteError("holds no bank yet", subject=self.path, run="embed()")
+        before = bank.attributes.fingerprint
+        if before.encoder != now.encoder:
+            other = f"the bank is of encoder {before.encoder[:12]}, the store's encoder is {now.encoder[:12]}"
+        elif before.strides != now.strides:
+            other = "the bank is of patches at other places than the encoder's"
+        else:
+            other = "the bank is of other images than the store's"
+        raise StoreError(other, subject=self.path, run="embed()")
 
     # ---- calibration --------------------------------------------------------------------------------------------
 
-    def _calibration_fingerprint(self) -> Attributes:
+    def _calibration_fingerprint(self) -> Calibrated:
         """What scores depend on: encoder, images, and how the bank was thinned."""
-        bank = self.attributes_of("bank") or {}
-        return {"bank": bank.get("fingerprint"), "thinning": bank.get("thinning")}
+        bank = self.any_bank()
+        return Calibrated(None, None) if bank is None else Calibrated(bank.attributes.fingerprint, bank.attributes.thinning)
 
-    def write_calibration(self, ids: list[str], arrays: Mapping[str, Array], attributes: Attributes) -> None:
-        """Replace the calibration: ids (n,) of the good images, their figures (n,) by name, and what follows of them."""
-        with self._new("calibration") as part:
-            part.write_texts("id", ids)
-            write_arrays(part, arrays)
-            sealed = part.seal({**attributes, "fingerprint": self._calibration_fingerprint()})
-            self._switch(calibration=Named(part.name, sealed))
-
-    def read_calibration(self) -> tuple[Array, Attributes]:
-        """Scores (n,) and attributes. Raises IncompleteError where there are none, StoreError where they are stale."""
+    @cached_property
+    def calibration(self) -> StoredCalibration:
+        """The calibration. Raises IncompleteError where there is none, StoreError where it belongs to another bank."""
         part = self.part("calibration")
         if part is None:
-            raise IncompleteError(f"{self.path}: holds no calibration yet; run: patchcli calibrate")
-        if part.attributes["fingerprint"] != self._calibration_fingerprint():
-            raise StoreError(f"{self.path}: the calibration is of another bank; run: patchcli calibrate")
-        return part.read("scores"), part.attributes
+            raise IncompleteError("holds no calibration yet", subject=self.path, run="calibrate()")
+        calibration = StoredCalibration(part)
+        if calibration.fingerprint != self._calibration_fingerprint():
+            raise StoreError("the calibration is of another bank", subject=self.path, run="calibrate()")
+        return calibration
+
+    def write_calibration(self, ids: list[str], arrays: Mapping[str, Array], thresholds: Thresholds) -> None:
+        """Replace the calibration: ids (n,) of the good images, their figures (n,) by name, and the thresholds."""
+        with self._new("calibration") as part:
+            sealed = calibration_part.write(part, ids, arrays, thresholds, self._calibration_fingerprint())
+            self._switch(calibration=Named(part.name, sealed))
 
 
 class Edit:
-    """Images that are written, and the bank that is to go with them."""
+    """A bank that is written for images with this fingerprint."""
 
-    def __init__(self, store: Store, images: int, fingerprint: Attributes) -> None:
-        self._store, self.images, self._fingerprint = store, images, fingerprint
+    def __init__(self, store: Store, fingerprint: Fingerprint) -> None:
+        self._store, self._fingerprint = store, fingerprint
         self.bank: Named | None = None
 
     @contextlib.contextmanager
     def writing_bank(self, grids: Mapping[str, PatchGrid], D: int) -> Iterator[Bank]:
         """The bank of these images, to be filled with pages."""
         with self._store._new("bank") as part:
-            bank = Bank.create(part, self._fingerprint, grids, D, self.images)
+            bank = Bank.create(part, self._fingerprint, grids, D, self._fingerprint.images[0])
             yield bank
             self.bank = Named(part.name, bank.seal())
-
-
-def _write_images(part: Part, decoded: Decoded, height: int, width: int, mean: Array | None) -> int:
-    """Write images into an empty part; the mean is theirs where none is given."""
-    train: Any = None
-    total, count = np.zeros((height, width, 3), np.float64), 0
-    ids: list[str] = []
-    sizes: list[tuple[int, int]] = []
-    block: list[Array] = []
-
-    def flush() -> None:
-        nonlocal train
-        if train is None:
-            train = part.create_array("train", (0, height, width, 3), (IMAGE_BLOCK, height, width, 3), block[0].dtype)
-        train.resize((count, height, width, 3))
-        train[count - len(block) :] = np.stack(block)
-        block.clear()
-
-    for name, size, pixels in decoded:
-        ids.append(name)
-        sizes.append(size)
-        block.append(pixels)
-        total += levels(pixels)
-        count += 1
-        if len(block) == IMAGE_BLOCK:
-            flush()
-    if block:
-        flush()
-    if count:
-        part.write_texts("id", ids)
-        part.write("size", np.array(sizes, np.int32))
-        part.write("mean", (total / count).astype(np.float32) if mean is None else mean)
-    return count
-
-
-def digest_of(weights: Mapping[str, Array]) -> str:
-    """sha256 over names, shapes and little-endian float32 bytes of the weights."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        values = np.ascontiguousarray(weights[name], dtype="<f4")
-        digest.update(f"{name}{values.shape}".encode())
-        digest.update(values.tobytes())
-    return digest.hexdigest()
 
 
 def _present(path: Path) -> Root | None:
@@ -508,16 +395,18 @@ def existing(path: Path) -> bool:
 def check_replaceable(path: Path, overwrite: bool) -> None:
     """Raise where a new store must not take the place of what is at `path`."""
     if path.is_symlink() and not path.exists():
-        raise StoreError(f"{path}: is a link to {path.readlink()}, which is not there; mend the link, or name another store")
+        raise StoreError(
+            f"is a link to {path.readlink()}, which is not there; mend the link, or name another store", subject=path
+        )
     if existing(path) and not overwrite:
-        raise StoreError(f"{path}: already exists; go on with it, name another with --store, or give --overwrite")
+        raise StoreError("already exists; go on with it, name another with `store`, or give `overwrite`", subject=path)
     if existing(path) and not _is_store(path):
-        raise StoreError(f"{path}: is not a store and will not be replaced; name another with --store")
+        raise StoreError("is not a store and will not be replaced; name another with `store`", subject=path)
 
 
 def stores_in(folder: Path) -> list[Path]:
     """The stores directly inside a folder, by name; raises where there is none."""
     found = sorted(child for child in folder.iterdir() if (child / METADATA).is_file())
     if not found:
-        raise InputError(f"{folder}: no store found in this folder; expected one Zarr store per class")
+        raise InputError("no store found in this folder; expected one Zarr store per class", subject=folder)
     return found

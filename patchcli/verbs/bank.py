@@ -17,10 +17,9 @@ from patchcli.datasets.layouts import Sample
 from patchcli.detection.detector import Scored, Scorer
 from patchcli.errors import InputError, StoreError
 from patchcli.features import dense as embedding
-from patchcli.observer import Observer
+from patchcli.observer import Observer, Remarks
 from patchcli.store import Bank, Blocks, Store, bank_bytes
-from patchcli.verbs.data import Remarks
-from patchcli.verbs.embed import Embedded, Thinning, index, pages_stream
+from patchcli.verbs.embed import Embedded, index, pages_stream
 from patchcli.verbs.score import make_scorer
 from patchcli.verbs.sources import Paths, all_by_path, all_samples, each, expanded, id_of
 
@@ -75,7 +74,7 @@ def bank_list(store: Path | str = "patchcli.zarr") -> list[Held]:
             LIST_SCHEMA, name, name, int(size[1]), int(size[0]), int(counts["big"][n]),
             None if small is None else int(small[n]),
         )
-        for n, (name, size) in enumerate(zip(opened.image_ids, opened.image_sizes, strict=True))
+        for n, (name, size) in enumerate(zip(opened.images.ids, opened.images.sizes, strict=True))
     ]  # fmt: skip
 
 
@@ -86,7 +85,7 @@ def bank_remove(store: Path | str, names: Paths, *, observer: Observer | None = 
     """
     observer = observer or Observer()
     with Store.writing(store, observer) as opened:
-        held, known = opened.image_ids, all_by_path(all_samples(opened))
+        held, known = opened.images.ids, all_by_path(all_samples(opened))
         unwanted: set[str] = set()
         for path in each(names, observer.problem):
             name = images.printable(path)
@@ -110,14 +109,14 @@ def bank_add(
     """
     observer = observer or Observer()
     with Store.writing(store, observer) as opened:
-        every, held = all_samples(opened), set(opened.image_ids)
+        every, held = all_samples(opened), set(opened.images.ids)
         known = all_by_path(every)
-        aside = {digest: name for name, digest in opened.held_out.items()}
-        canvas, reader, remarks = opened.canvas, opened.reader, Remarks(observer)
+        aside = {digest: name for name, digest in opened.source.holdout.items()}
+        canvas, reader, remarks = opened.canvas, opened.source.reader, Remarks(observer)
         added: list[Decoded] = []
         defective: list[str] = []
         if not every:
-            gone = f"{opened.dataset['root']}: the data set is gone"
+            gone = f"{opened.source.root}: the data set is gone"
             observer.note(f"{gone}, so nothing tells whether its test images are among these")
         given = list(expanded(paths, observer.problem))
         labelled = [sample for sample in every if sample.defective or sample.split.startswith("test")]
@@ -138,7 +137,7 @@ def bank_add(
                 observer.problem(str(error))
                 continue
             reserved = aside.get(layouts.digest(path)) if aside else None
-            if reserved is not None or name in opened.held_out:
+            if reserved is not None or name in opened.source.holdout:
                 observer.problem(f"{path}: is held out for calibration ({reserved or name}), so the bank may not hold it")
                 continue
             held.add(name)
@@ -150,7 +149,7 @@ def bank_add(
             observer.note(f"{found}; with them in the bank, defects like theirs score low")
         if not added:
             raise InputError("no image to add; expected png, jpg, bmp, tif or webp files that are not in the bank")
-        return _edit(opened, list(range(opened.images.shape[0])), added, observer=observer, **options)
+        return _edit(opened, list(range(len(opened.images))), added, observer=observer, **options)
 
 
 def _edit(
@@ -169,27 +168,27 @@ def _edit(
     """
     runtime.set_threads(threads)
     target, budget = runtime.device(device), runtime.memory(memory)
-    bank, encoder, mean = opened.bank(), opened.encoder(target), opened.mean
-    thinning = Thinning(**bank.attributes["thinning"])
-    ids, sizes = opened.image_ids, opened.image_sizes
+    bank, encoder, mean = opened.bank(), opened.encoder.restore(target), opened.images.mean
+    thinning = bank.attributes.thinning
+    ids, sizes = opened.images.ids, opened.images.sizes
 
     def pixels(number: int) -> NDArray[np.uint8]:
         old = number < len(kept)
-        return opened.read_images(kept[number], kept[number] + 1)[0] if old else added[number - len(kept)][2]
+        return opened.images.read(kept[number], kept[number] + 1)[0] if old else added[number - len(kept)][2]
 
     def decoded() -> Iterator[Decoded]:
         for number in kept:
-            yield ids[number], (int(sizes[number][0]), int(sizes[number][1])), opened.read_images(number, number + 1)[0]
+            yield ids[number], (int(sizes[number][0]), int(sizes[number][1])), opened.images.read(number, number + 1)[0]
         yield from added
 
-    identity = hashlib.sha256(opened.bank_fingerprint()["manifest"].encode())
+    identity = hashlib.sha256(opened.source.identity.encode())
     for name, _, own in added:
         identity.update(f"\tadded {name}\t{hashlib.sha256(own.tobytes()).hexdigest()}\n".encode())
     for name in sorted(set(ids) - {ids[number] for number in kept}):
         identity.update(f"\tremoved {name}\n".encode())
     count = len(kept) + len(added)
-    grids = embedding.grids(encoder, mean.shape[0], mean.shape[1], opened.strides)
-    D: int = opened.encoder_attributes["D"]
+    grids = embedding.grids(encoder, mean.shape[0], mean.shape[1], opened.encoder.attributes.strides)
+    D: int = opened.encoder.attributes.D
     needed = bank_bytes(grids, D, count)
     opened.check_space(needed)
     observer.plan(f"{len(added)} images to add", f"images and bank of {opened.path}, now of {count} images", needed)
@@ -209,7 +208,7 @@ def _edit(
             blocks.write_block(block, {scale: values.cpu().numpy() for scale, values in features.items()})
             observer.progress("embed", stop - first, count - first)
         streams = {scale: _edited(bank, blocks, scale, stays) for scale in grids}
-        index(new, streams, thinning, budget, observer, None if thinning.selects else bank.attributes["radius"])
+        index(new, streams, thinning, budget, observer, None if thinning.selects else bank.attributes.radius)
     return Embedded.of(opened.bank(), count - first)
 
 
@@ -283,7 +282,7 @@ def audit(
 
 def check_whole(store: Store) -> None:
     """Raise StoreError for a thinned bank: what it keeps of other images may have been left to the one left out."""
-    if Thinning(**store.bank().attributes["thinning"]).selects:
+    if store.bank().attributes.thinning.selects:
         found = "leaving an image out needs the whole bank, this one is thinned"
         raise StoreError(f"{store.path}: {found}; run: patchcli embed --overwrite")
 
@@ -294,7 +293,7 @@ def leave_one_out(store: Store, scorer: Scorer, task: str, observer: Observer) -
         height, width = map(int, size)
         if scorer.roi is not None:
             scorer.roi.check(name, height, width)
-        embedded = scorer.embed_stored(store.read_images(number, number + 1), [(height, width)])
+        embedded = scorer.embed_stored(store.images.read(number, number + 1), [(height, width)])
         (result,) = scorer.compare(embedded, without=number)
         yield name, result
         observer.progress(task, number + 1, len(scorer.ids), name)

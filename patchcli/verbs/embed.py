@@ -1,7 +1,7 @@
 """Images and encoder → the memory bank."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +13,10 @@ from patchcli import runtime
 from patchcli.bank import pages as paged
 from patchcli.bank import thinning as cover
 from patchcli.bank.search.pruned import Pages, Stream, page_bytes
-from patchcli.errors import InputError, StoreError
+from patchcli.errors import StoreError
 from patchcli.features import dense as embedding
 from patchcli.observer import Observer
-from patchcli.store import Bank, Blocks, Store, bank_bytes
-
-
-@dataclass(frozen=True)
-class Thinning:
-    """What of the patches a bank keeps, and how: all of them as float32 where nothing is said."""
-
-    tolerance: float | None = None  # keep as few vectors as greedy k-centre needs for this cover radius
-    keep: float | None = None  # or this share of them
-    half: bool = False  # as float16
-
-    def __post_init__(self) -> None:
-        if self.tolerance is not None and not 0 < self.tolerance < np.inf:
-            raise InputError(f"--tolerance: expected a distance above 0, found {self.tolerance}")
-        if self.keep is not None and not 0 < self.keep <= 1:
-            raise InputError(f"--keep: expected a share such as 10% or 0.1, found {self.keep:g}")
-        if self.tolerance is not None and self.keep is not None:
-            raise InputError("--tolerance and --keep: give one of the two")
-
-    @property
-    def selects(self) -> bool:
-        """Whether some vectors are left out."""
-        return self.tolerance is not None or self.keep is not None
+from patchcli.store import Bank, Blocks, Store, Thinning, bank_bytes
 
 
 @dataclass(frozen=True)
@@ -54,7 +32,7 @@ class Embedded:
     def of(cls, bank: Bank, embedded: int) -> "Embedded":
         """A finished bank."""
         vectors = {scale: bank.vectors(scale) for scale in bank.scales}
-        return cls(bank.images, vectors, embedded, bank.attributes["radius"])
+        return cls(bank.images, vectors, embedded, bank.attributes.radius)
 
 
 def embed(
@@ -84,32 +62,33 @@ def embed(
     runtime.set_threads(threads)
     target, budget = runtime.device(device), runtime.memory(memory)
     with Store.writing(store, observer) as opened:
-        if (trouble := opened.encoder_attributes.get("trouble")) and not force:
+        if (trouble := opened.encoder.attributes.trouble) and not force:
             raise StoreError(f"{store}: {trouble} (or insist with embed --force)")
         return _embed(opened, wanted, target, budget, overwrite, observer)
 
 
 def _embed(opened: Store, wanted: Thinning, target: torch.device, budget: int, overwrite: bool, observer: Observer) -> Embedded:
-    store, encoder = opened.path, opened.encoder(target)
-    mean = opened.mean
-    grids = embedding.grids(encoder, mean.shape[0], mean.shape[1], opened.strides)
-    made = None if overwrite else (opened.attributes_of("bank") or {}).get("thinning")
-    if made is not None and wanted == Thinning():
-        wanted = Thinning(**made)  # nothing is asked for: as before
-    overwrite = overwrite or (made is not None and Thinning(**made) not in (Thinning(), wanted))
-    D: int = opened.encoder_attributes["D"]
-    vectors = opened.images.shape[0] * sum(grid.patches for grid in grids.values())
+    store, encoder = opened.path, opened.encoder.restore(target)
+    mean = opened.images.mean
+    grids = embedding.grids(encoder, mean.shape[0], mean.shape[1], opened.encoder.attributes.strides)
+    present = None if overwrite else opened.any_bank()
+    thinning = None if present is None else present.attributes.thinning
+    if thinning is not None and wanted == Thinning():
+        wanted = thinning  # as before
+    overwrite = overwrite or thinning not in (None, Thinning(), wanted)
+    D: int = opened.encoder.attributes.D
+    vectors = len(opened.images) * sum(grid.patches for grid in grids.values())
     finished = None if overwrite else opened.finished_bank()
-    if finished is not None and wanted == Thinning(**finished.attributes["thinning"]):
+    if finished is not None and wanted == finished.attributes.thinning:
         observer.plan(f"the bank of {store}", "nothing: it is finished")
-    disk = bank_bytes(grids, D, opened.images.shape[0])
+    disk = bank_bytes(grids, D, len(opened.images))
     if observer.dry:
         opened.check_space(disk)
     searched = f"{runtime.megabytes(page_bytes(vectors, D))} of memory to be searched"
     observer.plan(f"images of {store}", f"its bank: {vectors:,} vectors before thinning, {searched}", disk)
     if finished is not None:
         opened.drop_blocks()
-        if wanted != Thinning(**finished.attributes["thinning"]):
+        if wanted != finished.attributes.thinning:
             with opened.writing_bank(grids, D) as new:
                 index(new, {scale: pages_stream(finished, scale) for scale in grids}, wanted, budget, observer)
         return Embedded.of(opened.bank(), 0)
@@ -121,7 +100,7 @@ def _embed(opened: Store, wanted: Thinning, target: torch.device, budget: int, o
     embedded = 0
     for count, block in enumerate(pending, 1):
         start, stop = blocks.bounds(block)
-        features = embedding.embed(encoder, opened.read_images(start, stop), mean, grids, target)
+        features = embedding.embed(encoder, opened.images.read(start, stop), mean, grids, target)
         blocks.write_block(block, {scale: values.cpu().numpy() for scale, values in features.items()})
         embedded += stop - start
         observer.progress("embed", count, len(pending), f"{blocks.images} images")
@@ -174,7 +153,7 @@ def index(
         radius[scale] += covered
         count = sum(map(len, rows))
         paged.write(bank, scale, _kept(pages, rows), count, progress=_progress(observer, "thin", count), **options)
-    bank.attributes |= {"thinning": asdict(wanted), "radius": radius}
+    bank.attributes = replace(bank.attributes, thinning=wanted, radius=radius)
 
 
 def _kept(pages: Pages, rows: list[NDArray[np.int64]]) -> Stream:

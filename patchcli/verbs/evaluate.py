@@ -118,7 +118,7 @@ def evaluate(
         rows = []
         for path in stores_in(folder):
             opened = Store.open(path)
-            below = None if source is None else source / opened.dataset["category"]
+            below = None if source is None else source / opened.source.category
             rows.append(totals(_evaluate_one(opened, below, *how))[-1])
         rows.append(_average(rows))
     if target is not None:
@@ -193,9 +193,9 @@ def _evaluate_one(
     stream: Stream
     threshold = None
     if maps is None:
-        attributes = store.encoder_attributes
-        encoders.add(attributes["sha256"])
-        scales = ENCODERS[attributes["architecture"]].scales
+        attributes = store.encoder.attributes
+        encoders.add(attributes.sha256)
+        scales = ENCODERS[attributes.architecture].scales
         labels = {name: scale.label for name, scale in scales.items()}
         if len(scales) > 1:
             labels["multi"] = "product"

@@ -11,7 +11,7 @@ from patchcli import files
 from patchcli.errors import InputError, StoreError
 from patchcli.features.hierarchical import HierarchicalEncoder
 from patchcli.observer import Observer
-from patchcli.store import Store
+from patchcli.store import EncoderAttributes, Store
 
 
 def import_weights(
@@ -48,8 +48,8 @@ def import_weights(
         raise InputError(f"{expected} of finite numbers, found NaN or infinity")
     observer = observer or Observer()
     with Store.writing(store, observer) as opened:
-        if not overwrite and opened.attributes_of("encoder") is not None:
+        if not overwrite and opened.holds("encoder"):
             raise StoreError(f"{store}: holds an encoder already; replace it with --overwrite, or name another with --store")
         observer.plan(str(path), f"the encoder of {store}", sum(values.nbytes for values in arrays.values()))
-        attributes = {"architecture": "hierarchical", "D": D, "source": "imported", "file": path.name, "steps": None}
+        attributes = EncoderAttributes("hierarchical", D, "imported", file=path.name)
         return opened.write_encoder(arrays, attributes, {})

@@ -175,7 +175,7 @@ def test_another_format_version(bankless: Path, kept: World) -> None:
     refused("extract", kept.data, "--store", bankless, says=("format 1, found 2",))
     assert tree(bankless) == before
     done("extract", kept.data, "--store", bankless, "--overwrite", "--size", 128)
-    assert Store.open(bankless).image_ids[0] == "train/good/000.png"
+    assert Store.open(bankless).images.ids[0] == "train/good/000.png"
 
 
 def test_steps_out_of_order(kept: World, bankless: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_half_written_bank(bankless: Path, monkeypatch: pytest.MonkeyPatch) ->
         write(self, block, features)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(bank_module, "BANK_CHUNK_BYTES", 1)
+        patched.setattr(bank_module, "CHUNK_BYTES", 1)
         patched.setattr(Blocks, "write_block", interrupted)
         result = run("embed", "--store", bankless, "--quiet")
     assert (result.exit_code, result.stdout) == (130, "")

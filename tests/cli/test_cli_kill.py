@@ -13,11 +13,12 @@ from smallworld import WORKING, World, leftovers, parts, write_plain
 import patchcli
 from patchcli.store import Blocks, Store
 from patchcli.store import bank as bank_module
+from patchcli.verbs.extraction import ImageOptions
 
 SLOW_BLOCKS = """
 import time
 from patchcli.store import bank
-bank.BANK_CHUNK_BYTES = 1
+bank.CHUNK_BYTES = 1
 write = bank.Blocks.write_block
 def slow(self, block, features):
     write(self, block, features)
@@ -63,7 +64,7 @@ def uninterrupted(untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """The files of a store that was embedded while nothing disturbed it, one image a block."""
     whole = Path(shutil.copytree(untrained, tmp_path / "whole.zarr"))
     with monkeypatch.context() as patched:
-        patched.setattr(bank_module, "BANK_CHUNK_BYTES", 1)
+        patched.setattr(bank_module, "CHUNK_BYTES", 1)
         patchcli.embed(whole, threads=1, device="cpu")
     return parts(whole)
 
@@ -104,7 +105,7 @@ def test_a_block_killed_before_its_flag(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(bank_module, "BANK_CHUNK_BYTES", 1)
+        patched.setattr(bank_module, "CHUNK_BYTES", 1)
         patched.setattr(Blocks, "write_block", torn)
         with pytest.raises(KeyboardInterrupt):
             patchcli.embed(bankless, threads=1, device="cpu")
@@ -125,7 +126,7 @@ def test_embed_on_a_full_disk(
 
     options = ("--store", bankless, "--threads", 1, "--device", "cpu")
     with monkeypatch.context() as patched:
-        patched.setattr(bank_module, "BANK_CHUNK_BYTES", 1)
+        patched.setattr(bank_module, "CHUNK_BYTES", 1)
         patched.setattr(Blocks, "write_block", full)
         says = ("No space left on device (blocks/small/features/c/1)", "fix this; finished work is kept, run again to resume")
         assert len(refused("embed", "--quiet", *options, says=says).splitlines()) == 1
@@ -140,7 +141,7 @@ def test_the_bank_does_not_fit(bankless: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_train_interrupted(tmp_path: Path) -> None:
     write_plain(tmp_path / "good", 3, WORKING)
-    patchcli.extract("good", "good.zarr", size=WORKING)
+    patchcli.extract("good", "good.zarr", ImageOptions(size=WORKING))
     shutil.copytree("good.zarr", "whole.zarr")
     recipe = ("--encoder", "flat", "--dim", 4, "--batch", 2, "--threads", 1, "--device", "cpu")
     status, stdout, stderr = finished("train", "--store", "good.zarr", "--steps", 4, *recipe, driver=SIGINT_AT_STEP_2)

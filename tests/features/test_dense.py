@@ -150,5 +150,5 @@ def test_published_weights_dense_equals_cut(test_data: Path, tmp_path: Path) -> 
     import_weights(test_data / "hazelnut_published_encoder.pkl", tmp_path / "hazelnut.zarr")
     store = Store.open(tmp_path / "hazelnut.zarr")
     part = slice(60, 171), slice(70, 185)  # 111×115 pixels, which no stride divides
-    pixels, mean = store.read_images(0, 1)[:, *part], store.mean[part]
-    assert_dense_equals_cut(store.encoder(CPU), pixels, mean, atol=1e-6)
+    pixels, mean = store.images.read(0, 1)[:, *part], store.images.mean[part]
+    assert_dense_equals_cut(store.encoder.restore(CPU), pixels, mean, atol=1e-6)

@@ -9,19 +9,22 @@ import pytest
 from smallworld import SIZE, WORKING, Told, World, dying, leftovers, parts, save, texture, tree, truncate, without
 
 import patchcli
+from patchcli.detection.detector import Setup
 from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.store import Bank, Store, store
+from patchcli.store import images as images_part
 from patchcli.store.root import Named, Root
 from patchcli.training import trainer as training
 from patchcli.verbs import bank as bank_module
 from patchcli.verbs.embed import pages_stream
+from patchcli.verbs.extraction import ImageOptions
 from patchcli.verbs.score import Record
 
 
 def held(path: Path) -> dict[str, dict[tuple[str, int], bytes]]:
     """{scale: {(image, patch): vector}} of all that a bank holds."""
     opened = Store.open(path)
-    bank, names = opened.bank(), opened.image_ids
+    bank, names = opened.bank(), opened.images.ids
     found: dict[str, dict[tuple[str, int], bytes]] = {}
     for scale in bank.scales:
         pairs = [pair for ids, vectors in pages_stream(bank, scale)() for pair in zip(ids, vectors, strict=True)]
@@ -37,15 +40,15 @@ def anew(like: Path, names: list[str], files: list[Path], path: Path, **thinning
     folder.mkdir()
     for number, file in enumerate(files):
         shutil.copy(file, folder / f"{number:03}{file.suffix}")
-    patchcli.extract(folder, path, WORKING)
+    patchcli.extract(folder, path, ImageOptions(size=WORKING))
     other = Store.open(like)
     with Store.writing(path) as opened:
-        pixels = opened.read_images(0, len(files))
-        decoded = zip(names, opened.image_sizes.tolist(), pixels, strict=True)
+        pixels = opened.images.read(0, len(files))
+        decoded = zip(names, opened.images.sizes, pixels, strict=True)
         with opened._new("images") as part:
-            store._write_images(part, decoded, *WORKING, other.mean)  # type: ignore[arg-type]
+            images_part.write(part, decoded, *WORKING, other.images.mean)
             opened._switch(images=Named(part.name, part.seal({})))
-        opened.write_encoder(other.read_encoder(), other.encoder_attributes, {})
+        opened.write_encoder(other.encoder.weights(), other.encoder.attributes, {})
     patchcli.embed(path, **thinning)
     return path
 
@@ -82,13 +85,13 @@ def test_removed_and_added_is_as_made_anew(
     rng = np.random.default_rng(3)
     extra = [save(tmp_path / "new" / name, texture(rng, *SIZE)) for name in ("a.png", "b.bmp")]
     files = [world.data / "train" / "good" / f"{n:03}.png" for n in range(10) if n not in (0, 7)]
-    before = Store.open(world.store).bank().attributes["radius"]
+    before = Store.open(world.store).bank().attributes.radius
     removed = patchcli.bank_remove(world.store, ["train/good/007.png", "train/good/000.png"])
     assert (removed.images, removed.embedded) == (8, 8 if "keep" in thinning else 0)
     added = patchcli.bank_add(world.store, [tmp_path / "new"])
     assert (added.images, added.embedded) == (10, 10 if "keep" in thinning else 2)
     names = [f"train/good/{file.name}" for file in files] + [path.as_posix() for path in extra]
-    assert Store.open(world.store).image_ids == names
+    assert Store.open(world.store).images.ids == names
 
     fresh = anew(world.store, names, [*files, *extra], tmp_path / "fresh.zarr", **thinning)
     assert held(world.store) == held(fresh)
@@ -113,7 +116,7 @@ def test_an_edited_store_goes_on(world: World) -> None:
 
 
 BEFORE_THE_SWITCH = {
-    "the images": (store, "_write_images"), "the index": (bank_module, "index"), "the seal": (Bank, "seal"),
+    "the images": (images_part, "write"), "the index": (bank_module, "index"), "the seal": (Bank, "seal"),
     "the switch": (Store, "_switch"), "the root": (Root, "write"), "the rename": (Path, "replace"),
 }  # fmt: skip
 
@@ -129,7 +132,7 @@ def test_killed_while_it_is_edited(
 
     def state() -> tuple[Any, ...]:
         opened = Store.open(world.store)
-        return parts(world.store), opened.dataset, opened.image_ids, opened.bank().identity, leftovers(world.store)
+        return parts(world.store), opened.source, opened.images.ids, opened.bank().identity, leftovers(world.store)
 
     for edit in (
         lambda: patchcli.bank_remove(world.store, ["train/good/003.png"]),
@@ -243,15 +246,15 @@ def bankless_world(world: World) -> Path:
 
 def test_one_version_is_read_to_its_end(world: World) -> None:
     """Where pages are read late: records of the bank that was opened, whatever is written meanwhile."""
-    expected = list(patchcli.score(world.store, memory=1000, batch=1))
-    running = patchcli.score(world.store, memory=1000, batch=1)
+    expected = list(patchcli.score(world.store, setup=Setup(memory=1000), batch=1))
+    running = patchcli.score(world.store, setup=Setup(memory=1000), batch=1)
     found = [next(running)]
     patchcli.bank_remove(world.store, ["train/good/003.png"])
     patchcli.train(store=world.store, steps=0, seed=1, overwrite=True)
     patchcli.embed(world.store)
     found += running
     assert found == expected
-    again = list(patchcli.score(world.store, memory=1000, batch=1))
+    again = list(patchcli.score(world.store, setup=Setup(memory=1000), batch=1))
     assert {record.bank for record in again}.isdisjoint({record.bank for record in found})
     assert not any(first == second for first, second in zip(found, again, strict=True))
     del running
@@ -280,7 +283,7 @@ def test_the_audit_finds_the_bad_one_among_the_good(world: World, search: str) -
     pixels[60:80, 70:95] = 200
     bad = save(world.data.with_name("bad.png"), pixels)
     patchcli.bank_add(world.store, [bad])
-    first, *others = patchcli.audit(world.store, search=search)
+    first, *others = patchcli.audit(world.store, setup=Setup(search=search))
     assert first.image == bad.as_posix()
     assert first.deviation > 5
     assert max(record.deviation for record in others) < first.deviation / 2

@@ -26,12 +26,13 @@ from smallworld import (
 
 import patchcli
 from patchcli.datasets import images
-from patchcli.detection.calibration import Calibration
 from patchcli.errors import DamagedError, IncompleteError, InputError, StoreError
 from patchcli.reporting import pictures as report
 from patchcli.store import Store
 from patchcli.store.parts import Part
 from patchcli.store.root import Root
+from patchcli.verbs.extraction import ImageOptions
+from patchcli.verbs.outputs import Outputs
 
 N = 12  # images of the validation split
 
@@ -50,7 +51,7 @@ def test_the_validation_split(split: World) -> None:
     assert after.pop("calibration")
     assert after == before
     folder = split.data / "validation" / "good"
-    records = list(patchcli.score(split.store, [folder], out=split.data.with_name("maps")))
+    records = list(patchcli.score(split.store, [folder], outputs=Outputs(split.data.with_name("maps"))))
     scores = sorted(record.score for record in records)
     assert (found.source, found.images, found.false_alarms, found.confidence) == ("validation split", N, 0.25, 0.95)
     assert found.threshold == pytest.approx(scores[-1], rel=1e-6)  # 0.75**12 < 0.05 < 0.75**12 + 12 * 0.25 * 0.75**11
@@ -59,7 +60,7 @@ def test_the_validation_split(split: World) -> None:
     assert found.pixel_threshold == pytest.approx(max(peaks), rel=1e-6)
     assert found.promise.startswith(f"at most 25% of good images score above {found.threshold:.4g}, with 95% confidence")
     assert found.promise.endswith("from n = 12 (validation split)")
-    stored = Calibration.read(Store.open(split.store))
+    stored = Store.open(split.store).calibration
     assert stored.thresholds == found
     assert sorted(stored.scores) == pytest.approx(scores, rel=1e-6)
     (smallest,) = (record for record in records if record.score == scores[0])
@@ -194,9 +195,10 @@ def test_a_damaged_calibration(split: World) -> None:
             patchcli.score(split.store, calibrated=calibrated)
     patchcli.calibrate(split.store, false_alarms=0.25)
     with Store.writing(split.store) as opened:
-        _, attributes = opened.read_calibration()
-        opened.write_calibration(["a.png"], {"scores": np.ones(1)}, attributes)
-    with pytest.raises(DamagedError, match="the calibration is damaged; run: patchcli calibrate"):
+        opened.write_calibration(["a.png"], {"scores": np.ones(1)}, opened.calibration.thresholds)
+    with pytest.raises(
+        DamagedError, match=r"calibration-\w+: damaged \(scores do not fit the thresholds\); run: `calibrate\(\)`"
+    ):
         patchcli.score(split.store)
     patchcli.calibrate(split.store, false_alarms=0.25)
     assert next(patchcli.score(split.store, calibrated=True)).verdict == "pass"
@@ -210,18 +212,18 @@ def test_killed_while_it_is_replaced(split: World, monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(*at, dying)
         patchcli.calibrate(split.store, false_alarms=0.5)
-    assert Calibration.read(Store.open(split.store)).thresholds == found
+    assert Store.open(split.store).calibration.thresholds == found
     assert leftovers(split.store) == set()
     other = patchcli.calibrate(split.store, false_alarms=0.5)
-    assert Calibration.read(Store.open(split.store)).thresholds == other != found
+    assert Store.open(split.store).calibration.thresholds == other != found
 
 
 def test_one_colour_scale_for_all_runs(split: World, tmp_path: Path) -> None:
     found = patchcli.calibrate(split.store, false_alarms=0.25)
     assert found.colour_high == 2 * found.pixel_threshold > found.colour_low > 0
     image = split.data / "test" / "hole" / "000.png"
-    together = list(patchcli.score(split.store, out=tmp_path / "all", overlay=True))
-    (alone,) = patchcli.score(split.store, [image], out=tmp_path / "one", overlay=True)
+    together = list(patchcli.score(split.store, outputs=Outputs(tmp_path / "all", overlay=True)))
+    (alone,) = patchcli.score(split.store, [image], outputs=Outputs(tmp_path / "one", overlay=True))
     pictures = [np.asarray(Image.open(str(record.overlay))) for record in (together[2], alone)]
     assert together[2].id == alone.id
     np.testing.assert_array_equal(*pictures)
@@ -247,19 +249,19 @@ def held(made: World, tmp_path: Path) -> World:
 
 def test_held_out_images_are_in_neither_training_nor_bank(held: World, tmp_path: Path) -> None:
     opened = Store.open(held.store)
-    aside, ids = opened.held_out, set(opened.image_ids)
+    aside, ids = opened.source.holdout, set(opened.images.ids)
     assert len(aside) in (4, 5)
     assert not aside.keys() & ids
     assert aside.keys() | ids == {f"train/good/{path.name}" for path in (held.data / "train" / "good").iterdir()}
     assert ("train/good/000.png" in aside) == ("train/good/copy.png" in aside)
-    learned = np.stack([images.resize(images.decode(held.data / name), *WORKING) for name in opened.image_ids])
-    np.testing.assert_allclose(opened.mean, learned.mean(axis=0), rtol=1e-5)
+    learned = np.stack([images.resize(images.decode(held.data / name), *WORKING) for name in opened.images.ids])
+    np.testing.assert_allclose(opened.images.mean, learned.mean(axis=0), rtol=1e-5)
     assert patchcli.info(held.store)["held_out"] == len(aside)
 
     found = patchcli.calibrate(held.store, false_alarms=0.6)
     paths = [held.data / name for name in sorted(aside)]
     scores = [record.score for record in patchcli.score(held.store, paths)]
-    assert sorted(Calibration.read(Store.open(held.store)).scores) == pytest.approx(sorted(scores), rel=1e-6)
+    assert sorted(Store.open(held.store).calibration.scores) == pytest.approx(sorted(scores), rel=1e-6)
     assert (found.images, found.source) == (len(aside), "good images held out of training and bank")
     assert found.promise.startswith("at most 60%")
 
@@ -281,13 +283,13 @@ def test_held_out_images_are_in_neither_training_nor_bank(held: World, tmp_path:
 def test_a_store_keeps_what_it_holds_out(held: World) -> None:
     before = tree(held.store)
     for share in (None, 0.4):
-        again = patchcli.extract(held.data, held.store, holdout=share)
-        assert (again.fresh, again.held_out) == (False, len(Store.open(held.store).held_out))
+        again = patchcli.extract(held.data, held.store, ImageOptions(holdout=share))
+        assert (again.fresh, again.held_out) == (False, len(Store.open(held.store).source.holdout))
     for share, says in ((0.2, "--holdout"), (0.0, "--holdout"), (1.5, "found 150%"), (0.999, "4 other images out than these")):
         with pytest.raises((InputError, StoreError), match=says):
-            patchcli.extract(held.data, held.store, holdout=share)
+            patchcli.extract(held.data, held.store, ImageOptions(holdout=share))
     with pytest.raises(InputError, match="--holdout: expected DATA too"):
-        patchcli.train(store=held.store, holdout=0.2)
+        patchcli.train(images=ImageOptions(holdout=0.2), store=held.store)
     assert tree(held.store) == before
 
 

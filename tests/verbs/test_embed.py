@@ -18,12 +18,13 @@ from patchcli.features import dense as embedding
 from patchcli.store import Bank, Blocks, Store
 from patchcli.store import bank as bank_module
 from patchcli.verbs.embed import pages_stream
+from patchcli.verbs.extraction import ImageOptions
 
 
 @pytest.fixture
 def single_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """One image a block."""
-    monkeypatch.setattr(bank_module, "BANK_CHUNK_BYTES", 1)
+    monkeypatch.setattr(bank_module, "CHUNK_BYTES", 1)
 
 
 def _fail_at_block(monkeypatch: pytest.MonkeyPatch, number: int, error: Callable[[], BaseException]) -> None:
@@ -46,9 +47,9 @@ def held(bank: Bank, scale: str) -> np.ndarray:
 
 def test_the_bank_holds_the_features_of_every_patch(made: World) -> None:
     opened = Store.open(made.store)
-    encoder = opened.encoder(torch.device("cpu"))
+    encoder = opened.encoder.restore(torch.device("cpu"))
     grids = embedding.grids(encoder, 128, 128, {})
-    features = embedding.embed(encoder, opened.read_images(0, 10), opened.mean, grids, torch.device("cpu"))
+    features = embedding.embed(encoder, opened.images.read(0, 10), opened.images.mean, grids, torch.device("cpu"))
     bank = opened.bank()
     for scale, (rows, columns) in {"big": (5, 5), "small": (25, 25)}.items():
         vectors = held(bank, scale)
@@ -79,7 +80,7 @@ def test_stopped_and_gone_on_is_as_if_never_stopped(world: World, monkeypatch: p
             patchcli.embed(world.store)
     with pytest.raises(IncompleteError, match=rf"half-written \({stop} of 10 blocks\); run: patchcli embed"):
         Store.open(world.store).bank()
-    monkeypatch.setattr(bank_module, "BANK_CHUNK_BYTES", 1 << 30)  # another version's taste of blocks changes nothing
+    monkeypatch.setattr(bank_module, "CHUNK_BYTES", 1 << 30)  # another version's taste of blocks changes nothing
     told = Told()
     assert patchcli.embed(world.store, observer=told).embedded == 10 - stop
     assert (parts(world.store), leftovers(world.store)) == (whole, set())
@@ -182,12 +183,12 @@ def distances(made: World) -> Callable[[Path], dict[str, np.ndarray]]:
 
     def of(path: Path) -> dict[str, np.ndarray]:
         opened = Store.open(path)
-        bank, encoder = opened.bank(), opened.encoder(torch.device("cpu"))
+        bank, encoder = opened.bank(), opened.encoder.restore(torch.device("cpu"))
         paths = images.find(made.data / "test", problem=pytest.fail)
         pixels = np.stack([images.resize(images.decode(file), 128, 128) for file in paths])
         grids = embedding.grids(encoder, 128, 128, {})
         found = {}
-        for scale, queries in embedding.embed(encoder, pixels, opened.mean, grids, torch.device("cpu")).items():
+        for scale, queries in embedding.embed(encoder, pixels, opened.images.mean, grids, torch.device("cpu")).items():
             vectors = torch.cat([torch.from_numpy(v) for _, v in pages_stream(bank, scale)()]).double()
             found[scale] = torch.cdist(queries.reshape(-1, 16).double(), vectors).min(1).values.numpy()
         return found
@@ -216,7 +217,7 @@ def test_distances_are_off_by_no_more_than_it_says(
         assert thinned.vectors == {"big": 25, "small": 625}
     records = list(patchcli.score(world.store))
     assert {record.distance_error for record in records} == {max(thinned.radius.values())}
-    assert Store.open(world.store).bank().attributes["thinning"]["half"] == bool(options.get("half"))
+    assert Store.open(world.store).bank().attributes.thinning.half == bool(options.get("half"))
 
 
 def test_thinning_is_kept_until_another_is_asked_for(world: World) -> None:
@@ -268,7 +269,7 @@ def test_the_bank_follows_the_encoder(world: World) -> None:
 
 
 def test_an_interrupted_bank_of_another_encoder_is_begun_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bank_module, "BANK_CHUNK_BYTES", 1)
+    monkeypatch.setattr(bank_module, "CHUNK_BYTES", 1)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         _fail_at_block(patched, 4, KeyboardInterrupt)
         patchcli.embed(world.store, overwrite=True)
@@ -278,6 +279,6 @@ def test_an_interrupted_bank_of_another_encoder_is_begun_anew(world: World, monk
 
 
 def test_embed_without_an_encoder(tmp_path: Path, made: World) -> None:
-    patchcli.extract(made.data, tmp_path / "s.zarr", size=(128, 128))
+    patchcli.extract(made.data, tmp_path / "s.zarr", ImageOptions(size=(128, 128)))
     with pytest.raises(IncompleteError, match=r"no encoder yet; run: patchcli train"):
         patchcli.embed(tmp_path / "s.zarr")

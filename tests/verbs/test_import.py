@@ -13,7 +13,7 @@ import patchcli
 from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.features.flat import FlatEncoder
 from patchcli.features.hierarchical import HierarchicalEncoder
-from patchcli.store import Store, digest_of
+from patchcli.store import EncoderAttributes, Store, digest_of
 
 
 class Evil:
@@ -47,13 +47,11 @@ def test_weights_come_in(world: World, tmp_path: Path, D: int, zipped: bool) -> 
     digest = patchcli.import_weights(path, world.store, overwrite=True)
     assert path.read_bytes() == before
     store = Store.open(world.store)
-    read = store.read_encoder()
+    read = store.encoder.weights()
     assert digest == digest_of(read) == digest_of({name: values.numpy() for name, values in state.items()})
     for name, values in state.items():
         np.testing.assert_array_equal(read[name], values.numpy())
-    assert store.encoder_attributes | {"sha256": ""} == {
-        "architecture": "hierarchical", "D": D, "source": "imported", "file": "weave.pkl", "steps": None, "sha256": "",
-    }  # fmt: skip
+    assert store.encoder.attributes == EncoderAttributes("hierarchical", D, "imported", digest, "weave.pkl")
     assert patchcli.embed(world.store).embedded == 10
     assert {record.encoder for record in patchcli.score(world.store)} == {digest}
     with pytest.raises(IncompleteError, match=r"the encoder was imported, there is nothing to resume"):

@@ -10,12 +10,13 @@ import patchcli
 from patchcli.errors import StoreError
 from patchcli.store import Blocks, Store
 from patchcli.store import bank as bank_module
+from patchcli.verbs.extraction import ImageOptions
 
 
 def test_what_is_next_at_each_stage(made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bank_module, "BANK_CHUNK_BYTES", 1)
+    monkeypatch.setattr(bank_module, "CHUNK_BYTES", 1)
     path = tmp_path / "s.zarr"
-    patchcli.extract(made.data, path, size=(128, 128))
+    patchcli.extract(made.data, path, ImageOptions(size=(128, 128)))
     found = patchcli.info(path)
     assert (found["images"], found["height"], found["width"]) == (10, 128, 128)
     assert found["encoder_sha256"] is found["bank"] is None
@@ -63,10 +64,12 @@ def test_provenance(made: World) -> None:
     opened = Store.open(made.store)
     assert found["schema"] == "patchcli.info/1"
     assert found["store"] == str(made.store)
-    told = {key: value for key, value in opened.dataset.items() if key not in ("holdout", "size")}
+    told = {
+        key: getattr(opened.source, key) for key in ("root", "layout", "category", "manifest", "keeps_aspect", "bits", "large")
+    }
     assert {key: found[key] for key in told} == told
-    assert [found["height"], found["width"]] == opened.dataset["size"]
-    assert found["held_out"] == len(opened.held_out) == 0
+    assert [found["height"], found["width"]] == opened.source.size
+    assert found["held_out"] == len(opened.source.holdout) == 0
     assert found["versions"] == opened.root.versions
     assert found["recipe"]["seed"] == 0
     assert json.loads(json.dumps(found)) == found

@@ -17,6 +17,7 @@ from patchcli.store import Store, digest_of
 from patchcli.store.parts import Part
 from patchcli.training import trainer as training
 from patchcli.training.trainer import Trainer
+from patchcli.verbs.extraction import ImageOptions
 
 QUICK: dict[str, Any] = {"encoder": "flat", "D": 4, "batch": 2, "device": "cpu"}
 
@@ -25,7 +26,7 @@ QUICK: dict[str, Any] = {"encoder": "flat", "D": 4, "batch": 2, "device": "cpu"}
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of four images, without an encoder; read only."""
     folder = tmp_path_factory.mktemp("images")
-    patchcli.extract(write_plain(folder / "good", 4, WORKING), folder / "good.zarr", size=WORKING)
+    patchcli.extract(write_plain(folder / "good", 4, WORKING), folder / "good.zarr", ImageOptions(size=WORKING))
     return folder / "good.zarr"
 
 
@@ -59,13 +60,13 @@ def test_what_is_written_of_a_run(store: Path) -> None:
     trained = patchcli.train(store=store, steps=2, observer=told, seed=3, **QUICK)
     assert (trained.steps, trained.interrupted) == (2, False)
     opened = Store.open(store)
-    attributes = opened.encoder_attributes
-    assert trained.sha256 == attributes["sha256"] == digest_of(opened.read_encoder())
-    assert (attributes["source"], attributes["steps"], attributes["D"]) == ("trained", 2, 4)
-    assert attributes["recipe"]["seed"] == 3
-    history = opened.read_training_state()["history"]
-    assert history.shape == (2, len(attributes["losses"]))
-    for column, name in enumerate(attributes["losses"]):
+    attributes = opened.encoder.attributes
+    assert trained.sha256 == attributes.sha256 == digest_of(opened.encoder.weights())
+    assert (attributes.source, attributes.steps, attributes.D) == ("trained", 2, 4)
+    assert (attributes.recipe or {})["seed"] == 3
+    history = opened.encoder.training_state()["history"]
+    assert history.shape == (2, len(attributes.losses))
+    for column, name in enumerate(attributes.losses):
         assert trained.losses[name] == pytest.approx(history[:, column].mean())
     before = [("train", 0, None), ("train", 0, 2)]  # images are read, the untrained encoder is judged
     assert told.progressed == [*before, ("train", 1, 2), ("train", 2, 2)]
@@ -81,7 +82,7 @@ def test_interrupted_and_resumed_is_as_if_never_stopped(
         stopped = patchcli.train(store=store, steps=4, **QUICK)
     assert signal.getsignal(number) == handler
     assert (stopped.steps, stopped.interrupted) == (2, True)
-    assert Store.open(store).encoder_attributes["sha256"] == stopped.sha256 != straight.sha256
+    assert Store.open(store).encoder.attributes.sha256 == stopped.sha256 != straight.sha256
     resumed = patchcli.train(store=store, steps=4, resume=True, device="cpu")
     assert (resumed.steps, resumed.interrupted, resumed.sha256) == (4, False, straight.sha256)
     assert resumed.losses == pytest.approx(straight.losses)
@@ -111,7 +112,7 @@ def test_a_second_signal_stops_at_once(store: Path, monkeypatch: pytest.MonkeyPa
     _signal_at_step(monkeypatch, 2, (signal.SIGINT, signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         patchcli.train(store=store, steps=4, **QUICK)
-    assert Store.open(store).attributes_of("encoder") is None
+    assert not Store.open(store).holds("encoder")
 
 
 def test_epochs_and_minutes(store: Path) -> None:
@@ -201,7 +202,7 @@ def test_resume_without_an_encoder(store: Path) -> None:
 def test_few_images_are_remarked_upon(tmp_path: Path) -> None:
     told = Told()
     data = write_plain(tmp_path / "good", 3, WORKING)
-    patchcli.train(data, tmp_path / "s.zarr", size=(128, 160), steps=0, observer=told, encoder="flat", D=4)
+    patchcli.train(data, tmp_path / "s.zarr", images=ImageOptions(size=(128, 160)), steps=0, observer=told, encoder="flat", D=4)
     stretched, others, few = told.notes
     assert "stretched to 128x160" in stretched and "2 other images: stretched" in others
     assert few == "3 training images are few; expect many false alarms"
@@ -219,15 +220,17 @@ def test_a_full_disk_at_the_end_keeps_the_last_encoder(store: Path, monkeypatch:
         patchcli.train(store=store, steps=2, resume=True, device="cpu")
     assert leftovers(store) == set()
     opened = Store.open(store)
-    assert opened.encoder_attributes["sha256"] == digest_of(opened.read_encoder()) == first.sha256
-    assert np.isfinite(opened.read_training_state()["history"]).all()
+    assert opened.encoder.attributes.sha256 == digest_of(opened.encoder.weights()) == first.sha256
+    assert np.isfinite(opened.encoder.training_state()["history"]).all()
 
 
 def test_a_report_shows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "JUDGED_EVERY", 2)
     data = write_plain(tmp_path / "good", 5, WORKING)
     page = tmp_path / "run.html"
-    trained = patchcli.train(data, tmp_path / "s.zarr", size=WORKING, steps=3, report=page, observer=Told(), **QUICK)
+    trained = patchcli.train(
+        data, tmp_path / "s.zarr", images=ImageOptions(size=WORKING), steps=3, report=page, observer=Told(), **QUICK
+    )
     text = page.read_text(encoding="utf-8")
     assert f"The encoder is that of step {trained.chosen}: the last whose criterion" in text
     assert trained.sha256[:12] in text
@@ -240,8 +243,10 @@ def test_a_report_shows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_run_with_the_separation_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "ALIGNED", 1.1)
     data, page, told = write_plain(tmp_path / "good", 5, WORKING), tmp_path / "run.html", Told()
-    trained = patchcli.train(data, tmp_path / "s.zarr", size=WORKING, steps=3, report=page, observer=told, **QUICK)
-    alignment = Store.open(tmp_path / "s.zarr").encoder_attributes["alignment"]
+    trained = patchcli.train(
+        data, tmp_path / "s.zarr", images=ImageOptions(size=WORKING), steps=3, report=page, observer=told, **QUICK
+    )
+    alignment = Store.open(tmp_path / "s.zarr").encoder.attributes.alignment
     found = f"these images are not aligned (their mean explains {alignment:.1%} of their detail)"
     assert f"{found}; the encoder learned from synthetic defects" in told.notes
     text = page.read_text(encoding="utf-8")

@@ -1,0 +1,95 @@
+"""The encoder's weights, and what training needs to continue."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from patchcli.store.parts import Array, Part, write_arrays
+
+if TYPE_CHECKING:
+    import torch
+
+    from patchcli.features.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class EncoderAttributes:
+    """How an encoder came to be. Only a trained one has what follows `file`."""
+
+    architecture: str  # a name of features.registry.ENCODERS
+    D: int
+    source: str  # trained, untrained or imported
+    sha256: str = ""  # of the weights; the store fills it in
+    file: str | None = None  # that the weights were imported from
+    steps: int | None = None
+    chosen: int | None = None  # the step that the weights are of
+    kept: int | None = None  # the step of the best candidate so far
+    criterion: float | None = None
+    judged: bool = True  # whether the criterion had images to judge by
+    recipe: dict[str, Any] | None = None
+    processes: int | None = None
+    seconds: float | None = None
+    losses: list[str] = field(default_factory=list)  # the columns of the loss history
+    alignment: float | None = None
+    separation: bool = False
+    strides: dict[str, int] = field(default_factory=dict)  # of the bank, where it is not the encoder's S
+    checkpoint_sha256: str | None = None
+    trouble: str | None = None  # why the encoder should not be embedded
+    repair: str | None = None  # and the verb to call instead
+
+
+class StoredEncoder:
+    """The encoder of a store."""
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+
+    @cached_property
+    def attributes(self) -> EncoderAttributes:
+        """How it came to be. Raises DamagedError where that is not told in full."""
+        attributes = self._part.read_attributes(EncoderAttributes)
+        everything = {field.name for field in fields(EncoderAttributes)} - {"file", "repair"}
+        required = {"sha256"} if attributes.source == "imported" else everything
+        if missing := sorted(required - self._part.attributes.keys()):
+            raise self._part.damaged(f"attributes.{missing[0]} is missing")
+        return attributes
+
+    def weights(self) -> dict[str, Array]:
+        """The weights by name. Raises DamagedError where they are not those that were written, or not finite."""
+        weights = self._part.read_all()
+        if not all(np.isfinite(values).all() for values in weights.values()):
+            raise self._part.damaged("weights hold NaN or infinity")
+        if digest_of(weights) != self.attributes.sha256:
+            raise self._part.damaged("weights differ from their sha256")
+        return weights
+
+    def restore(self, device: "torch.device") -> "Encoder":
+        """The encoder itself, ready to embed."""
+        from patchcli.features.registry import restore
+
+        return restore(self.attributes.architecture, self.attributes.D, self.weights(), device)
+
+    def training_state(self) -> dict[str, Array]:
+        """What training needs to continue; empty for imported weights."""
+        return self._part.read_all("training")
+
+
+def write(part: Part, weights: Mapping[str, Array], attributes: EncoderAttributes, state: Mapping[str, Array]) -> str:
+    """Write an encoder into an empty part: one array per weight, and the state of training; the digest of its metadata."""
+    write_arrays(part, weights)
+    write_arrays(part, {f"training/{name}": values for name, values in state.items()})
+    return part.seal(asdict(attributes))
+
+
+def digest_of(weights: Mapping[str, Array]) -> str:
+    """sha256 over names, shapes and little-endian float32 bytes of the weights."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        values = np.ascontiguousarray(weights[name], dtype="<f4")
+        digest.update(f"{name}{values.shape}".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
