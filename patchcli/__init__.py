@@ -1,36 +1,155 @@
-"""Find defects in images when only good images are at hand: Patch SVDD (Yi & Yoon, ACCV 2020).
+"""Find defects in images when all you have is images of good parts: Patch SVDD (Yi & Yoon, ACCV 2020).
 
-The verbs of the command line are functions here: data, extract, train, embed, calibrate, score, evaluate,
-watch, write_report, import_weights, info, demo; and bank_list, bank_remove, bank_add and audit for what a bank holds.
+Arrays: `Detector.open(store)` scores arrays, PIL images and files, and returns a `Result` for each. Files: the verbs of the
+command line are functions here. Where the paper's algorithms are:
+
+    Algorithm 1, 2-3   a patch and its jitter          training.sampling.DensePairs
+    Algorithm 1, 4     SVDD'                           training.losses.PatchSVDDLoss
+    Algorithm 1, 5     a neighbour                     training.sampling.DensePairs
+    Algorithm 1, 6     SSL                             training.losses.PositionClassifier
+    Algorithm 1, 7     the total loss                  training.losses.total
+    Algorithm 1, 9     f_big and f_small               features.hierarchical.HierarchicalEncoder
+    Algorithm 1, 10-17 the sets S_big and S_small      bank.build.index
+    Algorithm 2, 2-6   distances to the nearest        detection.detector.Detector.compare
+    Algorithm 2, 7-10  from patches to pixels          detection.maps.spread
+    Algorithm 2, 11    the product                     detection.maps.multiply
+    Algorithm 2, 12    the maximum                     detection.result.Result.score
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from patchcli.verbs.bank import audit, bank_add, bank_list, bank_remove
+    from patchcli.bank.build import BankSummary
+    from patchcli.datasets.layouts import Sample
+    from patchcli.datasets.roi import Roi
+    from patchcli.detection.calibration import Calibration
+    from patchcli.detection.detector import Detector, Setup
+    from patchcli.detection.evaluation import Row
+    from patchcli.detection.records import Record
+    from patchcli.detection.regions import Region, RegionOptions
+    from patchcli.detection.result import Nearest, Result
+    from patchcli.errors import DamagedError, IncompleteError, InputError, PatchcliError, StoreError, TrainingError
+    from patchcli.observer import Observer
+    from patchcli.store import Store, Thresholds
+    from patchcli.training.loop import Trained
+    from patchcli.training.recipe import Recipe
+    from patchcli.verbs.audit import Audited, audit
+    from patchcli.verbs.bank_edit import bank_add, bank_remove
+    from patchcli.verbs.bank_list import BankImage, bank_list
     from patchcli.verbs.calibrate import calibrate
-    from patchcli.verbs.data import data
-    from patchcli.verbs.demo import demo
+    from patchcli.verbs.cut_patches import cut_patches
+    from patchcli.verbs.data import Kind, data
+    from patchcli.verbs.demo import Demo, demo
     from patchcli.verbs.embed import embed
     from patchcli.verbs.evaluate import evaluate
     from patchcli.verbs.extract import extract
+    from patchcli.verbs.extraction import Extracted, ImageOptions
     from patchcli.verbs.import_weights import import_weights
-    from patchcli.verbs.info import info
+    from patchcli.verbs.info import Info, info
+    from patchcli.verbs.outputs import Outputs
     from patchcli.verbs.report import write_report
     from patchcli.verbs.score import score
     from patchcli.verbs.train import train
     from patchcli.verbs.watch import watch
+    from patchcli.verbs.watcher import WatchRecord
+
+# Where each public name is; loaded when it is first used, so that importing patchcli (and `--help`) stays quick.
+_HOMES = {
+    "bank.build": ["BankSummary"],
+    "datasets.layouts": ["Sample"],
+    "datasets.roi": ["Roi"],
+    "detection.calibration": ["Calibration"],
+    "detection.detector": ["Detector", "Setup"],
+    "detection.evaluation": ["Row"],
+    "detection.records": ["Record"],
+    "detection.regions": ["Region", "RegionOptions"],
+    "detection.result": ["Nearest", "Result"],
+    "errors": ["DamagedError", "IncompleteError", "InputError", "PatchcliError", "StoreError", "TrainingError"],
+    "observer": ["Observer"],
+    "store": ["Store", "Thresholds"],
+    "training.loop": ["Trained"],
+    "training.recipe": ["Recipe"],
+    "verbs.audit": ["Audited", "audit"],
+    "verbs.bank_edit": ["bank_add", "bank_remove"],
+    "verbs.bank_list": ["BankImage", "bank_list"],
+    "verbs.calibrate": ["calibrate"],
+    "verbs.cut_patches": ["cut_patches"],
+    "verbs.data": ["Kind", "data"],
+    "verbs.demo": ["Demo", "demo"],
+    "verbs.embed": ["embed"],
+    "verbs.evaluate": ["evaluate"],
+    "verbs.extract": ["extract"],
+    "verbs.extraction": ["Extracted", "ImageOptions"],
+    "verbs.import_weights": ["import_weights"],
+    "verbs.info": ["Info", "info"],
+    "verbs.outputs": ["Outputs"],
+    "verbs.report": ["write_report"],
+    "verbs.score": ["score"],
+    "verbs.train": ["train"],
+    "verbs.watch": ["watch"],
+    "verbs.watcher": ["WatchRecord"],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "audit", "bank_add", "bank_list", "bank_remove", "calibrate", "data", "demo", "embed", "evaluate", "extract",
-    "import_weights", "info", "score", "train", "watch", "write_report",
-]  # fmt: skip
-_HOMES = {"audit": "bank", "bank_add": "bank", "bank_list": "bank", "bank_remove": "bank", "write_report": "report"}
+    "Audited",
+    "BankImage",
+    "BankSummary",
+    "Calibration",
+    "DamagedError",
+    "Demo",
+    "Detector",
+    "Extracted",
+    "ImageOptions",
+    "IncompleteError",
+    "Info",
+    "InputError",
+    "Kind",
+    "Nearest",
+    "Observer",
+    "Outputs",
+    "PatchcliError",
+    "Recipe",
+    "Record",
+    "Region",
+    "RegionOptions",
+    "Result",
+    "Roi",
+    "Row",
+    "Sample",
+    "Setup",
+    "Store",
+    "StoreError",
+    "Thresholds",
+    "Trained",
+    "TrainingError",
+    "WatchRecord",
+    "audit",
+    "bank_add",
+    "bank_list",
+    "bank_remove",
+    "calibrate",
+    "cut_patches",
+    "data",
+    "demo",
+    "embed",
+    "evaluate",
+    "extract",
+    "import_weights",
+    "info",
+    "score",
+    "train",
+    "watch",
+    "write_report",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Load a verb when it is first used, so that importing patchcli (and `--help`) stays quick."""
-    if name not in __all__:
+    if name not in _HOME:
         raise AttributeError(f"module 'patchcli' has no attribute {name!r}")
-    return getattr(import_module(f"patchcli.verbs.{_HOMES.get(name, name)}"), name)
+    return getattr(import_module(f"patchcli.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -14,7 +14,7 @@ PatchcliError
 class PatchcliError(Exception):
     """Root of all errors that patchcli raises on purpose; its text is one or two lines.
 
-    Arguments and functions stand in backquotes in it, as in `size` or `embed(overwrite=True)`: the command line prints them
+    Arguments and functions stand in backquotes in it, as in `size` or `embed(overwrite)`: the command line prints them
     as its flags and commands.
     """
 
@@ -26,19 +26,22 @@ class PatchcliError(Exception):
         subject: object = None,
         expected: str | None = None,
         advice: str | None = None,
+        run: str | None = None,
     ) -> None:
         self.found = found  # what is wrong
         self.parameter = parameter  # the argument at fault, by its name in Python
         self.subject = subject  # what it is about: a path, a value
         self.expected = expected  # what would have been right
         self.advice = advice  # what to do
+        self.run = run  # the verb to call, as in "embed(overwrite)"
         super().__init__(found)
 
     def __str__(self) -> str:
         named = None if self.parameter is None else f"`{self.parameter}`"
         head = " ".join(str(part) for part in (named, self.subject) if part is not None)
         text = self.found if self.expected is None else f"expected {self.expected}, found {self.found}"
-        return (f"{head}: " if head else "") + text + (f"; {self.advice}" if self.advice else "")
+        steps = (self.advice, self.run and f"run: `{self.run}`")
+        return (f"{head}: " if head else "") + "; ".join(part for part in (text, *steps) if part)
 
 
 class InputError(PatchcliError, ValueError):

@@ -1,6 +1,8 @@
 """What a long run tells while it works; the command line draws it, a library user may."""
 
 import warnings
+from collections import Counter
+from pathlib import Path
 
 from patchcli.errors import Ended
 
@@ -30,3 +32,22 @@ class Observer:
         """What is about to be read and written, of about `disk` bytes; raises Ended in a dry run."""
         if self.dry:
             raise Ended
+
+
+class Remarks:
+    """What is worth a note about many images: said of the first at once, and at the end of how many others."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer, self._counts = observer, Counter[str]()
+
+    def __call__(self, path: Path | str, line: str) -> None:
+        """Remark something about an image."""
+        self._counts[line] += 1
+        if self._counts[line] == 1:
+            self._observer.note(f"{path}: {line}")
+
+    def close(self) -> None:
+        """Say how many others there were."""
+        for line, count in self._counts.items():
+            if count > 1:
+                self._observer.note(f"{count - 1} other image{'s' * (count > 2)}: {line}")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 from PIL import Image
+from smallworld import kept, made, threads_as_before, world  # noqa: F401
 
 from patchcli.features.encoder import Encoder
 from patchcli.features.registry import build

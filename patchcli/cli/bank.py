@@ -1,10 +1,11 @@
-"""patchcli bank: what it holds, image by image."""
+"""patchcli bank: the good images in it."""
 
 from typing import Annotated
 
 import typer
 
 from patchcli.cli import options
+from patchcli.cli.help import Command, Group
 from patchcli.cli.terminal import Terminal
 
 LIST_COLUMNS = {"image": "image", "width": "width", "height": "height", "vectors_big": "big", "vectors_small": "small"}
@@ -14,118 +15,101 @@ AUDIT_COLUMNS = {
 }  # fmt: skip
 
 bank = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="List, audit, remove and add the good images of the bank.\n\nExample: patchcli bank audit",
+    help="List, audit, remove or add good images of the bank.\n\nExample: patchcli bank audit",
 )
 
 
-@bank.command("list")
-def list_images(
-    store: options.Store = options.STORE,
-    form: options.Format = None,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-) -> None:
-    """List the images that the bank holds, with the vectors kept of each.
+@bank.command("list", cls=Command)
+@options.bundled
+def list_images(store: options.Store = options.STORE, form: options.Format = None, *, messages: options.Messages) -> None:
+    """List the images in the bank and how many vectors each has.
 
     Example: patchcli bank list --format csv
     """
-    with Terminal(quiet, verbose) as terminal:
-        terminal.check_format(form)
+    with Terminal(**vars(messages)) as terminal:
+        terminal.check_output()
         from patchcli.verbs.bank import bank_list
 
         terminal.write(bank_list(store), form, LIST_COLUMNS)
 
 
-@bank.command()
+@bank.command(cls=Command)
+@options.bundled
 def audit(
     store: options.Store = options.STORE,
     form: options.Format = None,
-    search: options.Search = "auto",
-    memory: options.Memory = None,
-    device: options.Device = "auto",
-    threads: options.Threads = None,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    *,
+    search: options.Search,
+    messages: options.Messages,
 ) -> None:
-    """Score every good image against all others, so that a bad one among them is found.
+    """Score every good image against the others, to find bad ones.
 
-    The most anomalous come first; a deviation above 5 or so deserves a look.
+    The most anomalous images come first; look at those with a deviation above about 5.
 
     Example: patchcli bank audit | head -3 | jq -r .image
     """
-    with Terminal(quiet, verbose) as terminal:
-        terminal.check_format(form)
+    with Terminal(**vars(messages)) as terminal:
+        terminal.check_output()
         from patchcli.verbs.bank import audit
 
-        records = audit(store, search=search, memory=options.memory(memory), device=device, threads=threads, observer=terminal)
-        terminal.write(records, form, AUDIT_COLUMNS)
+        terminal.write(audit(store, observer=terminal, **vars(search)), form, AUDIT_COLUMNS)
 
 
-@bank.command()
+@bank.command(cls=Command)
+@options.bundled
 def remove(
     names: Annotated[
-        list[str], typer.Argument(metavar="IMAGE...", help="Ids as `bank list` prints, or paths; - reads them from stdin.")
+        list[str], typer.Argument(metavar="IMAGES", help="Ids as `bank list` prints them, or paths; - reads them from stdin.")
     ],
     null: options.Null = False,
     store: options.Store = options.STORE,
-    memory: options.Memory = None,
-    device: options.Device = "auto",
-    threads: options.Threads = None,
-    dry_run: options.DryRun = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    *,
+    budget: options.Budget,
+    messages: options.Planned,
 ) -> None:
-    """Take images out of the store and its bank; the others are not embedded again.
+    """Remove images from the store and its bank.
 
-    The image files stay where they are. The encoder is as it was: train again where it must not have seen the image.
+    The other images are not embedded again, and no image file is deleted. The encoder stays as it is: if it must not
+    have seen an image, train again.
 
     Example: patchcli bank remove train/good/017.png
     """
-    with Terminal(quiet, verbose, dry_run) as terminal:
+    with Terminal(**vars(messages)) as terminal:
         from patchcli.verbs.bank import bank_remove
 
-        done = bank_remove(
-            store, _given(names, null), memory=options.memory(memory), device=device, threads=threads, observer=terminal
-        )
-        terminal.note(f"the bank holds {done.images} images")
+        edited = bank_remove(store, _named(names, null), observer=terminal, **vars(budget))
+        terminal.note(f"the bank holds {edited.images} images")
 
 
-@bank.command()
+@bank.command(cls=Command)
+@options.bundled
 def add(
-    paths: Annotated[list[str], typer.Argument(metavar="PATHS...", help="Good images and folders; - reads them from stdin.")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATHS", help="Good images and folders; - reads them from stdin.")],
     null: options.Null = False,
     store: options.Store = options.STORE,
     force: Annotated[
-        bool, typer.Option("--force", help="Add test images of the data set too, and those it labels as defective.")
+        bool, typer.Option("--force", help="Also add test images of the data set, even those labelled as defective.")
     ] = False,
-    memory: options.Memory = None,
-    device: options.Device = "auto",
-    threads: options.Threads = None,
-    dry_run: options.DryRun = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    *,
+    budget: options.Budget,
+    messages: options.Planned,
 ) -> None:
-    """Put more good images into the store and its bank; the others are not embedded again.
+    """Add good images to the store and its bank.
+
+    The other images are not embedded again.
 
     Example: patchcli bank add new_shift/*.png
     """
-    with Terminal(quiet, verbose, dry_run) as terminal:
+    with Terminal(**vars(messages)) as terminal:
         from patchcli.verbs.bank import bank_add
 
-        done = bank_add(
-            store,
-            _given(paths, null),
-            force=force,
-            memory=options.memory(memory),
-            device=device,
-            threads=threads,
-            observer=terminal,
-        )
-        terminal.note(f"the bank holds {done.images} images ({done.embedded} embedded now)")
+        edited = bank_add(store, _named(paths, null), force=force, observer=terminal, **vars(budget))
+        terminal.note(f"the bank holds {edited.images} images ({edited.embedded} embedded now)")
 
 
-def _given(arguments: list[str], null: bool) -> list[str]:
-    """The arguments, or the names on standard input where they are -."""
+def _named(arguments: list[str], null: bool) -> list[str]:
+    """The arguments, or for - the names on standard input."""
     return list(options.listed(null)) if arguments == ["-"] else arguments

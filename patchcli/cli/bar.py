@@ -1,4 +1,4 @@
-"""The line at the bottom of a terminal that says what is being done, and how far it is."""
+"""The progress bar in the last line of a terminal."""
 
 import time
 from functools import partial
@@ -13,7 +13,7 @@ EVERY = 0.1  # seconds between two drawings
 
 
 class Bar:
-    """Draws one task at a time, and takes it away when it is done. The stream is a terminal."""
+    """Shows one task at a time and disappears when it is done. The stream is a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -21,7 +21,7 @@ class Bar:
         self._drawn = 0.0
 
     def update(self, task: str, done: float, total: float | None, detail: str) -> None:
-        """`done` of `total` of a task, which may be another than before; drawn at most every tenth of a second."""
+        """Show `done` of `total` of a task, possibly a new one; draws at most every EVERY seconds."""
         if self._progress and (self._progress.tasks[0].description != task or (total is not None and done >= total)):
             self.remove()
         if total is None or (done < total and (not self._progress or time.monotonic() - self._drawn >= EVERY)):
@@ -32,20 +32,20 @@ class Bar:
             self.draw()
 
     def draw(self, shown: bool = True) -> None:
-        """Show the line, or make room for other lines."""
+        """Show the bar, or hide it to make room for other lines."""
         if self._progress:
             self._progress.console.width = (columns(self._stream) or 80) - 1
             self._progress.update(self._progress.task_ids[0], visible=shown, refresh=True)
 
     def remove(self) -> None:
-        """Erase it for good, until the next update."""
+        """Erase the bar until the next update."""
         progress, self._progress = self._progress, None
         if progress:
             progress.stop()
 
 
 def _started(stream: TextIO, task: str) -> "Progress":
-    """What draws when it is told to, in no thread of its own, and leaves the standard streams as they are."""
+    """A Rich display that draws only on request, starts no thread and leaves the standard streams alone."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.table import Column
@@ -71,5 +71,5 @@ def _started(stream: TextIO, task: str) -> "Progress":
     )
     progress.add_task(task, total=None, visible=False, detail="")
     progress.start()
-    console.show_cursor()  # a process that is killed does not show it
+    console.show_cursor()  # a killed process could not restore it
     return progress

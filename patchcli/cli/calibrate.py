@@ -19,66 +19,62 @@ def calibrate(
         list[str] | None,
         typer.Option(
             "--from",
-            metavar="holdout|validation|loo|PATH",
-            help="Good images: those set aside by train --holdout, the data set's validation split, the bank's own each left "
-            "out in turn, or files and folders (give --from again for more). [default: the first of these that there is]",
+            metavar="SOURCE",
+            help="Good images: holdout (those of train --holdout), validation (that split of the data set), loo (the "
+            "images in the bank, each scored against the others), or a file or folder (may be repeated). "
+            "[default: the first of holdout, validation and loo that exists]",
         ),
     ] = None,
     false_alarms: Annotated[
-        str | None,
+        float | None,
         typer.Option(
             "--false-alarms",
             metavar="RATE",
-            help="Share of good images that may be rejected. [default: the least of 1, 2, 5, 10 and 20% that the images can "
-            "promise]",
+            parser=options.share,
+            help="Share of good images that may be rejected. [default: the lowest of 1, 2, 5, 10 and 20% that the number of "
+            "images can guarantee]",
         ),
     ] = None,
-    confidence: Annotated[str, typer.Option("--confidence", metavar="SHARE", help="Confidence of the promise.")] = "95%",
+    confidence: Annotated[
+        float, typer.Option("--confidence", metavar="SHARE", parser=options.share, help="Confidence of the guarantee.")
+    ] = 0.95,
     review: Annotated[
-        str | None,
-        typer.Option("--review", metavar="RATE", help="A higher rate, such as 5%: what is above its threshold is for review."),
+        float | None,
+        typer.Option(
+            "--review",
+            metavar="RATE",
+            parser=options.share,
+            help="Higher rate, such as 5%, for a second threshold; images between the two get the verdict review.",
+        ),
     ] = None,
-    roi: options.Roi = None,
-    mask_threshold: options.MaskThreshold = None,
-    large: options.Large = False,
     form: options.Format = None,
-    search: options.Search = "auto",
-    memory: options.Memory = None,
-    device: options.Device = "auto",
-    threads: options.Threads = None,
-    dry_run: options.DryRun = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    *,
+    images: options.Images,
+    search: options.Search,
+    messages: options.Planned,
 ) -> None:
-    """Set thresholds from good images that the bank does not hold, for a promised rate of false alarms.
+    """Set thresholds that guarantee a rate of false alarms.
 
-    The store keeps them; score then adds a verdict and a p-value to its records.
+    Needs good images that are not in the bank. The store keeps the thresholds; score then adds a verdict and a p-value
+    to its records.
 
     Example: patchcli calibrate --false-alarms 1% --review 5%
 
     Example: patchcli calibrate --from more_good/ --false-alarms 5%
     """
-    with Terminal(quiet, verbose, dry_run) as terminal:
-        terminal.check_format(form)
-        rate = None if false_alarms is None else options.share("--false-alarms", false_alarms)
-        reviewed, limit = None if review is None else options.share("--review", review), options.memory(memory)
+    with Terminal(**vars(messages)) as terminal:
+        terminal.check_output()
         from patchcli.verbs.calibrate import calibrate
 
-        named = source[0] if source in (["holdout"], ["validation"], ["loo"]) else source
-        record = calibrate(
+        calibration = calibrate(
             store,
-            named,
-            false_alarms=rate,
-            confidence=options.share("--confidence", confidence),
-            review=reviewed,
-            roi=roi,
-            mask_threshold=mask_threshold,
-            large=large,
-            device=device,
-            search=search,
-            memory=limit,
-            threads=threads,
+            source[0] if source in (["holdout"], ["validation"], ["loo"]) else source,
+            false_alarms=false_alarms,
+            confidence=confidence,
+            review=review,
             observer=terminal,
+            **vars(images),
+            **vars(search),
         )
-        terminal.note(f"{record.promise}; next: patchcli score")
-        terminal.write([record], form, COLUMNS)
+        terminal.note(f"{calibration.promise}; next: patchcli score")
+        terminal.write([calibration], form, COLUMNS)

@@ -1,4 +1,4 @@
-"""patchcli.toml, or [tool.patchcli] in pyproject.toml: values of options that neither a flag nor the environment gives."""
+"""Defaults of options from patchcli.toml, or from [tool.patchcli] in pyproject.toml."""
 
 import difflib
 import tomllib
@@ -6,14 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from patchcli.cli import usage
 from patchcli.errors import InputError
 
 
 def defaults(ctx: Any) -> dict[str, Any]:
-    """The nearest file's values, from the working directory upwards, as the context's default map.
+    """The default map for a context: the values of the nearest file, from the working directory upwards.
 
-    A key at the top is for every command with an option of that name; a table is one command's. Paths are relative to the
-    file. Raises InputError with file and key where there is no such option or command, or it does not take the value.
+    A key at the top applies to every command with that option, a table to one command. Paths are relative to the file.
+    Raises InputError for an unknown option or command, or a value of the wrong type.
     """
     path, table = _nearest(Path.cwd())
     return {} if path is None else _filled(ctx, path, ctx.command, table, {}, "")
@@ -28,8 +29,8 @@ def _nearest(folder: Path) -> tuple[Path | None, dict[str, Any]]:
                 table: Any = tomllib.loads(path.read_text(encoding="utf-8"))
             except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
                 if keys:
-                    continue  # another tool's to complain of
-                raise InputError(f"{path}: expected TOML, found a mistake ({error})") from None
+                    continue  # left to other tools to report
+                raise InputError(f"{path}: not valid TOML ({error})") from None
             for key in keys:
                 table = table.get(key) if isinstance(table, dict) else None
             if isinstance(table, dict):
@@ -38,7 +39,7 @@ def _nearest(folder: Path) -> tuple[Path | None, dict[str, Any]]:
 
 
 def _filled(ctx: Any, path: Path, group: Any, table: dict[str, Any], inherited: dict[str, Any], where: str) -> dict[str, Any]:
-    """A group's default map: of each command, what it has an option for; its own table's keys must all be options."""
+    """The default map of a group. Each command takes the keys that it has an option for; all keys of its table must be."""
     here = {key: value for key, value in table.items() if not isinstance(value, dict)}
     for key in table.keys() - here.keys() - group.commands.keys():
         raise _unknown(path, "command", where, key, group.commands)
@@ -65,7 +66,7 @@ def _filled(ctx: Any, path: Path, group: Any, table: dict[str, Any], inherited: 
 
 
 def _options(command: Any) -> dict[str, Any]:
-    """A command's options by their long names."""
+    """The options of a command by their long names."""
     return {max(p.opts, key=len).removeprefix("--"): p for p in command.params if p.param_type_name == "option"}
 
 
@@ -76,7 +77,9 @@ def _unknown(path: Path, what: str, where: str, key: str, known: Iterable[str]) 
 
 def _checked(ctx: Any, path: Path, key: str, option: Any, value: Any) -> Any:
     try:
-        found = option.process_value(ctx, value)
-        return str(path.parent / found.expanduser()) if isinstance(found, Path) else value
-    except Exception as error:  # whatever the option's type says
-        raise InputError(f"{path}: {key}: {getattr(error, 'message', error)}") from None
+        read = option.process_value(ctx, value)
+        return str(path.parent / read.expanduser()) if isinstance(read, Path) else value
+    except usage.UsageError as error:
+        raise usage.refusal(error, f"{path}: {key}") from None
+    except RuntimeError as error:  # no home directory
+        raise InputError(f"{path}: {key}: {error}") from None

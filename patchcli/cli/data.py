@@ -17,25 +17,25 @@ COLUMNS = {
 
 
 def data(
-    data: Annotated[Path, typer.Argument(help="A data set, a folder of good images, or a manifest (.csv, .jsonl).")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Data set, folder of good images, or manifest (.csv, .jsonl).")],
     layout: options.Layout = None,
     bits: options.Bits = None,
     large: options.Large = False,
     mask_threshold: options.MaskThreshold = None,
     form: options.Format = None,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    *,
+    messages: options.Messages,
 ) -> None:
-    """Show how a data set is understood: images, masks, sizes, depth, values, and what cannot be used.
+    """Describe a data set: images, masks, sizes, bit depths.
 
-    Nothing is written. Images that are there twice are notes; what would be left out makes the exit status 2.
+    Nothing is written. Duplicates are reported as notes; images that cannot be used make the exit status 2.
 
     Example: patchcli data ./mvtec/grid
 
     Example: patchcli data parts.csv --format jsonl | jq .unreadable
     """
-    with Terminal(quiet, verbose) as terminal:
-        terminal.check_format(form)
+    with Terminal(**vars(messages)) as terminal:
+        terminal.check_output()
         from patchcli.verbs.data import data as describe
 
         kinds = describe(data, layout, terminal, bits=bits, large=large, mask_threshold=mask_threshold)

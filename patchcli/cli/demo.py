@@ -11,24 +11,26 @@ from patchcli.cli.terminal import Terminal
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Folder for all that the demo makes.")] = Path("patchcli-demo"),
-    steps: Annotated[int | None, typer.Option("--steps", help="Training steps. [default: 150]")] = None,
-    seed: options.Seed = None,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder for everything that the demo writes.")] = Path(
+        "patchcli-demo"
+    ),
+    steps: Annotated[int, typer.Option("--steps", metavar="N", help="Training steps.")] = 100,
     form: options.Format = None,
     threads: options.Threads = None,
-    dry_run: options.DryRun = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    seed: Annotated[int, options.SEED] = 0,
+    *,
+    messages: options.Planned,
 ) -> None:
-    """Make a small woven-texture data set with defects, run every step on it and write an overview page.
+    """Try every step on synthetic images of cloth and their defects.
+
+    Writes a data set, a store, anomaly maps and an overview page.
 
     Example: patchcli demo
     """
-    with Terminal(quiet, verbose, dry_run) as terminal:
-        terminal.check_format(form)
-        from patchcli.verbs.demo import STEPS, demo
+    with Terminal(**vars(messages)) as terminal:
+        terminal.check_output()
+        from patchcli.verbs.demo import demo
 
-        wanted = STEPS if steps is None else steps
-        result = demo(folder, steps=wanted, seed=seed or 0, threads=threads, observer=terminal)
+        result = demo(folder, steps=steps, seed=seed, threads=threads, observer=terminal)
         terminal.write(result.rows, form, {key: COLUMNS[key] for key in COLUMNS if key != "kind"})
-        terminal.note(f"open {result.page} in a browser; the data set, the store and the maps are beside it")
+        terminal.note(f"open {result.page} in a browser; data set, store and maps are in the same folder")

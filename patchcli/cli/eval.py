@@ -20,30 +20,27 @@ def evaluate(
     store: options.Store = options.STORE,
     maps: Annotated[
         Path | None,
-        typer.Option("--maps", help="Read the maps below this folder, of score --out or another tool, instead of scoring."),
+        typer.Option("--maps", metavar="DIR", help="Evaluate the maps in this folder (of score --out or another tool)."),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--metrics", help="Write all numbers as one nested object into this .json file, for dvc.")
+    metrics_out: Annotated[
+        Path | None,
+        typer.Option("--metrics", metavar="FILE", help="Write all figures to this .json file, as one nested object (for DVC)."),
     ] = None,
-    roi: options.Roi = None,
-    mask_threshold: options.MaskThreshold = None,
-    large: options.Large = False,
     form: options.Format = None,
-    search: options.Search = "auto",
-    memory: options.Memory = None,
-    device: options.Device = "auto",
-    threads: options.Threads = None,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    *,
+    images: options.Images,
+    search: options.Search,
+    messages: options.Messages,
 ) -> None:
-    """Compare scores and maps of the test images with their labels and masks.
+    """Compare scores and maps with the labels of the test images.
 
-    A store gives the figures of each map, and of the product by kind of defect; a folder of stores, one a class, the
-    product's and their average. A table shows AUROC and AUPRO (limits 0.3 and 0.05); JSON Lines have AP, F1-max at the
-    oracle's threshold and 95 % bootstrap intervals too. Where the store is calibrated, recall and false alarms are the
-    shares of the defective and of the good images that are rejected.
+    For one store: figures for each map, and for each kind of defect. For a folder of stores, one per class: figures for
+    each class, and their mean. Tables show AUROC, AUPRO (limits 0.3 and 0.05) and AP; JSON Lines also have F1-max at the
+    oracle threshold and 95% bootstrap intervals. With a calibration, recall and false alarms are the shares of defective
+    and of good images that are rejected.
 
-    Maps are test/<kind>/<stem> with .tiff, .tif, .npy or .png, one number a pixel, of any size; a score is their maximum.
+    --maps reads test/KIND/STEM with the suffix .tiff, .tif, .npy or .png: one number per pixel, any size. The score of
+    an image is the maximum of its map.
 
     Example: patchcli eval --format jsonl | jq .image_auroc
 
@@ -51,23 +48,11 @@ def evaluate(
 
     Example: patchcli eval --store stores/
     """
-    with Terminal(quiet, verbose) as terminal:
-        terminal.check_format(form)
+    with Terminal(**vars(messages)) as terminal:
+        terminal.check_output()
         from patchcli.verbs.evaluate import evaluate
 
-        rows = evaluate(
-            store,
-            maps=maps,
-            roi=roi,
-            out=out,
-            device=device,
-            search=search,
-            memory=options.memory(memory),
-            threads=threads,
-            mask_threshold=mask_threshold,
-            large=large,
-            observer=terminal,
-        )
+        rows = evaluate(store, maps=maps, out=metrics_out, observer=terminal, **vars(images), **vars(search))
         empty = {key for key in ("kind", "image_recall", "image_false_alarms") if all(getattr(r, key) is None for r in rows)}
         terminal.write(rows, form, {key: heading for key, heading in COLUMNS.items() if key not in empty})
         if terminal.form(form) == "table":

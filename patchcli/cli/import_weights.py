@@ -10,18 +10,20 @@ from patchcli.cli.terminal import Terminal
 
 
 def import_weights(
-    weights: Annotated[Path, typer.Argument(help="A PyTorch state dict of Patch SVDD's authors, such as hazelnut.pkl.")],
+    weights: Annotated[
+        Path,
+        typer.Argument(metavar="WEIGHTS", help="PyTorch state dict published by the authors of Patch SVDD (hazelnut.pkl)."),
+    ],
     store: options.Store = options.STORE,
     overwrite: options.Overwrite = False,
-    dry_run: options.DryRun = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    *,
+    messages: options.Planned,
 ) -> None:
-    """Take published weights as the store's encoder, instead of training.
+    """Use published weights as the encoder instead of training.
 
-    Example: patchcli extract ./mvtec/hazelnut && patchcli import hazelnut.pkl && patchcli embed
+    Example: patchcli extract ./mvtec/hazelnut && patchcli import hazelnut.pkl
     """
-    with Terminal(quiet, verbose, dry_run) as terminal:
+    with Terminal(**vars(messages)) as terminal:
         from patchcli.verbs.import_weights import import_weights
 
         sha256 = import_weights(weights, store, overwrite, terminal)

@@ -10,27 +10,25 @@ from patchcli.cli.terminal import Terminal
 
 def info(
     store: options.Store = options.STORE,
-    check: Annotated[
-        bool, typer.Option("--check", help="Read everything, and name what is damaged and how to repair it.")
-    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Read everything; name what is damaged and how to repair it.")] = False,
     form: options.Format = None,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    *,
+    messages: options.Messages,
 ) -> None:
-    """Say what is in a store, and what is still to do.
+    """Show what a store contains and what to do next.
 
     Example: patchcli info --store grid.zarr
 
     Example: patchcli info --check
     """
-    with Terminal(quiet, verbose) as terminal:
-        terminal.check_format(form)
+    with Terminal(**vars(messages)) as terminal:
+        terminal.check_output()
         from patchcli.verbs.info import info
 
-        found = info(store, check)
+        contents = info(store, check)
         if check:
-            terminal.note(f"{store}: everything was read, nothing is damaged")
+            terminal.note(f"{store}: read completely, no damage")
         if terminal.form(form) == "table":
-            terminal.write_pairs({key: value for key, value in found.items() if value is not None})
+            terminal.write_pairs({key: value for key, value in contents.items() if value is not None})
         else:
-            terminal.write([found], form, {})
+            terminal.write([contents], form, {})

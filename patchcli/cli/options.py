@@ -1,93 +1,78 @@
-"""Every option that more than one verb has, declared once."""
+"""Every option that more than one verb has, declared once; options that belong together are one frozen dataclass."""
 
+import inspect
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
 from patchcli.errors import InputError
 
-Store = Annotated[
-    Path, typer.Option("--store", envvar="PATCHCLI_STORE", help="The store: one Zarr group with everything learned.")
-]
-STORE = Path("patchcli.zarr")
-Layout = Annotated[
-    str | None,
-    typer.Option(
-        "--layout",
-        help="How DATA is laid out: manifest, mvtec2, loco, btad, mvtec, visa, ksdd2, ksdd, folders or plain. "
-        "[default: the first that fits]",
-    ),
-]
-Size = Annotated[
-    str | None,
-    typer.Option(
-        "--size",
-        metavar="N|HxW|fit:HxW|keep:N|native",
-        help="Working size in pixels, height x width: images are stretched to it; fit:HxW keeps their aspect ratio and "
-        "mirrors what is left over; keep:N has shorter sides of N, native the images' own size. [default: 256]",
-    ),
-]
-Holdout = Annotated[
-    str | None,
-    typer.Option(
-        "--holdout", metavar="SHARE", help="Keep good images, such as 20%, out of training and bank: for patchcli calibrate."
-    ),
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the store holds already.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads. [default: all cores]")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything drawn at random. [default: 0]")]
-Search = Annotated[str, typer.Option("--search", help="All exact: auto (keops on a GPU, else pruned), pruned, keops or brute.")]
-Memory = Annotated[
-    str | None,
-    typer.Option("--memory", metavar="SIZE", help="Memory for the bank, such as 300M or 2G. [default: half of what is free]"),
-]
-Roi = Annotated[
-    Path | None,
-    typer.Option(
-        "--roi",
-        help="Look only where this mask image is not 0; it has the size or the aspect ratio of the images. Thresholds "
-        "calibrated with one hold with the same one, those without hold with any.",
-    ),
-]
-Bits = Annotated[
-    int | None,
-    typer.Option(
-        "--bits",
-        metavar="8-16",
-        help="How many bits of its 16-bit files the camera fills. [default: what the files say, else what their values need]",
-    ),
-]
-Large = Annotated[bool, typer.Option("--large", help="Read images of more than 178 megapixels too.")]
-MaskThreshold = Annotated[
-    int | None,
-    typer.Option(
-        "--mask-threshold",
-        metavar="VALUE",
-        help="Values of masks (and --roi) above it count. [default: 0 where they hold labels; else half, such as 128 of 255]",
-    ),
-]
-MinArea = Annotated[
-    int, typer.Option("--min-area", metavar="PIXELS", help="Leave smaller regions out; the verdict is of the score alone.")
-]
-MmPerPixel = Annotated[
-    float | None, typer.Option("--mm-per-pixel", metavar="MM", help="Side of an image's pixel: areas in mm² too.")
-]
-Format = Annotated[str | None, typer.Option("--format", help="table, jsonl or csv. [default: table on a terminal, else jsonl]")]
-Null = Annotated[bool, typer.Option("--null", "-0", help="With -: names end in NUL, as find -print0 writes them.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", "-n", help="Check all input, say what would be read and written, and write nothing.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more; a traceback with errors.")]
+# Closed choices, here because the library's registries take long to import; a test compares them.
+LayoutName = Literal["manifest", "mvtec2", "loco", "btad", "mvtec", "visa", "ksdd2", "ksdd", "folders", "plain"]
+DeviceName = Literal["auto", "cpu", "cuda"]
+SearchName = Literal["auto", "pruned", "brute", "keops"]
+FormatName = Literal["table", "jsonl", "csv"]
+
+IMAGES, COMPUTATION, MESSAGES = "Images", "Computation", "Messages"  # headings in a help text
+
+
+def bundled(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb as Typer takes it: a parameter whose type is a dataclass becomes an option for each of its fields."""
+    parameters: list[inspect.Parameter] = []
+    bundles: dict[str, type[Any]] = {}
+    for parameter in inspect.signature(verb).parameters.values():
+        if not is_dataclass(parameter.annotation):
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        bundles[parameter.name] = parameter.annotation  # type: ignore[assignment]
+        for field in fields(parameter.annotation):
+            default = inspect.Parameter.empty if field.default is MISSING else field.default
+            kind = inspect.Parameter.KEYWORD_ONLY
+            parameters.append(inspect.Parameter(field.name, kind, default=default, annotation=field.type))
+
+    @wraps(verb)
+    def run(**values: Any) -> None:
+        whole = {name: bundle(**{f.name: values.pop(f.name) for f in fields(bundle)}) for name, bundle in bundles.items()}
+        verb(**values, **whole)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+# ---- values that are more than a word -------------------------------------------------------------------------------
+
+
+def share(text: object) -> float:
+    """A share: 0.1 of "10%" or "0.1"."""
+    number = str(text)
+    try:
+        return float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    except ValueError:
+        raise InputError(repr(text), expected="a share such as 10% or 0.1") from None
+
+
+def number_of_bytes(text: object) -> int:
+    """Bytes of "300M", "2G" or "1.5GB"."""
+    whole = str(text).upper().removesuffix("B")
+    number = whole.rstrip("KMGT")
+    try:
+        count = int(float(number) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[whole[len(number) :]])
+    except (KeyError, ValueError, OverflowError):
+        count = 0
+    if count < 1:
+        raise InputError(repr(text), expected="a size such as 300M or 2G")
+    return count
 
 
 def listed(null: bool) -> Iterator[str]:
-    """Names on standard input as they come: one a line, or ended by NUL; they need not be UTF-8."""
+    """Names on standard input as they come: one a line, or each ended by NUL; they need not be UTF-8."""
     if not null:
         for line in sys.stdin.buffer:
             if name := os.fsdecode(line.rstrip(b"\r\n")):
@@ -101,24 +86,186 @@ def listed(null: bool) -> Iterator[str]:
         yield os.fsdecode(rest)
 
 
-def share(name: str, text: str) -> float:
-    """A share of "10%" or "0.1"; `name` is the option's."""
-    try:
-        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        raise InputError(f"{name}: expected a share such as 10% or 0.1, found {text!r}") from None
+# ---- single options -------------------------------------------------------------------------------------------------
+
+Store = Annotated[
+    Path,
+    typer.Option("--store", metavar="STORE", envvar="PATCHCLI_STORE", help="Zarr group that holds everything learned."),
+]
+STORE = Path("patchcli.zarr")
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the store already contains.")]
+Format = Annotated[
+    FormatName | None, typer.Option("--format", help="Output format. [default: table on a terminal, jsonl in a pipe]")
+]
+Null = Annotated[bool, typer.Option("--null", "-0", help="With -: names end in NUL, as find -print0 writes them.")]
+SEED = typer.Option("--seed", metavar="N", rich_help_panel=COMPUTATION, help="Seed of the random numbers.")
+Threads = Annotated[
+    int | None, typer.Option("--threads", metavar="N", rich_help_panel=COMPUTATION, help="CPU threads. [default: all cores]")
+]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write anomaly maps (float32 TIFF) below this folder.")]
 
 
-def memory(text: str | None) -> int | None:
-    """Bytes of "300M", "2G" or "1.5GB"."""
-    if text is None:
-        return None
-    number = text.upper().removesuffix("B").rstrip("KMGT")
-    unit = text.upper().removesuffix("B")[len(number) :]
-    try:
-        size = int(float(number) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[unit])
-    except (KeyError, ValueError, OverflowError):
-        size = 0
-    if size < 1:
-        raise InputError(f"--memory: expected a size such as 300M or 2G, found {text!r}")
-    return size
+# ---- options that belong together -----------------------------------------------------------------------------------
+
+Layout = Annotated[
+    LayoutName | None,
+    typer.Option(
+        "--layout",
+        metavar="NAME",
+        rich_help_panel=IMAGES,
+        help=f"Layout of DATA: {', '.join(get_args(LayoutName)[:-1])} or {get_args(LayoutName)[-1]}. "
+        "[default: the first that fits]",
+    ),
+]
+Bits = Annotated[
+    int | None,
+    typer.Option(
+        "--bits",
+        metavar="8-16",
+        rich_help_panel=IMAGES,
+        help="Bits that the camera uses in 16-bit files. [default: as the files declare, else as their values need]",
+    ),
+]
+Large = Annotated[bool, typer.Option("--large", rich_help_panel=IMAGES, help="Also read images of more than 178 megapixels.")]
+MaskThreshold = Annotated[
+    int | None,
+    typer.Option(
+        "--mask-threshold",
+        metavar="VALUE",
+        rich_help_panel=IMAGES,
+        help="Mask values above this count as marked, in --roi too. [default: 0 for masks of labels, else half of their range]",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How the good images of a data set are read."""
+
+    layout: Layout = None
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--size",
+            metavar="SIZE",
+            rich_help_panel=IMAGES,
+            help="Working size in pixels: N or HxW stretches the images, fit:HxW keeps their aspect ratio and mirrors the "
+            "margin, keep:N scales the shorter side to N, native keeps their own size. [default: 256]",
+        ),
+    ] = None
+    holdout: Annotated[
+        float | None,
+        typer.Option(
+            "--holdout",
+            metavar="SHARE",
+            parser=share,
+            rich_help_panel=IMAGES,
+            help="Reserve this share of the good images (such as 20%) for patchcli calibrate.",
+        ),
+    ] = None
+    bits: Bits = None
+    large: Large = False
+
+
+@dataclass(frozen=True)
+class Images:
+    """What counts in an image."""
+
+    roi: Annotated[
+        Path | None,
+        typer.Option(
+            "--roi",
+            metavar="MASK",
+            rich_help_panel=IMAGES,
+            help="Score only where this mask image is non-zero. It needs the size or aspect ratio of the images. Thresholds "
+            "calibrated with a mask hold only with that mask; thresholds calibrated without one hold with any.",
+        ),
+    ] = None
+    mask_threshold: MaskThreshold = None
+    large: Large = False
+
+
+@dataclass(frozen=True)
+class Regions(Images):
+    """What counts as a region."""
+
+    min_area: Annotated[
+        int,
+        typer.Option(
+            "--min-area",
+            metavar="PIXELS",
+            rich_help_panel=IMAGES,
+            help="Leave out smaller regions. The verdict depends on the score alone.",
+        ),
+    ] = 1
+    mm_per_pixel: Annotated[
+        float | None,
+        typer.Option("--mm-per-pixel", metavar="MM", rich_help_panel=IMAGES, help="Side of a pixel in mm; adds areas in mm²."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where to compute."""
+
+    device: Annotated[
+        DeviceName, typer.Option("--device", rich_help_panel=COMPUTATION, help="auto takes the GPU if there is one.")
+    ] = "auto"
+    threads: Threads = None
+
+
+@dataclass(frozen=True)
+class Budget(Device):
+    """Where to compute, with how much memory."""
+
+    memory: Annotated[
+        int | None,
+        typer.Option(
+            "--memory",
+            metavar="SIZE",
+            parser=number_of_bytes,
+            rich_help_panel=COMPUTATION,
+            help="Memory for the bank, such as 300M or 2G. [default: half of the free memory]",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Search(Budget):
+    """How to find the nearest patches of the bank."""
+
+    search: Annotated[
+        SearchName,
+        typer.Option(
+            "--search",
+            rich_help_panel=COMPUTATION,
+            help="Nearest-neighbour search; all are exact. auto takes keops on a GPU, else pruned.",
+        ),
+    ] = "auto"
+
+
+@dataclass(frozen=True)
+class Messages:
+    """How much a verb says."""
+
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", rich_help_panel=MESSAGES, help="Print no progress and no notes.")] = (
+        False
+    )
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", rich_help_panel=MESSAGES, help="Print details, and tracebacks of errors.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class Planned(Messages):
+    """How much a verb says, and whether it only says what it would do."""
+
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            "-n",
+            rich_help_panel=MESSAGES,
+            help="Check all input and print what would be read and written; write nothing.",
+        ),
+    ] = False

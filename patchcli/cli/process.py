@@ -1,4 +1,4 @@
-"""The process around a verb: its standard streams, SIGTERM, and the exit status of what nothing else catches."""
+"""The process around a verb: standard streams, SIGTERM, and the exit status of errors that nothing else catches."""
 
 import os
 import signal
@@ -13,11 +13,11 @@ def run(app: Callable[[], Any]) -> NoReturn:
     """Run the command line and exit."""
     _open_streams()
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # as after Ctrl-C, what is begun is tidied up
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # clean up as after Ctrl-C
     try:
         app()
     except SystemExit as end:
-        if isinstance(end.__context__, OSError):  # Typer exits with 1 where a pipe of its own output is closed
+        if isinstance(end.__context__, OSError):  # Typer exits with 1 if the pipe of its own output is closed
             sys.exit(BROKEN_PIPE)
         raise
     except BaseException as error:
@@ -26,12 +26,12 @@ def run(app: Callable[[], Any]) -> NoReturn:
 
 
 def _open_streams() -> None:
-    """Closed streams lead nowhere: else a file of ours would get their number, and what is written to them."""
+    """Open /dev/null for closed streams: else a file opened later would get their number and receive their text."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
     if sys.stderr is None:

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from patchcli.cli import options
 from patchcli.cli.terminal import REJECTED, Terminal
 
+SubmissionName = Literal["mvtec-ad-2"]
 COLUMNS = {
     "image": "image", "score": "score", "verdict": "verdict", "peak_x": "peak x", "peak_y": "peak y", "regions": "regions",
     "nearest_image": "nearest normal", "nearest_x": "x", "nearest_y": "y", "p_value": "p-value", "map": "map",
@@ -18,81 +19,69 @@ COLUMNS = {
 def score(
     paths: Annotated[
         list[str] | None,
-        typer.Argument(help="Images and folders; - reads paths from standard input. [default: the data set's test images]"),
+        typer.Argument(
+            metavar="PATHS", help="Images and folders; - reads paths from standard input. [default: the test images]"
+        ),
     ] = None,
     null: options.Null = False,
     store: options.Store = options.STORE,
-    out: Annotated[Path | None, typer.Option("--out", help="Write float32 TIFF anomaly maps below this folder.")] = None,
+    out: options.Out = None,
     overlay: Annotated[
-        bool, typer.Option("--overlay", help="With --out: heat maps as PNG too, the mask's outline in red.")
+        bool, typer.Option("--overlay", help="With --out: also write heat maps as PNG, with the outline of the mask in red.")
     ] = False,
     exit_code: Annotated[
-        bool, typer.Option("--exit-code", help="Exit with 1 where an image was rejected; needs patchcli calibrate before.")
+        bool, typer.Option("--exit-code", help="Exit with status 1 if an image is rejected; needs patchcli calibrate first.")
     ] = False,
-    roi: options.Roi = None,
-    min_area: options.MinArea = 1,
-    mm_per_pixel: options.MmPerPixel = None,
-    regions: Annotated[
-        Path | None, typer.Option("--regions", help="Write the regions of all images into this .csv or .json (COCO) file.")
+    regions_out: Annotated[
+        Path | None,
+        typer.Option("--regions", metavar="FILE", help="Write the regions of all images to this .csv or .json (COCO) file."),
     ] = None,
     submission: Annotated[
-        str | None,
-        typer.Option("--submission", help="mvtec-ad-2: with --out, what that benchmark's server takes, of its private images."),
+        SubmissionName | None,
+        typer.Option(
+            "--submission", help="With --out: write what the benchmark's server expects, from its private test images."
+        ),
     ] = None,
     form: options.Format = None,
-    mask_threshold: options.MaskThreshold = None,
-    large: options.Large = False,
-    search: options.Search = "auto",
-    memory: options.Memory = None,
-    device: options.Device = "auto",
-    threads: options.Threads = None,
-    dry_run: options.DryRun = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    *,
+    regions: options.Regions,
+    search: options.Search,
+    messages: options.Planned,
 ) -> None:
-    """Score images: a record an image on standard output, and anomaly maps with --out.
+    """Score images; print one record per image.
 
-    Where the store is calibrated, a record has a verdict (pass, review or reject), a p-value, and the regions: connected
-    areas above the pixel threshold, which --min-area, --mm-per-pixel and --regions are about.
+    With a calibration, a record also has a verdict (pass, review or reject), a p-value, and regions: connected areas
+    above the pixel threshold.
 
     Example: patchcli score --out maps/ --overlay
 
-    Example: ls line3/*.png | patchcli score - | jq -r 'select(.verdict == "reject") | .image'
+    Example: ls new/*.png | patchcli score - | jq -r 'select(.verdict=="reject").image'
 
     Example: find line3 -name '*.png' -print0 | patchcli score -0 -
 
     Example: patchcli score --submission mvtec-ad-2 --out submission/
 
-    Example: patchcli score --min-area 20 --mm-per-pixel 0.05 --roi part.png --regions regions.csv
+    Example: patchcli score --min-area 20 --roi part.png --regions regions.csv
     """
     rejected = False
-    with Terminal(quiet, verbose, dry_run) as terminal:
-        terminal.check_format(form)
+    with Terminal(**vars(messages)) as terminal:
+        terminal.check_output()
         from patchcli.verbs.score import BATCH, Record, score
 
         piped = paths == ["-"]
-        given: Iterable[str] | None = paths or None
-        if piped:
-            given = options.listed(null)
+        chosen: Iterable[str] | None = options.listed(null) if piped else paths or None
         records = score(
             store,
-            given,
+            chosen,
             out=out,
             overlay=overlay,
             batch=1 if piped else BATCH,
-            device=device,
-            search=search,
-            memory=options.memory(memory),
-            threads=threads,
             calibrated=exit_code,
-            roi=roi,
-            mask_threshold=mask_threshold,
-            large=large,
-            min_area=min_area,
-            mm_per_pixel=mm_per_pixel,
-            regions_out=regions,
+            regions_out=regions_out,
             submission=submission,
             observer=terminal,
+            **vars(regions),
+            **vars(search),
         )
 
         def watched() -> Iterator[Record]:

@@ -2,33 +2,50 @@
 
 import re
 
-COMMANDS = {"evaluate": "eval", "import_weights": "import", "write_report": "report"} | {
-    f"bank_{verb}": f"bank {verb}" for verb in ("list", "remove", "add")
-}
-COMMANDS |= {"audit": "bank audit"}
-COMMANDS |= {name: name for name in ("data", "extract", "train", "embed", "calibrate", "score", "watch", "info", "demo")}
+from patchcli.errors import PatchcliError
 
-# Arguments whose flag is not the same word.
-FLAGS = {"data": "DATA", "paths": "PATHS", "lam": "--lambda", "D": "--dim", "source": "--from", "regions_out": "--regions"}
-_QUOTED = re.compile(r"`(?:(\w+)\(([^`()]*)\)|(\w+)(=[^`]*)?)`")
+COMMANDS = {name: name for name in ("data", "extract", "train", "embed", "calibrate", "score", "watch", "info", "demo")}
+COMMANDS |= {"evaluate": "eval", "import_weights": "import", "write_report": "report", "audit": "bank audit"}
+COMMANDS |= {f"bank_{verb}": f"bank {verb}" for verb in ("list", "remove", "add")}
+
+# Arguments of those functions, as the shell has them; a test compares both with the library and the command line.
+_SAME = (
+    "batch bits check confidence device encoder epochs every false_alarms force half holdout keep large layout limit log "
+    "lr maps mask_threshold memory min_area minutes mm_per_pixel objective out overlay overwrite precision report resume "
+    "review roi sampler scale search seed size steps store submission threads tolerance warmup"
+)
+FLAGS = {name: f"--{name.replace('_', '-')}" for name in _SAME.split()}
+FLAGS |= {"lam": "--lambda", "D": "--dim", "source": "--from", "regions_out": "--regions", "metrics_out": "--metrics"}
+FLAGS |= {"calibrated": "--exit-code", "patches": "--patches", "image": "--image"}
+FLAGS |= {"data": "DATA", "paths": "PATHS", "names": "IMAGES", "folder": "FOLDER", "weights": "WEIGHTS"}
+
+_VALUE = r"(?:\"[^\"`]*\"|'[^'`]*'|[^`,()\s]*)"
+_ARGUMENT = re.compile(rf"(\w+)(?:=({_VALUE}))?")
+_QUOTED = re.compile(rf"(?<![^\s(:/])`(\w+)(?:\(((?:\w+={_VALUE}(?:, )?)*)\)|=({_VALUE}))?`(?![^\s.,;:)?])")
 
 
 def in_shell(text: str) -> str:
-    """`embed(overwrite=True)` → patchcli embed --overwrite; `size="fit:256x320"` → --size fit:256x320."""
+    """`embed(overwrite=True)` → patchcli embed --overwrite; `size="fit:256x320"` → --size fit:256x320.
+
+    What is no function or argument of the library stays as it is, such as a file's name in backquotes.
+    """
 
     def shell(match: re.Match[str]) -> str:
-        function, arguments, name, value = match.groups()
-        if function is None:
-            return _flag(name, value or "")
-        if function not in COMMANDS:
-            return match[0]
-        flags = [_flag(*re.fullmatch(r"(\w+)(.*)", one.strip()).groups()) for one in arguments.split(",") if one.strip()]  # type: ignore[union-attr]
-        return " ".join(["patchcli", COMMANDS[function], *flags])
+        name, arguments, value = match.groups()
+        if arguments is None:
+            return _flag(name, value) if name in FLAGS else match[0]
+        flags = [_flag(*found.groups()) for found in _ARGUMENT.finditer(arguments) if found[1] in FLAGS]
+        return " ".join(("patchcli", COMMANDS[name], *flags)) if name in COMMANDS else match[0]
 
     return _QUOTED.sub(shell, text)
 
 
-def _flag(name: str, value: str) -> str:
-    flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
-    value = value.removeprefix("=").strip("\"'")
-    return flag if value in ("", "True") else f"{flag} {value}"
+def explained(error: PatchcliError) -> str:
+    """An error's text in the shell's terms; its subject, which is the user's, is left alone."""
+    subject = str(error.subject or "")
+    return subject.join(map(in_shell, str(error).split(subject))) if subject else in_shell(str(error))
+
+
+def _flag(name: str, value: str | None) -> str:
+    value = (value or "").strip("\"'")
+    return FLAGS[name] if value in ("", "True") else f"{FLAGS[name]} {value}"

@@ -1,4 +1,4 @@
-"""Text for a terminal: no character of it acts on the terminal, and it has the width that is there."""
+"""Text for a terminal: no character controls the terminal, and lines fit its width."""
 
 import os
 import shutil
@@ -6,18 +6,18 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-LEAST = 16  # columns that a text is shortened to before a column of a table is left out
+LEAST = 16  # width to which texts are shortened before a table loses a column
 GAP = "  "
 
 
 def visible(text: str, encoding: str = "utf-8") -> str:
-    """The text with escapes for control characters, marks that reorder a line, and what the encoding does not have."""
+    """The text with escapes for control characters, for marks that reorder a line, and for what the encoding lacks."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def cells(text: str) -> int:
-    """How many columns a visible text takes."""
+    """Columns that a visible text takes on a terminal."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -26,7 +26,7 @@ def cells(text: str) -> int:
 
 
 def shortened(text: str, width: int, encoding: str = "utf-8") -> str:
-    """The end of a visible text, behind an ellipsis, where all of it is wider than `width`."""
+    """A visible text, or an ellipsis and its end if the whole is wider than `width`."""
     if cells(text) <= width:
         return text
     mark = "…" if visible("…", encoding) == "…" else "..."
@@ -36,22 +36,27 @@ def shortened(text: str, width: int, encoding: str = "utf-8") -> str:
 
 
 def padded(text: str, width: int, right: bool = False) -> str:
-    """The text with spaces up to a width."""
+    """The text filled with spaces to a width."""
     space = " " * (width - cells(text))
     return space + text if right else text + space
 
 
-def columns(stream: TextIO) -> int | None:
-    """Columns of the stream's terminal; None where it is none, unless COLUMNS says."""
+def wrapped(text: str, width: int, hanging: str = "") -> list[str]:
+    """Lines of a text, broken between words; all but the first begin with `hanging`."""
+    return textwrap.wrap(text, width, subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False)
+
+
+def columns(stream: TextIO | None) -> int | None:
+    """Columns of the terminal, or of the variable COLUMNS; None if the stream is no terminal, or closed."""
     if os.environ.get("COLUMNS", "").isdecimal() and int(os.environ["COLUMNS"]):
         return int(os.environ["COLUMNS"])
-    if not stream.isatty():
+    if stream is None or not stream.isatty():
         return None
     return os.get_terminal_size(stream.fileno()).columns or shutil.get_terminal_size().columns
 
 
 def cell(value: Any) -> str:
-    """A table's text for a value."""
+    """How a table shows a value."""
     if value is None:
         return "-"
     if isinstance(value, list):
@@ -64,9 +69,9 @@ def cell(value: Any) -> str:
 def table(
     rows: Sequence[Mapping[str, Any]], headings: Mapping[str, str], width: int | None, encoding: str = "utf-8"
 ) -> list[str]:
-    """Lines of a table, the heading first; `headings` are of the keys to show, the most important first.
+    """Lines of a table, the heading first. `headings`: key → heading, the most important first.
 
-    Where it is wider than `width`, the last columns are left out, and texts (ids, paths) lose their beginning.
+    A table wider than `width` loses its last columns, and its texts (ids, paths) lose their beginning.
     """
     grid = [[visible(cell(row[key]), encoding) for key in headings] for row in rows]
     numeric = [any(isinstance(row[key], int | float | list) for row in rows) for key in headings]
@@ -87,14 +92,14 @@ def table(
     return lines
 
 
-def pairs(found: Mapping[str, Any], width: int | None, encoding: str = "utf-8") -> list[str]:
-    """A line or more for each key and value: long values go on in the next line, between words."""
-    left = max(map(cells, found)) + len(GAP)
+def pairs(values: Mapping[str, Any], width: int | None, encoding: str = "utf-8") -> list[str]:
+    """Lines with a key and its value; long values continue on the next line, broken between words."""
+    left = max(map(cells, values)) + len(GAP)
     room = None if width is None else max(LEAST, width - left)
     lines = []
-    for key, value in found.items():
+    for key, value in values.items():
         text = visible(cell(value), encoding)
-        parts = [text] if room is None else textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
+        parts = [text] if room is None else wrapped(text, room)
         shown = [part if room is None else shortened(part, room, encoding) for part in parts or [""]]
         lines += [padded(key if not n else "", left) + part for n, part in enumerate(shown)]
     return lines

@@ -2,64 +2,133 @@
 
 import os
 import signal
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from patchcli.cli import options
 from patchcli.cli.terminal import Terminal
 
+EncoderName = Literal["hierarchical", "flat"]
+SamplerName = Literal["dense", "patch"]
+ObjectiveName = Literal["contrast", "paper"]
+PrecisionName = Literal["float32", "bfloat16"]
+RECIPE = "Recipe"  # heading in the help text
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the weights depend on; None leaves a value to the library."""
+
+    encoder: Annotated[
+        EncoderName | None,
+        typer.Option("--encoder", rich_help_panel=RECIPE, help="Architecture of the encoder. [default: hierarchical]"),
+    ] = None
+    sampler: Annotated[
+        SamplerName | None,
+        typer.Option(
+            "--sampler",
+            rich_help_panel=RECIPE,
+            help="Train on large parts of images (dense), or on pairs of patches as the paper does. [default: dense]",
+        ),
+    ] = None
+    objective: Annotated[
+        ObjectiveName | None,
+        typer.Option(
+            "--objective",
+            rich_help_panel=RECIPE,
+            help="contrast (with a separation loss if images are not aligned), or the losses of the paper. "
+            "[default: contrast; with --sampler patch: paper]",
+        ),
+    ] = None
+    lam: Annotated[
+        float | None,
+        typer.Option(
+            "--lambda",
+            metavar="WEIGHT",
+            rich_help_panel=RECIPE,
+            help="Weight of the SVDD' losses. [default: 0; with --objective paper: 0.5]",
+        ),
+    ] = None
+    warmup: Annotated[
+        int | None,
+        typer.Option(
+            "--warmup",
+            metavar="N",
+            rich_help_panel=RECIPE,
+            help="Steps over which lambda rises from 0. [default: 0; with --objective paper: 100; with --sampler patch: 0]",
+        ),
+    ] = None
+    D: Annotated[
+        int | None,
+        typer.Option("--dim", metavar="D", rich_help_panel=RECIPE, help="Length of a feature vector. [default: 64]"),
+    ] = None
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            "--lr",
+            metavar="RATE",
+            rich_help_panel=RECIPE,
+            help="Learning rate of Adam; with the contrast it halves over 1000 steps. "
+            "[default: 0.001; with --encoder flat: 0.0003]",
+        ),
+    ] = None
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            "--batch",
+            metavar="N",
+            rich_help_panel=RECIPE,
+            help="Images per step, or pairs per step with --sampler patch. [default: 4; with --sampler patch: 64]",
+        ),
+    ] = None
+    precision: Annotated[
+        PrecisionName | None,
+        typer.Option("--precision", rich_help_panel=RECIPE, help="Number format of the forward pass. [default: float32]"),
+    ] = None
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", rich_help_panel=RECIPE, help=f"{options.SEED.help} [default: 0]")
+    ] = None
+
+
+@dataclass(frozen=True)
+class Length:
+    """When training ends."""
+
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Steps in total. [default: 1000]")] = None
+    epochs: Annotated[
+        float | None, typer.Option("--epochs", metavar="N", help="Passes over the images in total, instead of steps.")
+    ] = None
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", metavar="M", help="Stop after this time, even if steps are left.")
+    ] = None
+
 
 def train(
     data: Annotated[
-        Path | None, typer.Argument(help="A data set, a folder of good images, or a manifest. [default: what the store holds]")
+        Path | None,
+        typer.Argument(metavar="DATA", help="Data set, folder of good images, or manifest. [default: the images in the store]"),
     ] = None,
     store: options.Store = options.STORE,
-    layout: options.Layout = None,
-    holdout: options.Holdout = None,
-    size: options.Size = None,
-    bits: options.Bits = None,
-    large: options.Large = False,
-    steps: Annotated[int | None, typer.Option("--steps", help="Steps in all. [default: 1000]")] = None,
-    epochs: Annotated[float | None, typer.Option("--epochs", help="The same in passes over the images.")] = None,
-    minutes: Annotated[float | None, typer.Option("--minutes", help="Stop after so long, whatever the steps.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the store's checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in the store.")] = False,
     overwrite: options.Overwrite = False,
-    encoder: Annotated[str | None, typer.Option("--encoder", help="hierarchical or flat. [default: hierarchical]")] = None,
-    sampler: Annotated[
-        str | None, typer.Option("--sampler", help="dense (parts of images) or patch (as in the paper). [default: dense]")
-    ] = None,
-    objective: Annotated[
-        str | None,
-        typer.Option("--objective", help="contrast (and separation where needed), or paper. [default: contrast, patch: paper]"),
-    ] = None,
-    lam: Annotated[float | None, typer.Option("--lambda", help="Weight of the SVDD' losses. [default: 0, paper: 0.5]")] = None,
-    warmup: Annotated[
-        int | None, typer.Option("--warmup", help="Steps in which lambda rises. [default: 0, paper: 100, patch: 0]")
-    ] = None,
-    dim: Annotated[int | None, typer.Option("--dim", help="Length D of a feature. [default: 64]")] = None,
-    lr: Annotated[
-        float | None,
-        typer.Option("--lr", help="Learning rate of Adam; the contrast's halves in 1000 steps. [default: 1e-3; flat: 3e-4]"),
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option("--batch", help="Images a step (dense), or pairs (patch). [default: 4, 64]")
-    ] = None,
-    precision: Annotated[str | None, typer.Option("--precision", help="float32 or bfloat16. [default: float32]")] = None,
     report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE.html", help="Draw losses, criterion and choice on a page.")
+        Path | None,
+        typer.Option("--report", metavar="FILE.html", help="Write a page with the losses and the choice of checkpoint."),
     ] = None,
-    seed: options.Seed = None,
-    device: options.Device = "auto",
-    threads: options.Threads = None,
-    dry_run: options.DryRun = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    *,
+    length: Length,
+    recipe: Recipe,
+    extraction: options.Extraction,
+    device: options.Device,
+    messages: options.Planned,
 ) -> None:
-    """Train the patch encoder on good images; no labels, no defects.
+    """Train the patch encoder on good images; it needs no labels.
 
-    Ctrl-C stops after the running step and keeps a usable encoder; --resume goes on as if never stopped.
+    Ctrl-C stops after the current step and keeps a usable encoder. --resume then continues with the same result as
+    without the stop.
 
     Example: patchcli train ./mvtec/grid --minutes 10
 
@@ -67,39 +136,29 @@ def train(
 
     Example: torchrun --nproc-per-node=2 -m patchcli train ./mvtec/grid
     """
-    again = "where a checkpoint was written, go on with: patchcli train --resume"
-    with Terminal(quiet or os.environ.get("RANK", "0") != "0", verbose, dry_run, again) as terminal:
+    quiet = messages.quiet or os.environ.get("RANK", "0") != "0"
+    again = "if a checkpoint was written, resume with: patchcli train --resume"
+    with Terminal(quiet, messages.verbose, messages.dry_run, again) as terminal:
         terminal.progress("train", 0, None, "loading PyTorch")
-        aside = None if holdout is None else options.share("--holdout", holdout)
         from patchcli.verbs.train import train
 
-        given = {
-            "encoder": encoder, "sampler": sampler, "objective": objective, "lam": lam, "warmup": warmup, "D": dim,
-            "lr": lr, "batch": batch, "precision": precision, "seed": seed,
-        }  # fmt: skip
+        chosen = {name: value for name, value in vars(recipe).items() if value is not None}
         trained = train(
             data,
             store,
-            layout=layout,
-            holdout=aside,
-            size=size,
-            bits=bits,
-            large=large,
-            steps=steps,
-            epochs=epochs,
-            minutes=minutes,
             resume=resume,
             overwrite=overwrite,
-            device=device,
-            threads=threads,
             report=report,
             observer=terminal,
-            **{name: value for name, value in given.items() if value is not None},
+            **vars(length),
+            **vars(extraction),
+            **vars(device),
+            **chosen,
         )
         losses = ", ".join(f"{name} {value:.3f}" for name, value in trained.losses.items())
         terminal.note(f"{trained.steps} steps in {trained.seconds:.0f} s{': ' if losses else ''}{losses}")
         if trained.interrupted:
-            usable = f"the encoder is usable, go on with: patchcli train --resume --store {store}"
+            usable = f"the encoder is usable; resume with: patchcli train --resume --store {store}"
             terminal.note(f"interrupted; {trained.trouble or usable}")
             raise typer.Exit(128 + (trained.signal or signal.SIGINT))
         terminal.note(f"encoder {trained.sha256[:12]} (of step {trained.chosen}) is in {store}; next: patchcli embed")

@@ -19,6 +19,7 @@ from patchcli.errors import InputError, StoreError
 from patchcli.store import Thresholds
 
 VERDICTS = ("pass", "review", "reject")
+CONFIDENCE = 0.95
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)  # of false alarms, that are promised where none is asked for: the first that can be
 
 
@@ -42,7 +43,7 @@ def least_rate(n: int, confidence: float) -> float:
 
 def best_rate(n: int, confidence: float) -> float:
     """The first of RATES that n images can promise; else the smallest rate that they can, rounded up to 0.01%."""
-    _check_share("--confidence", confidence)
+    _check_share("confidence", confidence)
     if n == 0:
         return RATES[0]
     can = (rate for rate in RATES if rank(n, rate, confidence))
@@ -55,18 +56,18 @@ def _rounded_up(rate: float) -> float:
 
 def _check_share(name: str, share: float) -> None:
     if not 0 < share < 1:
-        raise InputError(f"{name}: expected a share between 0 and 100%, found {100 * share:g}%")
+        raise InputError(f"{100 * share:g}%", parameter=name, expected="a share between 0 and 100%")
 
 
 def check(n: int, rate: float, confidence: float) -> None:
     """Raise InputError where a rate or confidence is no share between 0 and 1, or n images are too few for them."""
-    _check_share("--false-alarms", rate)
-    _check_share("--confidence", confidence)
+    _check_share("false_alarms", rate)
+    _check_share("confidence", confidence)
     if n == 0 or rank(n, rate, confidence) == 0:
         needed = f"{100 * rate:g}% at {100 * confidence:g}% confidence needs {least_images(rate, confidence):,}"
         smallest = 100 * _rounded_up(least_rate(n, confidence)) if n else 100
-        advice = f"; with these: --false-alarms {smallest:.2f}%" if smallest < 100 else ""
-        raise InputError(f"a false-alarm rate of {needed} good images, found {n}{advice}")
+        advice = f"with these: `false_alarms={smallest:.2f}%`" if smallest < 100 else None
+        raise InputError(f"a false-alarm rate of {needed} good images, found {n}", advice=advice)
 
 
 def threshold(scores: NDArray[np.float64], rate: float, confidence: float) -> float:
@@ -83,6 +84,24 @@ def p_values(scores: NDArray[np.float64], queries: NDArray[np.float64]) -> NDArr
 
 
 @dataclass(frozen=True)
+class Promise:
+    """What thresholds are to promise: rates of false alarms, as shares of good images, and the confidence in them."""
+
+    false_alarms: float | None = None  # None: the lowest of RATES that the images can promise, else the lowest that they can
+    confidence: float = CONFIDENCE
+    review: float | None = None  # the higher rate of a lower threshold
+
+    def rate(self, images: int) -> float:
+        """The rate that so many images are to promise; raises InputError where they cannot."""
+        rate = best_rate(images, self.confidence) if self.false_alarms is None else self.false_alarms
+        check(images, rate, self.confidence)
+        if self.review is not None and not rate < self.review < 1:
+            expected = f"a rate above that of `false_alarms` ({100 * rate:g}%)"
+            raise InputError(f"{100 * self.review:g}%", parameter="review", expected=expected)
+        return rate
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Thresholds, with the image scores (n,) behind them."""
 
@@ -95,8 +114,8 @@ class Calibration:
         A threshold that was set without a region of interest holds with any: the maximum over fewer pixels is no higher.
         """
         if self.thresholds.roi not in (None, roi):
-            found = "the thresholds hold for another region of interest"
-            raise StoreError(f"{found}; give calibrate's --roi to score too, or run: patchcli calibrate")
+            other = "the thresholds hold for another region of interest"
+            raise StoreError(other, advice="give `calibrate()`'s `roi` here too", run="calibrate()")
 
     def verdict(self, score: float) -> str:
         """pass, review or reject."""

@@ -1,113 +1,201 @@
-"""Bank × images → patch distances → anomaly maps → scores, with the evidence (Patch SVDD, Algorithm 2)."""
+"""The detector: encoder, bank and calibration of a store, read once, and what they find in images (Algorithm 2)."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from patchcli.bank import pages as paged
-from patchcli.bank import search as neighbours
+from patchcli import runtime
+from patchcli.bank import pages, search
+from patchcli.datasets.arrays import ImageLike, as_several, is_one, to_pixels
 from patchcli.datasets.images import Pixels
 from patchcli.datasets.roi import Roi
 from patchcli.detection import maps
-from patchcli.errors import InputError
+from patchcli.detection.calibration import Calibration
+from patchcli.detection.result import Evidence, Nearest, Result
+from patchcli.errors import DamagedError, InputError, StoreError
 from patchcli.features.dense import embed, grids
+from patchcli.observer import Observer
 from patchcli.store import Store
 
-
-@dataclass(frozen=True)
-class Evidence:
-    """The most anomalous patch at the map's peak and the normal patch nearest to it; all in original pixels."""
-
-    peak: tuple[int, int]  # (x, y) of the map's maximum, in the region of interest
-    box: tuple[int, int, int, int]  # x, y, width, height of the patch
-    normal_image: str  # id of the training image that holds the nearest patch
-    normal_box: tuple[int, int, int, int]  # of that patch, there
+BATCH = 8  # images that are searched for together,
+PIXELS = 8_000_000  # if they have no more than so many at the working size: features take 16 times the memory of a picture
 
 
 @dataclass(frozen=True)
-class Scored:
-    """The result for one image; maps are (h, w) float32, what the image covers of the store's working size."""
+class Setup:
+    """How a detector is opened. `memory` bounds what it holds of the bank, in bytes; None: half of what is free.
 
-    maps: dict[str, NDArray[np.float32]]  # big, small (where the encoder has it), multi
-    size: tuple[int, int]  # original (height, width)
-    evidence: Evidence
-    roi: Roi | None = None
+    Of a detector with a region of interest, nothing outside of it counts. `large` admits images of more than
+    decoding.LIMIT pixels; `threads` bounds the CPU threads of this process.
+    """
 
-    def inside(self, name: str = "multi") -> NDArray[np.float32]:
-        """A map's values (n,) in the region of interest."""
-        values = self.maps[name]
-        return values.ravel() if self.roi is None else self.roi.inside(values)
+    device: str = "auto"  # auto, cpu or cuda
+    search: str = "auto"  # auto or a name of bank.search.METHODS; all are exact
+    memory: int | None = None
+    threads: int | None = None
+    roi: Roi | Path | str | None = None  # a region of interest, or the mask image that it is read from
+    large: bool = False
 
-    def score(self, name: str = "multi") -> float:
-        """The image's anomaly score: the maximum of a map in the region of interest."""
-        return float(self.inside(name).max())
+    def __post_init__(self) -> None:
+        if self.roi is not None and not isinstance(self.roi, Roi):
+            object.__setattr__(self, "roi", Roi.read(self.roi, large=self.large))
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """Images on their way to the search: features (B, rows, columns, D) of each scale, and original sizes."""
+class Features:
+    """Embedded images: features (B, rows, columns, D) of each scale, and original sizes (height, width)."""
 
-    features: dict[str, torch.Tensor]
-    sizes: list[tuple[int, int]]  # (height, width)
+    scales: dict[str, torch.Tensor]
+    sizes: list[tuple[int, int]]
 
 
-class Scorer:
-    """Everything that is loaded once to score images against one store."""
+class Detector:
+    """Scores images against one version of a store; open one with `Detector.open`."""
 
-    def __init__(
-        self, store: Store, device: torch.device, method: str, memory: int, roi: Roi | None = None, large: bool = False
-    ) -> None:
-        self.bank = bank = store.bank()
-        self.encoder = store.encoder.restore(device)
-        self.mean, self.canvas, self.reader = store.images.mean, store.canvas, store.source.reader.lifted(large)
-        self.roi = roi
-        if roi is not None and not roi.at(*self.canvas.covered(*roi.mask.shape)).any():
-            found = f"nothing of it is left at the store's working size of {self.canvas.width}x{self.canvas.height} pixels"
-            raise InputError(f"--roi {roi.path}: {found}; expected a larger area")
-        self.grids = grids(self.encoder, self.canvas.height, self.canvas.width, store.encoder.attributes.strides)
-        self.ids, self.sizes = store.images.ids, store.images.sizes
-        self.device, self.memory = device, memory
-        self.bound = bank.attributes.radius  # by how much a distance may be off, 0 for a whole bank
-        self.search, left = {}, memory
+    def __init__(self, store: Store, setup: Setup, observer: Observer) -> None:
+        runtime.set_threads(setup.threads)
+        assert setup.roi is None or isinstance(setup.roi, Roi)
+        self._store, self.setup, self.roi = store, setup, setup.roi
+        self.path, self.source, self.revision = store.path, store.source, store.root.revision
+        self.bank, self.images, self.attributes = store.bank(), store.images, store.encoder.attributes
+        self.device, self.memory = runtime.device(setup.device), runtime.memory(setup.memory)
+        self.canvas, self.reader = store.canvas, store.source.reader.lifted(setup.large)
+        self.calibration, self.uncalibrated = _calibration(store, self.roi)
+        self._check_roi()
+        self._announce(observer)
+        self.encoder, self.mean = store.encoder.restore(self.device), store.images.mean
+        self.grids = grids(self.encoder, self.canvas.height, self.canvas.width, self.attributes.strides)
+        self.distance_error = max(self.bank.attributes.radius.values())  # 0 unless the bank is thinned or float16
+        self._search = self._searches(observer)
+
+    @classmethod
+    def open(
+        cls,
+        store: Path | str | Store = "patchcli.zarr",
+        *,
+        device: str = "auto",
+        search: str = "auto",
+        memory: int | None = None,
+        threads: int | None = None,
+        roi: Roi | Path | str | None = None,
+        large: bool = False,
+        observer: Observer | None = None,
+    ) -> "Detector":
+        """Read a store's encoder, bank and calibration; the other arguments are those of Setup.
+
+        Raises StoreError where the store has no complete bank of its encoder.
+        """
+        setup = Setup(device, search, memory, threads, roi, large)
+        return cls(store if isinstance(store, Store) else Store.open(store), setup, observer or Observer())
+
+    def _check_roi(self) -> None:
+        if self.roi is not None and not self.roi.at(*self.canvas.covered(*self.roi.mask.shape)).any():
+            size = f"{self.canvas.width}x{self.canvas.height} pixels"
+            nothing = f"nothing of it is left at the store's working size of {size}"
+            raise InputError(f"{nothing}; expected a larger area", parameter="roi", subject=self.roi.path)
+
+    def _announce(self, observer: Observer) -> None:
+        """Say what may be wrong with the encoder, and what memory the bank takes."""
+        if self.attributes.trouble:  # embed was made to take it
+            observer.note(f"the encoder may be of no use: {self.attributes.trouble}")
+        needed, budget = pages.total_memory(self.bank), self.memory
+        if needed <= budget:
+            observer.detail(f"the bank takes {runtime.megabytes(needed)} of memory")
+        else:
+            numbers = f"the bank would take {runtime.megabytes(needed)} of memory, {runtime.megabytes(budget)} may be used"
+            observer.note(f"{numbers}: parts of it are read anew for every batch, with the same maps")
+
+    def _searches(self, observer: Observer) -> dict[str, search.Search]:
+        """The search of each scale: the one that is named, or the exact one that works here."""
+        method, instead = search.choose(self.setup.search, self.device, self.attributes.D)
+        if instead:
+            observer.note(instead)
+        searches, left = {}, self.memory
         for scale in self.grids:  # big first: it is small
-            self.search[scale] = neighbours.searcher(method, paged.read(bank, scale, left), device, left)
-            left = max(0, left - paged.memory(bank, scale))
+            searches[scale] = search.searcher(method, pages.read(self.bank, scale, left), self.device, left)
+            left = max(0, left - pages.memory(self.bank, scale))
+        return searches
 
-    def embed(self, images: list[Pixels]) -> Embedded:
-        """Decoded images, each (h, w, 3) of any size, at the store's working size through the encoder."""
+    # ---- arrays in, results out -------------------------------------------------------------------------------------
+
+    @overload
+    def __call__(self, images: ImageLike, *, full_scale: float | None = None) -> Result: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def __call__(self, images: Sequence[ImageLike], *, full_scale: float | None = None) -> list[Result]: ...
+
+    def __call__(self, images: ImageLike | Sequence[ImageLike], *, full_scale: float | None = None) -> Result | list[Result]:
+        """The result of an image; of several, or of an array (N, H, W, 3), a list of them.
+
+        An image is an array (H, W) or (H, W, 3) in RGB, a PIL image, or the path of a file. Arrays are uint8, uint16 or
+        floating point; `full_scale` is the value of white, which floating point arrays need (1.0 or 255, say) and uint16
+        arrays may have; by default it is that of the store's bits. Raises InputError.
+        """
+        decoded = [self._pixels(image, full_scale) for image in as_several(images)]
+        if is_one(images):
+            return self._results(decoded)[0]
+        size = self.at_once(BATCH)
+        return [result for start in range(0, len(decoded), size) for result in self._results(decoded[start : start + size])]
+
+    def embed(
+        self, images: ImageLike | Sequence[ImageLike], *, full_scale: float | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """The features of each scale, (N, rows, columns, D) float32, at the bank's grid; N is 1 for one image."""
+        features = self.embed_pixels([self._pixels(image, full_scale) for image in as_several(images)])
+        return {scale: values.cpu().numpy() for scale, values in features.scales.items()}
+
+    def _pixels(self, image: ImageLike, full_scale: float | None) -> Pixels:
+        pixels = to_pixels(image, self.reader, full_scale)
+        if self.roi is not None:
+            self.roi.check("images", *pixels.shape[:2])
+        return pixels
+
+    def _results(self, images: list[Pixels]) -> list[Result]:
+        results = self.compare(self.embed_pixels(images))
+        for result, pixels in zip(results, images, strict=True):
+            object.__setattr__(result, "pixels", pixels)
+        return results
+
+    # ---- Algorithm 2 ------------------------------------------------------------------------------------------------
+
+    def at_once(self, batch: int) -> int:
+        """How many images are searched for together, of a batch."""
+        return max(1, min(batch, PIXELS // (self.canvas.height * self.canvas.width)))
+
+    def embed_pixels(self, images: Sequence[Pixels]) -> Features:
+        """Decoded images, each (h, w, 3) of any size, at the working size through the encoder."""
         pixels = np.stack([self.canvas.fit(image) for image in images])
-        return self.embed_stored(pixels, [(image.shape[0], image.shape[1]) for image in images])
+        return self.embed_fitted(pixels, [(image.shape[0], image.shape[1]) for image in images])
 
-    def embed_stored(self, pixels: Pixels, sizes: list[tuple[int, int]]) -> Embedded:
+    def embed_fitted(self, pixels: Pixels, sizes: list[tuple[int, int]]) -> Features:
         """Images (B, H, W, 3) that have the working size, with their original sizes."""
-        return Embedded(embed(self.encoder, pixels, self.mean, self.grids, self.device), sizes)
+        return Features(embed(self.encoder, pixels, self.mean, self.grids, self.device), sizes)
 
-    def score(self, images: list[Pixels]) -> list[Scored]:
-        """Score decoded images together."""
-        return self.compare(self.embed(images))
-
-    def compare(self, embedded: Embedded, without: int | None = None) -> list[Scored]:
-        """Maps and evidence of embedded images; as if the bank did not hold training image number `without`."""
-        count = len(embedded.sizes)
+    def compare(self, features: Features, without: int | None = None) -> list[Result]:
+        """The results of embedded images; as if the bank did not hold training image number `without`."""
+        count = len(features.sizes)
         distances, nearest = {}, {}
         pixel_maps: dict[str, NDArray[np.float32]] = {}
         for scale, grid in self.grids.items():
-            queries = embedded.features[scale].reshape(-1, embedded.features[scale].shape[-1])
+            queries = features.scales[scale].reshape(-1, features.scales[scale].shape[-1])
             skip = (0, 0) if without is None else (without * grid.patches, (without + 1) * grid.patches)
-            d, i = self.search[scale](queries, skip)
+            d, i = self._search[scale](queries, skip)  # lines 2 to 6: the nearest normal patch
             distances[scale] = d.cpu().numpy().reshape(count, *grid.shape)
             nearest[scale] = i.cpu().numpy().reshape(count, *grid.shape)
-            pixel_maps[scale] = maps.spread(distances[scale], grid)
-        pixel_maps["multi"] = maps.multiply(pixel_maps)
+            pixel_maps[scale] = maps.spread(distances[scale], grid)  # lines 7 to 10: from patches to pixels
+        pixel_maps["multi"] = maps.multiply(pixel_maps)  # line 11
         finest = min(self.grids, key=lambda scale: self.grids[scale].S)
         results = []
-        for b, size in enumerate(embedded.sizes):
+        for b, size in enumerate(features.sizes):
             height, width = self.canvas.covered(*size)
             covered = {name: values[b, :height, :width] for name, values in pixel_maps.items()}
             evidence = self._evidence(covered["multi"], size, distances[finest][b], nearest[finest][b], finest)
-            results.append(Scored(covered, size, evidence, self.roi))
+            results.append(Result(covered, size, evidence, self.roi, self.calibration))
         return results
 
     def _evidence(
@@ -120,17 +208,18 @@ class Scorer:
     ) -> Evidence:
         """The patch of the finest scale that covers the peak and is farthest from the normal ones."""
         grid = self.grids[scale]
-        looked_at = multi if self.roi is None else np.where(self.roi.at(*multi.shape), multi, -1)
-        y, x = np.unravel_index(int(looked_at.argmax()), multi.shape)
+        inside = multi if self.roi is None else np.where(self.roi.at(*multi.shape), multi, -1)
+        y, x = np.unravel_index(int(inside.argmax()), multi.shape)
         rows = [r for r, top in enumerate(grid.ys) if top <= y < top + grid.K]
         columns = [c for c, left in enumerate(grid.xs) if left <= x < left + grid.K]
         worst = int(distances[np.ix_(rows, columns)].argmax())
         row, column = rows[worst // len(columns)], columns[worst % len(columns)]
         number, top, left = grid.locate(int(nearest[row, column]))
-        normal_box = self._original((top, left), grid.K, (int(self.sizes[number][0]), int(self.sizes[number][1])))
+        normal_box = self._original((top, left), grid.K, self.images.sizes[number])
         height, width = multi.shape
         peak = (int((x + 0.5) * size[1] / width), int((y + 0.5) * size[0] / height))
-        return Evidence(peak, self._original((grid.ys[row], grid.xs[column]), grid.K, size), self.ids[number], normal_box)
+        patch = self._original((grid.ys[row], grid.xs[column]), grid.K, size)
+        return Evidence(peak, patch, Nearest(self.images.ids[number], normal_box))
 
     def _original(self, at: tuple[int, int], K: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
         """x, y, width and height, in original pixels, of the patch at (top, left) of the canvas.
@@ -144,3 +233,36 @@ class Scorer:
             spans.append((first, max(1, min(round(K * whole / covered), whole - first))))
         (y, height), (x, width) = spans
         return x, y, width, height
+
+
+def _calibration(store: Store, roi: Roi | None) -> tuple[Calibration | None, StoreError | None]:
+    """The store's calibration, or why it has none that holds. Raises DamagedError where it is damaged."""
+    try:
+        calibration = Calibration(store.calibration.thresholds, store.calibration.scores)
+        calibration.check_roi(roi.sha256 if roi else None)
+    except DamagedError:
+        raise
+    except StoreError as error:
+        return None, error
+    return calibration, None
+
+
+def path_and_setup(detector: Detector | Path | str, setup: Setup | None) -> tuple[Path | str, Setup]:
+    """A detector's store and setup; or the store that is named, with that setup."""
+    if not isinstance(detector, Detector):
+        return detector, setup or Setup()
+    if setup is not None:
+        raise InputError("a detector has a setup already; give the path of a store instead", parameter="setup")
+    return detector.path, detector.setup
+
+
+def opened(detector: Detector | Path | str, setup: Setup | None, observer: Observer) -> Detector:
+    """The detector, or one of the store that is named, with that setup."""
+    path, setup = path_and_setup(detector, setup)
+    return detector if isinstance(detector, Detector) else Detector(Store.open(path), setup, observer)
+
+
+def scale_names(detector: Detector) -> Mapping[str, str]:
+    """What the tables call each map: the labels of the scales, and "product" where there are several."""
+    labels = {name: scale.label for name, scale in detector.encoder.scales.items()}
+    return labels | ({"multi": "product"} if len(labels) > 1 else {})

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchcli import files
+from patchcli.errors import InputError
 
 SUFFIXES = (".csv", ".json")  # what regions are written as
 
@@ -74,6 +76,26 @@ def find(
         )
         for n in ranked[area[ranked] >= min_area]
     ]
+
+
+@dataclass(frozen=True)
+class RegionOptions:
+    """Which regions are kept, and whether their areas are in mm² too. The verdict is of the score alone."""
+
+    min_area: int = 1  # pixels; smaller regions are left out
+    mm_per_pixel: float | None = None  # the side of an image's pixel
+
+    def __post_init__(self) -> None:
+        if self.min_area < 1:
+            raise InputError(f"{self.min_area}", parameter="min_area", expected="1 pixel or more")
+        side = self.mm_per_pixel
+        if side is not None and not (side > 0 and 0 < side * side < math.inf):
+            raise InputError(f"{side:g}", parameter="mm_per_pixel", expected="the size of a pixel in mm, above 0")
+
+    @property
+    def given(self) -> bool:
+        """Whether somebody wants regions, which need a calibration."""
+        return self != RegionOptions()
 
 
 # An image as the user calls it, its id, its (height, width) and its regions.

@@ -23,3 +23,8 @@ def restore(architecture: str, D: int, weights: Mapping[str, NDArray[Any]], devi
     encoder = build(architecture, D)
     encoder.load_state_dict({name: torch.from_numpy(values) for name, values in weights.items()})
     return encoder.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+
+
+def largest_patch() -> int:
+    """The side of the largest patch of any encoder, in pixels: images have at least this size."""
+    return max(scale.K for encoder in ENCODERS.values() for scale in encoder.scales.values())

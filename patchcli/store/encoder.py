@@ -39,6 +39,7 @@ class EncoderAttributes:
     strides: dict[str, int] = field(default_factory=dict)  # of the bank, where it is not the encoder's S
     checkpoint_sha256: str | None = None
     trouble: str | None = None  # why the encoder should not be embedded
+    repair: str | None = None  # and the verb to call instead
 
 
 class StoredEncoder:

@@ -230,8 +230,7 @@ class Store:
         """The encoder. Raises IncompleteError where nothing is trained."""
         part = self.part("encoder")
         if part is None:
-            advice = "run: `train()` (or `import_weights()`)"
-            raise IncompleteError("holds no encoder yet", subject=self.path, advice=advice)
+            raise IncompleteError("holds no encoder yet (or take one: `import_weights()`)", subject=self.path, run="train()")
         return StoredEncoder(part)
 
     def write_encoder(self, weights: Mapping[str, Array], attributes: EncoderAttributes, state: Mapping[str, Array]) -> str:
@@ -311,9 +310,9 @@ class Store:
         bank, now = self.any_bank(), self.bank_fingerprint()
         if (begun := self.blocks()) is not None:
             done = f"{int(begun.done.sum())} of {len(begun.done)} blocks"
-            raise IncompleteError(f"the bank is half-written ({done}); run: `embed()`, which goes on", subject=self.path)
+            raise IncompleteError(f"the bank is half-written ({done})", subject=self.path, run="embed()")
         if bank is None:
-            raise IncompleteError("holds no bank yet; run: `embed()`", subject=self.path)
+            raise IncompleteError("holds no bank yet", subject=self.path, run="embed()")
         before = bank.attributes.fingerprint
         if before.encoder != now.encoder:
             other = f"the bank is of encoder {before.encoder[:12]}, the store's encoder is {now.encoder[:12]}"
@@ -321,7 +320,7 @@ class Store:
             other = "the bank is of patches at other places than the encoder's"
         else:
             other = "the bank is of other images than the store's"
-        raise StoreError(other, subject=self.path, advice="run: `embed()`")
+        raise StoreError(other, subject=self.path, run="embed()")
 
     # ---- calibration --------------------------------------------------------------------------------------------
 
@@ -335,10 +334,10 @@ class Store:
         """The calibration. Raises IncompleteError where there is none, StoreError where it belongs to another bank."""
         part = self.part("calibration")
         if part is None:
-            raise IncompleteError("holds no calibration yet; run: `calibrate()`", subject=self.path)
+            raise IncompleteError("holds no calibration yet", subject=self.path, run="calibrate()")
         calibration = StoredCalibration(part)
         if calibration.fingerprint != self._calibration_fingerprint():
-            raise StoreError("the calibration is of another bank", subject=self.path, advice=REPAIR["calibration"])
+            raise StoreError("the calibration is of another bank", subject=self.path, run="calibrate()")
         return calibration
 
     def write_calibration(self, ids: list[str], arrays: Mapping[str, Array], thresholds: Thresholds) -> None:

@@ -1,11 +1,13 @@
-"""How well an encoder finds defects, judged from good images alone: the criterion that checkpoints are chosen by.
+"""The criterion that chooses a checkpoint: how well its encoder finds synthetic defects in good images.
 
-Some good images are held out of training; synthetic defects are drawn into copies of them, and both are scored against
-a small memory bank of the other good images, as Algorithm 2 of Patch SVDD would score them.
+The validation images are good images that the encoder does not learn from. Synthetic defects are drawn into copies of them,
+and both are scored against a small memory bank of other good images, as Algorithm 2 of the supplement scores images. No test
+image takes part.
 """
 
 import copy
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,61 +16,136 @@ from torch import Tensor
 
 from patchcli.datasets.images import Pixels
 from patchcli.detection import maps, metrics
+from patchcli.errors import TrainingError
 from patchcli.features.dense import embed
 from patchcli.features.encoder import Encoder
 from patchcli.features.grid import PatchGrid
 from patchcli.training import defects
+from patchcli.training.images import GoodImages
+from patchcli.training.trainer import Weights, arrays, check_finite
 
-HELD, BANK, COPIES = 8, 24, 2  # at most: images held out, images of the bank; damaged copies of each held-out image
-SHARE = 5  # at most one image of so many is held out
-WINDOW = 256  # of larger images, the middle is judged by
+JUDGED_EVERY = 100  # steps
+TOLERANCE = 0.03  # a criterion below the best by no more than this may be as good
+COLLAPSES_FROM = 150  # the step from which features that are nearly a line or a point count as a collapse
+LEAST_RANK, LEAST_SPREAD = 1.5, 1e-3  # features below these are nearly a line or a point
+BANK, COPIES = 24, 2  # images in the bank, at most; damaged copies of each validation image
+WINDOW = 256  # pixels a side: only the middle of larger images counts
 SEED = 1  # the same defects whatever the seed of training
-
-
-def split(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of the images that are held out, evenly spread, and of those that are trained on."""
-    held = np.linspace(0, count, min(HELD, count // SHARE), endpoint=False).astype(np.int64)
-    return held, np.setdiff1d(np.arange(count), held)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What is found about an encoder."""
+    """How good an encoder is."""
 
-    criterion: float  # pixel AUROC over the synthetic defects; that of so few images is noise
+    criterion: float  # pixel AUROC over the synthetic defects; from so few images it is noisy
     rank: float  # effective rank of the good images' features, the least of all scales
     spread: float  # their standard deviation over their root mean square, the least of all scales
 
 
-class HeldOut:
-    """Held-out images (n, H, W, 3), their damaged copies, and the images of the bank."""
+@dataclass(frozen=True)
+class Candidate:
+    """The encoder's weights after a step, and their criterion; None if nothing judged them."""
 
-    def __init__(self, held: Pixels, bank: Pixels, mean: NDArray[np.float32]) -> None:
-        top, left = (max(0, side - WINDOW) // 2 for side in held.shape[1:3])
-        held, bank = (part[:, top : top + WINDOW, left : left + WINDOW] for part in (held, bank))
+    step: int
+    criterion: float | None
+    weights: Weights
+
+
+class Validation:
+    """Good images (n, H, W, 3) and damaged copies of them, to score against a bank of other good images."""
+
+    def __init__(self, good: Pixels, bank: Pixels, mean: NDArray[np.float32]) -> None:
+        top, left = (max(0, side - WINDOW) // 2 for side in good.shape[1:3])
+        good, bank = (part[:, top : top + WINDOW, left : left + WINDOW] for part in (good, bank))
         mean = mean[top : top + WINDOW, left : left + WINDOW]
         rng = np.random.default_rng(SEED)
-        damaged = [defects.damage(rng, image, bank[rng.integers(len(bank))], 1) for image in held for _ in range(COPIES)]
+        damaged = [defects.damage(rng, image, bank[rng.integers(len(bank))], 1) for image in good for _ in range(COPIES)]
         self.bank, self.mean = bank, mean
-        self.queries = np.concatenate([held, np.stack([pixels for pixels, _ in damaged])])
-        self.masks = np.concatenate([np.zeros(held.shape[:3], bool), np.stack([mask for _, mask in damaged])])
+        self.queries = np.concatenate([good, np.stack([pixels for pixels, _ in damaged])])
+        self.masks = np.concatenate([np.zeros(good.shape[:3], bool), np.stack([mask for _, mask in damaged])])
 
     def judge(self, encoder: Encoder, device: torch.device) -> Judgement:
-        """Score the queries against the bank. Raises ValueError where the map is not finite."""
+        """Score the queries against the bank. Raises ValueError if the map is not finite."""
         encoder = copy.deepcopy(encoder).eval()
         height, width = self.mean.shape[:2]
         grids = {name: PatchGrid(height, width, scale.K, scale.judged or scale.S) for name, scale in encoder.scales.items()}
         bank, queries = (embed(encoder, pixels, self.mean, grids, device) for pixels in (self.bank, self.queries))
         of_scale, ranks, spreads = {}, [], []
         for name, grid in grids.items():
-            normal, asked = bank[name].flatten(0, 2), queries[name].flatten(0, 2)
-            distances = torch.cat([torch.cdist(part, normal).amin(1) for part in torch.split(asked, 1024)])
+            normal, patches = bank[name].flatten(0, 2), queries[name].flatten(0, 2)
+            distances = torch.cat([torch.cdist(part, normal).amin(1) for part in torch.split(patches, 1024)])
             of_scale[name] = maps.spread(distances.view(queries[name].shape[:3]).cpu().numpy(), grid)
             rank, spread = shape(normal)
             ranks.append(rank)
             spreads.append(spread)
         product = maps.multiply(of_scale)
         return Judgement(metrics.auroc(self.masks.ravel(), product.ravel()) or 0.5, min(ranks), min(spreads))
+
+
+class Criterion:
+    """Judges the encoder as it learns, and keeps the last candidate that is as good as the best.
+
+    With the paper's losses it only watches for a collapse: there it preferred an untrained encoder to better ones.
+    """
+
+    def __init__(self, images: GoodImages, objective: str) -> None:
+        self._images, self._objective = images, objective
+        self.judged: list[list[float]] = []  # step, criterion, rank, spread
+        self.kept: Candidate | None = None
+
+    @cached_property
+    def _validation(self) -> Validation:
+        training = self._images.training
+        bank = training[np.linspace(0, len(training), BANK, endpoint=False).astype(np.int64)]
+        return Validation(self._images.read(self._images.validation), self._images.read(np.unique(bank)), self._images.mean)
+
+    def judge(self, step: int, encoder: Encoder, device: torch.device) -> Candidate | None:
+        """The encoder after a step as a candidate; None if the images are too few to validate with.
+
+        Raises TrainingError if the features have collapsed, or the weights are not finite.
+        """
+        weights = arrays(encoder)
+        check_finite(weights, step)
+        if not len(self._images.validation):
+            return None
+        judgement = self._validation.judge(encoder, device)
+        if step >= COLLAPSES_FROM and (judgement.rank < LEAST_RANK or judgement.spread < LEAST_SPREAD):
+            numbers = f"effective rank {judgement.rank:.2f}, spread {judgement.spread:.1e}"
+            advice = "lower `lam` or `lr`, or raise `warmup`" if self._objective == "paper" else "lower `lr`"
+            raise TrainingError(f"the features have collapsed ({numbers})", subject=f"step {step}", advice=advice)
+        candidate = Candidate(step, judgement.criterion, weights)
+        if step % JUDGED_EVERY == 0 and (not self.judged or self.judged[-1][0] < step):
+            self.judged.append([step, judgement.criterion, judgement.rank, judgement.spread])
+            if step and self._holds(judgement.criterion):  # step 0 is there to compare with
+                self.kept = candidate
+        return candidate
+
+    def _holds(self, criterion: float) -> bool:
+        """Whether the criterion has not fallen, by more than chance, from its best since the first step."""
+        best = max((earlier for step, earlier, *_ in self.judged if step), default=criterion)
+        return criterion >= best - TOLERANCE
+
+    def choice(self, last: Candidate | None) -> Candidate | None:
+        """The last candidate, or the one kept before if the criterion has fallen since; None if the criterion has no say."""
+        if self._objective == "paper":
+            return None
+        return last if last is not None and last.criterion is not None and self._holds(last.criterion) else self.kept
+
+    @property
+    def gained(self) -> bool:
+        """Whether the candidate that is kept beats the untrained encoder."""
+        return self.kept is not None and self.kept.criterion is not None and self.kept.criterion > self.judged[0][1]
+
+    def unproven(self, step: int) -> str | None:
+        """What is wrong with an encoder if training stops at this step; None if it beats the untrained one.
+
+        None too where the criterion has no say: with the paper's losses, and without validation images.
+        """
+        compared = step == 0 or (self.judged and self.judged[0][0] == 0)  # at step 0 there may have been too few images
+        if self._objective == "paper" or not len(self._images.validation) or not compared or self.gained:
+            return None
+        numbers = f" ({self.kept.criterion:.3f}, untrained {self.judged[0][1]:.3f})" if self.kept is not None else ""
+        return f"training stopped at step {step}, before its criterion was above the untrained encoder's{numbers}"
 
 
 def shape(features: Tensor) -> tuple[float, float]:

@@ -1,9 +1,9 @@
-"""What a training step looks at: pairs of patches for the position task and for SVDD' (Patch SVDD, Sect. 3.1, 3.2).
+"""The patches of a training step (supplement, Algorithm 1: lines 2 and 3, a patch and a jittered one; line 5, a neighbour).
 
 A batch is a list of views (images, or single patches) and, for each scale, pairs of places in them. Pairs never leave
 the image and are never clipped to it: a clipped pair would carry a wrong label. Every draw comes from an explicit
-generator, made anew for each step and each entry of its batch, so that a resumed run draws what an unbroken one would
-have drawn, and processes that share a batch draw what one process would have drawn.
+generator, made anew for each step and each entry of its batch, so that a resumed run draws the same as an uninterrupted
+one, and processes that share a batch draw the same as one process alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,12 +19,12 @@ from patchcli.training import defects
 
 NOISE = 0.02  # σ of the random RGB shift and of the pixel noise, in standardised units (Sect. 4.1)
 DIRECTIONS = np.array([(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)])  # label → (dy, dx)
-CROP = 128  # side of what a dense step looks at of an image: more steps in the same time
-POSITION_PAIRS = 256  # a dense image and scale
+CROP = 128  # side of the part of an image that a dense step takes: more steps in the same time
+POSITION_PAIRS = 256  # per image and scale, with the dense sampler
 JITTER_PAIRS = 1024
-DEFECTS = 2  # synthetic ones an image, to be told from good patches
-NORMAL_PLACES = 1024  # an image and scale, that patches of other images are compared with
-ASKED_PLACES = 128  # an image and scale, good ones and as many damaged ones
+DEFECTS = 2  # synthetic ones per image, for the separation
+NORMAL_PLACES = 1024  # per image and scale: patches to compare the queries of other images with
+QUERY_PLACES = 128  # per image and scale: good queries, and as many damaged ones
 LEAST_SHARE = 0.02  # of a patch's pixels that a defect has changed in a damaged patch; in a good one, none
 
 Floats = NDArray[np.float32]
@@ -59,7 +59,7 @@ class Batch:
     position: dict[str, Pairs]  # scale → pairs with labels
     jitter: dict[str, Pairs]  # scale → pairs a few pixels apart
     normal: dict[str, Places] = field(default_factory=dict)  # scale → of view 0; for the separation alone
-    asked: dict[str, Places] = field(default_factory=dict)  # scale → of view 1, which defects are drawn into
+    queries: dict[str, Places] = field(default_factory=dict)  # scale → of view 1, which has synthetic defects
 
 
 def generator(seed: int, step: int, entry: int = -1) -> np.random.Generator:
@@ -71,12 +71,12 @@ def check_size(scales: Mapping[str, Scale], height: int, width: int) -> None:
     """Refuse images on which no neighbouring pair fits."""
     needed = max(2 * scale.K for scale in scales.values())
     if min(height, width) < needed:
-        found = f"found a working size of {width}×{height}; give a larger --size"
-        raise InputError(f"training needs images of at least {needed}×{needed} pixels, {found}")
+        problem = f"training needs images of at least {needed}×{needed} pixels, found a working size of {width}×{height}"
+        raise InputError(problem, advice="give a larger `size`")
 
 
 def _augment(rng: np.random.Generator, image: Floats) -> Floats:
-    """A random RGB shift of an image (3, H, W) and noise a pixel, so that chromatic cues do not give a position away."""
+    """Shift the RGB values of an image (3, H, W) and add pixel noise, so that chromatic cues do not give a position away."""
     shift = rng.normal(0, NOISE, (3, 1, 1))
     noise = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(NOISE)
     return image + shift.astype(np.float32) + noise
@@ -122,12 +122,12 @@ def merge(batches: Sequence[Batch]) -> Batch:
         {name: joined([batch.position[name] for batch in batches]) for name in batches[0].position},
         {name: joined([batch.jitter[name] for batch in batches]) for name in batches[0].jitter},
         {name: together([batch.normal[name] for batch in batches]) for name in batches[0].normal},
-        {name: together([batch.asked[name] for batch in batches]) for name in batches[0].asked},
+        {name: together([batch.queries[name] for batch in batches]) for name in batches[0].queries},
     )
 
 
 def patch_batch(rngs: Sequence[np.random.Generator], images: Floats, scales: Mapping[str, Scale]) -> Batch:
-    """The paper's sampler: of each standardised image (B, 3, H, W) a position pair and a jitter pair a scale, cut out."""
+    """The paper's sampler: from each standardised image (B, 3, H, W) a position pair and a jitter pair per scale, cut out."""
     return merge([_cut(rng, image, scales) for rng, image in zip(rngs, images, strict=True)])
 
 
@@ -176,12 +176,11 @@ def dense_batch(
 ) -> Batch:
     """Every patch of a random part of each image, CROP pixels a side: two views with independent colour and noise.
 
-    Within a view only places on the grid of `stride` pixels can be read. The second view of an image is moved against
-    the first by a jitter that is not zero, so odd offsets occur too; what a pair was to be apart is moved to the
-    nearest offset that the two grids have (less than `stride` away, and never farther apart than the largest jitter).
-    For the separation, with the `mean` (H, W, 3) that the images lack: synthetic defects are drawn into the second view,
-    whose pixels were of `dtype`, pieces that are pasted coming from elsewhere in it, and no second patch of a jitter pair
-    has any of them.
+    A view has features only on the grid of `stride` pixels. The second view of an image is moved against the first by a
+    jitter that is not zero, so odd offsets occur too; the offset of a pair is rounded to the nearest that the two grids
+    have (less than `stride` away, and never more than the largest jitter). For the separation, `mean` (H, W, 3) is what
+    was subtracted from the images: synthetic defects are drawn into the second view, as pixels of `dtype`, with pasted
+    pieces from elsewhere in it, and no second patch of a jitter pair has any of them.
     """
     return merge([_look(rng, image, scales, stride, jitter, mean, dtype) for rng, image in zip(rngs, images, strict=True)])
 
@@ -228,7 +227,7 @@ def _look(
         if mean is not None:
             changed = _changed(mask, scale.K, stride)
             batch.jitter[name] = _undamaged(batch.jitter[name], changed, stride)
-            batch.normal[name], batch.asked[name] = _places(rng, changed, stride, LEAST_SHARE * scale.K**2)
+            batch.normal[name], batch.queries[name] = _places(rng, changed, stride, LEAST_SHARE * scale.K**2)
     return batch
 
 
@@ -246,11 +245,11 @@ def _undamaged(pairs: Pairs, changed: Ints, stride: int) -> Pairs:
 
 
 def _places(rng: np.random.Generator, changed: Ints, stride: int, least: float) -> tuple[Places, Places]:
-    """Of the patches with so many changed pixels: any, and of the good and of the damaged ones some with repetition."""
+    """Normal places, any of the patches, and queries, good and damaged ones with repetition; `changed` counts pixels."""
     cells = np.indices(changed.shape).reshape(2, -1).T * stride
     normal = rng.permutation(cells)[:NORMAL_PLACES]
     kinds = [cells[changed.ravel() == 0], cells[changed.ravel() >= least]]
-    drawn = [rng.choice(kind, ASKED_PLACES) if len(kind) else kind for kind in kinds]
+    drawn = [rng.choice(kind, QUERY_PLACES) if len(kind) else kind for kind in kinds]
     damaged = np.repeat([False, True], [len(kind) for kind in drawn])
     zeros = [np.zeros(len(which), np.int64) for which in (normal, damaged)]
     return Places(zeros[0], normal, np.zeros(len(normal), np.bool_)), Places(zeros[1], np.concatenate(drawn), damaged)

@@ -17,9 +17,8 @@ from patchcli.datasets.layouts import Sample
 from patchcli.detection.detector import Scored, Scorer
 from patchcli.errors import InputError, StoreError
 from patchcli.features import dense as embedding
-from patchcli.observer import Observer
+from patchcli.observer import Observer, Remarks
 from patchcli.store import Bank, Blocks, Store, bank_bytes
-from patchcli.verbs.data import Remarks
 from patchcli.verbs.embed import Embedded, index, pages_stream
 from patchcli.verbs.score import make_scorer
 from patchcli.verbs.sources import Paths, all_by_path, all_samples, each, expanded, id_of

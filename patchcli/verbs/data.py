@@ -13,7 +13,7 @@ from patchcli.datasets.images import Depth, full_scale
 from patchcli.datasets.layouts import Sample
 from patchcli.datasets.masks import Rule
 from patchcli.errors import InputError
-from patchcli.observer import Observer
+from patchcli.observer import Observer, Remarks
 
 SCHEMA = "patchcli.data/1"
 DARK = 0.02  # of full scale: an image that is nowhere brighter is nearly black
@@ -39,25 +39,6 @@ class Kind:
     lowest: int | None  # value as the files store it, and the highest
     highest: int | None
     turned: int  # images whose file says that they lie on their side or mirrored
-
-
-class Remarks:
-    """What is worth a note about many images: said of the first at once, and at the end of how many others."""
-
-    def __init__(self, observer: Observer) -> None:
-        self._observer, self._counts = observer, Counter[str]()
-
-    def __call__(self, path: Path | str, line: str) -> None:
-        """Remark something about an image."""
-        self._counts[line] += 1
-        if self._counts[line] == 1:
-            self._observer.note(f"{path}: {line}")
-
-    def close(self) -> None:
-        """Say how many others there were."""
-        for line, count in self._counts.items():
-            if count > 1:
-                self._observer.note(f"{count - 1} other image{'s' * (count > 2)}: {line}")
 
 
 @dataclass(frozen=True)

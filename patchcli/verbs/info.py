@@ -1,66 +1,131 @@
 """What is in a store, and what is still to do."""
 
 from collections import deque
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from patchcli.bank import pages as paged
+from patchcli.bank import pages
 from patchcli.errors import DamagedError, IncompleteError, StoreError
-from patchcli.store import FORMAT_VERSION, Store
+from patchcli.store import FORMAT_VERSION, Bank, EncoderAttributes, Store, Thresholds
 
 SCHEMA = "patchcli.info/1"
+DONE = "score(out=maps/)"  # there is nothing else to do
 
 
-def info(store: Path | str = "patchcli.zarr", check: bool = False) -> dict[str, Any]:
-    """Data set, encoder, bank, calibration and the next command, as a flat dictionary ready for JSON.
+@dataclass(frozen=True)
+class Info:
+    """What a store holds; None where it does not, or where it belongs to another encoder or bank."""
+
+    schema: str
+    store: str
+    format_version: int
+    root: str  # of the data set
+    layout: str
+    category: str
+    manifest: str  # sha256 of the training images
+    held_out: int  # images reserved for calibration
+    images: int
+    height: int  # the working size
+    width: int
+    keeps_aspect: bool
+    bits: int
+    large: bool
+    encoder_architecture: str | None
+    encoder_source: str | None  # trained, untrained or imported
+    encoder_D: int | None  # noqa: N815
+    encoder_steps: int | None
+    encoder_seconds: float | None
+    encoder_sha256: str | None
+    encoder_criterion: float | None
+    encoder_trouble: str | None  # why it should not be embedded
+    encoder_note: str | None
+    recipe: dict[str, Any] | None
+    bank: str | None  # complete, incomplete, or of another encoder
+    bank_vectors: dict[str, int] | None  # of each scale
+    bank_memory: int | None  # bytes
+    distance_error: float | None
+    calibration: str | None  # its promise
+    threshold: float | None
+    pixel_threshold: float | None
+    next: str  # what to do next, as a call of a verb
+    versions: dict[str, str]
+
+
+def info(store: Path | str = "patchcli.zarr", check: bool = False) -> Info:
+    """Data set, encoder, bank, calibration and the next command.
 
     With `check` everything in the store is read: raises StoreError with a line for each thing that is damaged.
     """
     opened = Store.open(store)
     if check and (damaged := _damaged(opened)):
         raise StoreError("\n".join(damaged))
-    found: dict[str, Any] = {"schema": SCHEMA, "store": str(store), "format_version": FORMAT_VERSION}
-    found |= {key: getattr(opened.source, key) for key in ("root", "layout", "category", "manifest")}
-    found["held_out"] = len(opened.source.holdout)
-    found["images"], found["height"], found["width"] = opened.images.shape[:3]
-    found["keeps_aspect"] = opened.canvas.keeps_aspect
-    found["bits"], found["large"] = opened.source.reader.bits, opened.source.reader.large
-    encoder = asdict(opened.encoder.attributes) if opened.holds("encoder") else {}
-    for key in ("architecture", "source", "D", "steps", "seconds", "sha256", "criterion", "trouble"):
-        found[f"encoder_{key}"] = encoder.get(key)
-    judged = encoder.get("judged", True) or encoder["source"] == "untrained"
-    found["encoder_note"] = None if judged else "never judged: too few good images to hold some out"
-    found["recipe"] = encoder.get("recipe")
-    bank = opened.holds("bank")
-    found["bank"] = "complete" if bank else None
-    told = {"calibration": "promise", "threshold": "threshold", "pixel_threshold": "pixel_threshold"}
-    for key in ("bank_vectors", "bank_memory", "distance_error", *told):
-        found[key] = None
+    source, (images, height, width, _) = opened.source, opened.images.shape
+    encoder = opened.encoder.attributes if opened.holds("encoder") else None
+    bank, bank_state, following = _bank(opened)
+    thresholds, calibration = None, None
+    if bank is not None:
+        thresholds, calibration, following = _calibration(opened)
+    elif encoder is not None and encoder.trouble:
+        following = encoder.repair or "train(overwrite)"
+    return Info(
+        schema=SCHEMA,
+        store=str(store),
+        format_version=FORMAT_VERSION,
+        root=source.root,
+        layout=source.layout,
+        category=source.category,
+        manifest=source.manifest,
+        held_out=len(source.holdout),
+        images=images,
+        height=height,
+        width=width,
+        keeps_aspect=source.keeps_aspect,
+        bits=source.bits,
+        large=source.large,
+        **_encoder(encoder),
+        bank=bank_state,
+        bank_vectors=None if bank is None else {scale: bank.vectors(scale) for scale in bank.scales},
+        bank_memory=None if bank is None else pages.total_memory(bank),
+        distance_error=None if bank is None else max(bank.attributes.radius.values()),
+        calibration=calibration,
+        threshold=None if thresholds is None else thresholds.threshold,
+        pixel_threshold=None if thresholds is None else thresholds.pixel_threshold,
+        next=following,
+        versions=opened.root.versions,
+    )
+
+
+def _encoder(encoder: EncoderAttributes | None) -> dict[str, Any]:
+    """The fields of Info about the encoder."""
+    names = ("architecture", "source", "D", "steps", "seconds", "sha256", "criterion", "trouble")
+    fields = {f"encoder_{name}": getattr(encoder, name, None) for name in names}
+    judged = encoder is None or encoder.judged or encoder.source == "untrained"
+    note = None if judged else "never judged: too few good images for a criterion"
+    return {**fields, "encoder_note": note, "recipe": None if encoder is None else encoder.recipe}
+
+
+def _bank(store: Store) -> tuple[Bank | None, str | None, str]:
+    """The bank, what there is of one, and what to do next."""
     try:
-        held = opened.bank()
+        return store.bank(), "complete", DONE
     except DamagedError:
         raise
     except StoreError as error:
-        found["next"] = (encoder.get("trouble") or str(error)).rsplit("run: ", 1)[-1]
-        found["bank"] = "incomplete" if opened.blocks() else "of another encoder" if bank else None
-    else:
-        found["bank_vectors"] = {scale: held.vectors(scale) for scale in held.scales}
-        found["bank_memory"] = paged.total_memory(held)  # bytes
-        found["distance_error"] = max(held.attributes.radius.values())
-        found["next"] = "patchcli score --out maps/"
-        try:
-            thresholds = opened.calibration.thresholds
-        except IncompleteError:
-            pass
-        except DamagedError:
-            raise
-        except StoreError as error:
-            found["calibration"], found["next"] = "of another bank", str(error).rsplit("run: ", 1)[-1]
-        else:
-            found |= {key: getattr(thresholds, name) for key, name in told.items()}
-    found["versions"] = opened.root.versions
-    return found
+        other = "of another encoder" if store.holds("bank") else None
+        return None, "incomplete" if store.blocks() else other, error.run or DONE
+
+
+def _calibration(store: Store) -> tuple[Thresholds | None, str | None, str]:
+    """The thresholds, their promise, and what to do next."""
+    try:
+        return store.calibration.thresholds, store.calibration.thresholds.promise, DONE
+    except IncompleteError:
+        return None, None, DONE
+    except DamagedError:
+        raise
+    except StoreError as error:
+        return None, "of another bank", error.run or DONE
 
 
 def _damaged(store: Store) -> list[str]:
@@ -69,7 +134,7 @@ def _damaged(store: Store) -> list[str]:
     try:
         if not lines and (bank := store.finished_bank()) is not None:
             for scale in bank.scales:
-                deque(paged.read(bank, scale, budget=0), maxlen=0)
+                deque(pages.read(bank, scale, budget=0), maxlen=0)
     except IncompleteError:  # no encoder yet
         pass
     except StoreError as error:

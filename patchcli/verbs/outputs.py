@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,10 +14,64 @@ import tifffile
 from patchcli import files
 from patchcli.datasets import images, layouts
 from patchcli.datasets.layouts import Dataset, Sample
+from patchcli.detection import regions
+from patchcli.detection.detector import Detector
 from patchcli.errors import InputError
-from patchcli.store import Store
+
+MVTEC2 = "mvtec-ad-2"
+MAP, OVERLAY = 4, 11  # bytes of memory a pixel of the image, as measured
 
 _OF_THE_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.ENOTDIR, errno.EEXIST)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Which files `score` writes.
+
+    `out` gets maps (float32 TIFF) in the data set's layout, with `overlay` heat maps as PNG beside them. `regions_out`, a
+    .csv or .json (COCO) file, gets the regions of all images when the last is scored. With `submission` "mvtec-ad-2" the
+    private test images are scored, and `out` gets what that benchmark's server takes: float16 maps, in multiples of the
+    pixel threshold, and pictures of what is above it.
+    """
+
+    out: Path | str | None = None
+    overlay: bool = False
+    regions_out: Path | str | None = None
+    submission: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.out is None and (self.overlay or self.submission):
+            raise InputError("expected `out` too, where the files go", parameter="overlay" if self.overlay else "submission")
+        if self.submission not in (None, MVTEC2):
+            raise InputError(repr(self.submission), parameter="submission", expected=MVTEC2)
+        if self.submission and self.overlay:
+            raise InputError("draws nothing; leave `overlay` out", parameter="submission")
+        if self.out is not None:
+            object.__setattr__(self, "out", files.target("--out", self.out))
+        if self.regions_out is not None:
+            object.__setattr__(self, "regions_out", files.target("--regions", self.regions_out, *regions.SUFFIXES))
+
+    @property
+    def folder(self) -> Path | None:
+        """`out` as a path."""
+        return None if self.out is None else Path(self.out)
+
+    @property
+    def thresholded(self) -> bool:
+        """Whether the files depend on thresholds."""
+        return self.regions_out is not None or self.submission is not None
+
+    @property
+    def memory(self) -> int:
+        """Bytes that writing takes, a pixel of an image."""
+        return MAP * (self.out is not None) + OVERLAY * self.overlay
+
+    def described(self, images: int) -> str:
+        """What is written of so many images, in words."""
+        pictures = " and overlays" * self.overlay + " and what is above the threshold" * bool(self.submission)
+        named = [f"{images} maps{pictures} below {self.out}"] * (self.out is not None)
+        named += [str(self.regions_out)] * (self.regions_out is not None)
+        return " and ".join(named) or "no file"
 
 
 def below(folder: Path, id_: str) -> Path:
@@ -104,7 +159,7 @@ class Places:
             why = f"the map of {sample.id} would take the place of the image {path}"
         else:
             return path
-        raise InputError(f"--out {self._folder}: {why}; name another folder")
+        raise InputError(why, parameter="out", subject=self._folder, advice="name another folder")
 
     def _free(self, path: Path, sample: Sample) -> bool:
         of_another = self._endless and _owner(path) not in (None, sample.id)
@@ -119,9 +174,10 @@ class Maps:
 
     def __init__(self, folder: Path, dataset: Dataset) -> None:
         if not files.is_folder(folder):
-            raise InputError(f"--maps {folder}: no such folder; expected one with maps, such as patchcli score --out writes")
+            expected = "expected one with maps, such as `score()` writes"
+            raise InputError(f"no such folder; {expected}", parameter="maps", subject=folder)
         if files.real(folder) == files.real(dataset.root):
-            raise InputError(f"--maps {folder}: is the data set's own folder; expected one with maps")
+            raise InputError("is the data set's own folder; expected one with maps", parameter="maps", subject=folder)
         self._folder, self._dataset = folder, dataset
         self._images = _identities(dataset.samples)
         self._ids = {sample.id for sample in dataset.samples}
@@ -135,19 +191,19 @@ class Maps:
                 continue
             if _identity(path) in self._images:
                 found = f"{path} is an image of the data set, not a map"
-                raise InputError(f"--maps {self._folder}: {found}; expected a folder of maps")
+                raise InputError(f"{found}; expected a folder of maps", parameter="maps", subject=self._folder)
             owner = _owner(path)
             if owner == sample.id or owner not in self._ids:
                 return path
         return None
 
 
-def check_apart(option: str, path: Path, expected: str, store: Store, samples: Iterable[Sample]) -> None:
+def check_apart(parameter: str, path: Path, expected: str, detector: Detector, samples: Iterable[Sample]) -> None:
     """Raise InputError where what is written at `path`, or below it, would be taken for images of the data set."""
-    layout, root = layouts.LAYOUTS[store.source.layout], files.real(Path(store.source.root))
+    layout, root = layouts.LAYOUTS[detector.source.layout], files.real(Path(detector.source.root))
     full = files.real(path)
     taken = layout.takes(root, full)
     if layout.folders:  # linked folders may lie anywhere
         taken |= any(full.is_relative_to(folder) for folder in {files.real(sample.path.parent) for sample in samples})
     if taken:
-        raise InputError(f"{option} {path}: lies among the data set's images; expected {expected}")
+        raise InputError(f"lies among the data set's images; expected {expected}", parameter=parameter, subject=path)

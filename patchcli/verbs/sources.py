@@ -9,6 +9,7 @@ from typing import Any
 from patchcli import files
 from patchcli.datasets import images, layouts
 from patchcli.datasets.layouts import Dataset, Sample
+from patchcli.detection.detector import Detector
 from patchcli.errors import InputError
 from patchcli.observer import Observer
 from patchcli.store import Store
@@ -39,7 +40,7 @@ def expanded(paths: Paths, problem: Callable[[str], object]) -> Iterator[Path]:
         yield from found
 
 
-def dataset(store: Store) -> Dataset:
+def dataset(store: Store | Detector) -> Dataset:
     """The data set that a store was made from; raises InputError where it is gone, with how to name its new place."""
     root = Path(store.source.root)
     if not files.is_folder(root) and files.trouble(root):
@@ -48,7 +49,7 @@ def dataset(store: Store) -> Dataset:
     return layouts.read(root, store.source.layout)
 
 
-def all_samples(store: Store) -> list[Sample]:
+def all_samples(store: Store | Detector) -> list[Sample]:
     """The data set's images; none where it is gone."""
     try:
         return dataset(store).samples
@@ -86,7 +87,7 @@ def named(paths: Paths, known: ByPath, observer: Observer) -> Iterator[Sample]:
         yield Sample(name, path, "query", "", given=name) if sample is None else replace(sample, path=path, given=name)
 
 
-def id_of(path: Path, store: Store, known: ByPath) -> str:
+def id_of(path: Path, store: Store | Detector, known: ByPath) -> str:
     """The id that an image of this path has in a store: that in the data set, the path below its root, else as given."""
     sample, full, root = at(path, known), files.real(path), Path(store.source.root)
     if sample is not None:

@@ -1,31 +1,19 @@
 """Images in a store → a trained encoder in the store."""
 
-import contextlib
-import math
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Unpack, cast
 
 from patchcli import files, runtime
-from patchcli.datasets.images import Canvas
-from patchcli.errors import InputError, StoreError
-from patchcli.features.registry import ENCODERS
+from patchcli.errors import InputError
 from patchcli.observer import Observer
-from patchcli.reporting import charts as curves
-from patchcli.reporting import pictures
-from patchcli.store import Store, check_replaceable, locked
-from patchcli.training import sampling
-from patchcli.training import trainer as training
-from patchcli.training.trainer import Step, Trained
-from patchcli.verbs.extract import extract
-
-STEPS = 1000
-_PAPER = {"lam": 0.5, "warmup": 100}
-_PATCH = {"objective": "paper", "lam": 0.5, "batch": 64}  # as published: λ is constant
-_FLAT = {"lr": 3e-4}  # its last layer sums 3,200 values: with 1e-3, tanh saturates
-_SEPARATES = "these images are not aligned (their mean explains {:.1%} of their detail)"
+from patchcli.store import Store
+from patchcli.training import checkpoint, loop, page, progress
+from patchcli.training.loop import Length, Trained
+from patchcli.training.recipe import Recipe, RecipeFields
+from patchcli.verbs.extraction import ImageOptions
+from patchcli.verbs.start import Start
 
 
 def train(
@@ -46,159 +34,58 @@ def train(
     threads: int | None = None,
     report: Path | None = None,
     observer: Observer | None = None,
-    **recipe: Any,
+    recipe: Recipe | None = None,
+    **changes: Unpack[RecipeFields],
 ) -> Trained:
-    """Train the encoder (Algorithm 1) until `steps`, `epochs` or `minutes` are over; extracts `data` first.
+    """Train the encoder (supplement, Algorithm 1) on the images of the store, or of `data`, which is extracted first.
 
-    `report` is an HTML page to draw the run on.
-
-    `recipe` are fields of training.Recipe: encoder, sampler, objective, D, lam, warmup, lr, batch, seed, precision. A
-    first SIGINT or SIGTERM ends training after the running step with a usable encoder; `resume` goes on from there.
-    Processes that `torchrun` started share each step, `batch` images each; the first of them extracts, tells and writes.
+    `layout`, `holdout`, `size`, `bits` and `large` are those of ImageOptions; `steps`, `epochs` and `minutes` those of Length.
+    `changes` are fields of Recipe, on top of `recipe` if there is one. The first SIGINT or SIGTERM ends training after the
+    current step with a usable encoder; `resume` continues from there, by the same recipe. `report` is an HTML page about the
+    run. Processes that torchrun started share each step, `batch` images each; the first one extracts and writes.
     """
-    observer = observer or Observer()
-    for name, value in (("steps", steps), ("epochs", epochs), ("minutes", minutes)):
-        if value is not None and not 0 <= value < math.inf:
-            raise InputError(f"--{name}: expected 0 or more, found {value}")
-    if resume and overwrite:
-        raise InputError("--resume and --overwrite: give one of the two")
-    if steps is not None and epochs is not None:
-        raise InputError("--steps and --epochs: give one of the two")
-    for name, given in (("layout", layout), ("holdout", holdout), ("bits", bits)):
-        if given is not None and data is None:
-            raise InputError(f"--{name}: expected DATA too")
-    if report is not None:
-        files.target("--report", report, ".html")
+    observer, length = observer or Observer(), Length(steps, epochs, minutes)
+    options = ImageOptions(layout, size, holdout, bits, large)
+    _check(options if data is None else ImageOptions(), resume and overwrite, report)
     runtime.set_threads(threads)
-    usual = _PATCH if recipe.get("sampler") == "patch" else _PAPER if recipe.get("objective") == "paper" else {}
-    if recipe.get("encoder") == "flat":
-        usual = usual | _FLAT
-    fresh_recipe = None if resume else training.Recipe(**usual | recipe)
-    with runtime.processes(runtime.device(device)) as (process, target), contextlib.ExitStack() as stack:
-        dry = observer.dry
-        if process.rank > 0:
-            observer = Observer()
-            observer.dry = dry
-        if fresh_recipe is not None:
-            training.check_precision(fresh_recipe, target)
-
-        def check(present: Store | None, canvas: Canvas) -> training.Recipe:
-            """The recipe to train by; refuses what cannot be trained, while nothing is written."""
-            if fresh_recipe is None:
-                if present is None:
-                    raise StoreError(f"{store}: no store found, so there is nothing to resume; leave --resume out")
-                chosen = training.resumed_recipe(present, recipe, process.size)
-            else:
-                chosen = fresh_recipe
-                if not overwrite and present is not None and present.holds("encoder"):
-                    encoder = present.encoder.attributes
-                    found = f"holds an encoder already ({encoder.source}, {encoder.steps} steps)"
-                    raise StoreError(f"{store}: {found}; go on with --resume, or train anew with --overwrite")
-            sampling.check_size(ENCODERS[chosen.encoder].scales, canvas.height, canvas.width)
-            return chosen
-
+    fields = cast(RecipeFields, {**(asdict(recipe) if recipe else {}), **changes})
+    fresh = None if resume else Recipe(**fields)
+    with runtime.processes(runtime.device(device)) as (process, target), ExitStack() as stack:
+        observer = observer if process.rank == 0 else _silent(observer)
+        start = Start(Path(store), fresh, fields, overwrite, target, process.size)
         with process.after_first(target):
             if process.rank == 0:
-                if data is None:
-                    Store.open(store).close()
-                else:
-                    check_replaceable(Path(store), overwrite=True)
-                stack.enter_context(locked(Path(store), observer, create=data is not None))
-            if process.rank == 0 and data is not None:
-                extracted = extract(data, store, size, overwrite, observer, layout, holdout, bits, large, check)
-                if extracted.held_out:
-                    observer.note(f"{extracted.held_out} good images are held out, for patchcli calibrate")
-                if extracted.images < 10:
-                    observer.note(f"{extracted.images} training images are few; expect many false alarms")
-                if dry and extracted.fresh:
-                    images = f"{extracted.images} images"
-                    observer.plan(f"{images} of {data}", f"{images} and an encoder into {store}", extracted.bytes)
+                start.extract(data, options, stack, observer)
         opened = Store.open(store) if process.rank else stack.enter_context(Store.writing(store, observer))
-        chosen = check(opened, opened.canvas)
+        chosen = start.chosen(opened, opened.canvas)
         observer.progress("train", 0, None, "reading the images")
-        trainer = training.Trainer(opened, chosen, target, process, resume)
-        observer.plan(f"images of {store}", f"its encoder{f' and {report}' if report else ''}", trainer.bytes)
-        process.wait()  # the store is read before rank 0 writes to it
-        if epochs is not None:
-            steps = math.ceil(epochs * len(opened.images) / (chosen.batch * process.size))
-        if steps is None and minutes is None:
-            steps = STEPS
-        seconds = None if minutes is None else 60 * minutes
-
-        def show(step: Step) -> None:
-            criterion = "" if step.criterion is None else f"criterion {step.criterion:.3f}"
-            told = [f"step {step.step}" + ("" if step.steps is None else f" of {step.steps}"), criterion]
-            if step.judging:
-                told = ["judging the encoder" if step.step else "judging the untrained encoder"]
-            text = ", ".join(filter(None, told))
-            if step.steps is None or (seconds is not None and step.seconds / seconds > step.step / step.steps):
-                observer.progress("train", step.seconds, seconds, text)
-            else:
-                observer.progress("train", step.step, step.steps, text)
-
+        training = loop.prepare(opened, chosen, target, process, resume)
+        written = f"its encoder{f' and {report}' if report else ''}"
+        observer.plan(f"images of {store}", written, checkpoint.size(training.trainer))
+        process.wait()  # every process has read the store before the first one writes to it
+        bounds = length.bounds(len(opened.images), chosen.batch * process.size)
         with runtime.stopping() as stop:
-            trained = replace(training.run(trainer, steps, seconds, show, stop), signal=stop())
-        if trainer.separates:
-            observer.note(f"{_SEPARATES.format(trainer.alignment)}; the encoder learned from synthetic defects")
-            if trained.collapsed:
-                kept = f"the encoder of step {trained.chosen} is kept"
-                observer.note(f"its features had collapsed by step {trained.steps}, {kept}; lower --lr to go further")
-        elif chosen.objective == "contrast" and trainer.position_at_chance():
-            observer.note("a neighbour's position cannot be told in these images; only the contrast was learned from")
+            trained = loop.run(training, bounds, progress.reported(observer, bounds), stop)
+            trained = replace(trained, signal=stop())
+        progress.note_end(observer, training, trained)
         if report is not None and process.rank == 0:
-            write_report(opened, report)
+            page.write_page(checkpoint.history(opened), report)
         return trained
 
 
-def write_report(store: Store, path: Path) -> None:
-    """Draw the run that the store's encoder is of, as one page: losses, the criterion, and the step that was chosen."""
-    attributes, state = store.encoder.attributes, store.encoder.training_state()
-    names, chosen = attributes.losses, attributes.chosen or 0
-    losses = state.get("history", np.empty((0, len(names))))
-    sentences = [
-        f"{attributes.steps} steps in {attributes.seconds:.0f} s on {len(store.images)} good images of "
-        f"{store.source.root}; encoder {attributes.sha256[:12]}.",
-        "Recipe: " + ", ".join(f"{name} {value}" for name, value in (attributes.recipe or {}).items()) + ".",
-    ]
-    charts = []
-    if "judged" in state:
-        steps, values = state["judged"][:, 0].tolist(), state["judged"][:, 1].tolist()
-        line = list(zip(steps, values, strict=True))
-        if attributes.criterion is not None and chosen not in steps:
-            line.append((chosen, attributes.criterion))
-        charts.append(curves.Chart("Criterion: synthetic defects told", {"pixel AUROC": line}, {"encoder": chosen}))
-        sentences.append(
-            "The criterion is the pixel AUROC over synthetic defects in good images that were held out of training. "
-            "No test image was looked at."
-        )
-    else:
-        sentences.append("There were too few images to hold some out and judge by them.")
-    how, criterion = "the last", attributes.criterion
-    if criterion is not None:
-        how = f"the last whose criterion, {criterion:.3f}, has not fallen by more than chance from the best after step 0"
-    sentences.append(f"The encoder is that of step {chosen}: {how}.")
-    if attributes.separation:
-        found = _SEPARATES.format(attributes.alignment).capitalize()
-        sentences.append(f"{found}, so the encoder learned to tell patches with synthetic defects from good ones.")
-    for kind, title in _TITLES.items():
-        lines = {
-            name: list(enumerate(_smooth(values.tolist()), 1))
-            for name, values in zip(names, losses.T, strict=True)
-            if name.startswith(kind) and len(values)
-        }
-        if lines:
-            charts.append(curves.Chart(f"{title}, running mean over 10 steps", lines, {"encoder": chosen}))
-    files.write_text(path, pictures.page(f"Training on {store.source.category}", sentences, charts))
+def _check(unused: ImageOptions, both: bool, report: Path | None) -> None:
+    """Refuse arguments that contradict each other, and a page that cannot be written."""
+    for name in ("layout", "holdout", "bits"):
+        if getattr(unused, name) is not None:
+            raise InputError("expected `data` too", parameter=name)
+    if both:
+        raise InputError("`resume` and `overwrite`: give one of the two")
+    if report is not None:
+        files.target("`report`", report, ".html")
 
 
-_TITLES = {
-    "ssl": "Position loss (chance: ln 8 = 2.08)",
-    "nce": "Contrast loss",
-    "sep": "Separation loss (chance: ln 2 = 0.69)",
-    "svdd": "SVDD' loss",
-}
-
-
-def _smooth(values: list[float]) -> list[float]:
-    """Mean of each value and up to nine before it."""
-    return [sum(part := values[max(0, index - 9) : index + 1]) / len(part) for index in range(len(values))]
+def _silent(observer: Observer) -> Observer:
+    """An observer for a process whose progress is another's too."""
+    silent = Observer()
+    silent.dry = observer.dry
+    return silent

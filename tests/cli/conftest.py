@@ -4,11 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from smallworld import World, kept, made, make_store, threads_as_before, world  # noqa: F401
+from smallworld import World, make_store
 
 
 @pytest.fixture(scope="session")
-def untrained(tmp_path_factory: pytest.TempPathFactory, made: World) -> Path:  # noqa: F811
+def untrained(tmp_path_factory: pytest.TempPathFactory, made: World) -> Path:
     """A store with an encoder and without a bank, shared: read only."""
     return make_store(made.data, tmp_path_factory.mktemp("untrained") / "weave.zarr", embedded=False, D=16)
 

@@ -54,7 +54,7 @@ def test_bad_images_among_good_ones(world: World, tmp_path: Path) -> None:
     assert second.startswith(f"patchcli: left out: {good}/011.jpg: cannot be decoded")
     assert third == f"patchcli: left out: {good}/012.png: 20×20 pixels are smaller than a patch (32×32)"
     assert rest == [
-        "patchcli: 9 images of 128x128 pixels extracted in s.zarr",
+        "patchcli: 9 images of 128x128 pixels extracted into s.zarr",
         "patchcli: done, but 3 problems reported above",
     ]
     done("train", "--store", "s.zarr", "--steps", 0, "--dim", 8)
@@ -313,14 +313,14 @@ def test_a_damaged_store_is_made_again(world: World) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["score", "--format", "xml"], ("--format: expected table, jsonl, csv", "'xml'")),
-        (["eval", "--format", "xml"], ("--format: expected table, jsonl, csv", "'xml'")),
-        (["info", "--format", "xml"], ("--format: expected table, jsonl, csv", "'xml'")),
+        (["score", "--format", "xml"], ("--format: expected table, jsonl or csv", "'xml'")),
+        (["eval", "--format", "xml"], ("--format: expected table, jsonl or csv", "'xml'")),
+        (["info", "--format", "xml"], ("--format: expected table, jsonl or csv", "'xml'")),
         (["score", "--search", "annoy"], ("--search: expected auto, pruned, brute or keops", "'annoy'")),
         (["eval", "--search", "annoy"], ("--search: expected auto, pruned, brute or keops", "'annoy'")),
         (["embed", "--device", "cuda"], ("--device cuda: no CUDA device found", "--device cpu")),
         (["score", "--device", "cuda"], ("--device cuda: no CUDA device found", "--device cpu")),
-        (["eval", "--device", "gpu"], ("--device: expected one of auto, cpu, cuda", "'gpu'")),
+        (["eval", "--device", "gpu"], ("--device: expected auto, cpu or cuda", "'gpu'")),
         (["train", "--device", "cuda", "--overwrite"], ("--device cuda: no CUDA device found", "--device cpu")),
         (["embed", "--threads", "0"], ("--threads: expected 1 or more, found 0",)),
         (["score", "--threads", "0"], ("--threads: expected 1 or more, found 0",)),

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import patchcli
+
 SHELLS = {"bash": ["bash", "-i"], "zsh": ["zsh", "-i"], "fish": ["fish", "-i"]}
 COLOURS = re.compile(r"\x1b(\[[0-9;?=>]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_=>])")
 
@@ -43,13 +45,21 @@ def typed(command: list[str], environment: dict[str, str], keys: str, wanted: st
     return shown
 
 
-@pytest.mark.parametrize(("keys", "wanted"), [("patchcli tra\t", "patchcli train"), ("patchcli score --over\t", "--overlay")])
+@pytest.mark.parametrize(
+    ("keys", "wanted"),
+    [
+        ("patchcli tra\t", "patchcli train"),
+        ("patchcli score --over\t", "--overlay"),
+        ("patchcli train --layout mani\t", "--layout manifest"),
+    ],
+)
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_tab_key(shell: str, keys: str, wanted: str, tmp_path: Path) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed: its completion is not tried")
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     environment = {"HOME": str(tmp_path), "PATH": path, "TERM": "xterm", "LC_ALL": "C.UTF-8"}
+    environment["PYTHONPATH"] = str(Path(patchcli.__file__).parents[1])
     command = [shell, "-c", "patchcli --install-completion; true"]  # no exec: the shell is found among the parents
     install = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert "installed" in install.stdout, install

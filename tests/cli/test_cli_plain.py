@@ -17,14 +17,14 @@ def test_every_step_on_a_plain_folder(tmp_path: Path) -> None:
     first, others, last = result.stderr.splitlines()
     assert first.endswith("photos/tuesday/000.png: stretched to 128x160; --size fit:128x160 keeps the aspect ratio")
     assert others.startswith("patchcli: 1 other image: stretched")
-    assert last == "patchcli: 4 images of 128x160 pixels extracted in patchcli.zarr"
+    assert last == "patchcli: 4 images of 128x160 pixels extracted into patchcli.zarr"
     (found,) = records(done("info"))
     assert (found["layout"], found["category"], found["images"]) == ("plain", "photos", 4)
     assert (found["height"], found["width"]) == (128, 160)
     assert found["encoder_sha256"] is found["bank"] is None
     assert found["next"].startswith("patchcli train")
     again = done("extract", "photos")
-    assert again.stderr == "patchcli: 4 images of 128x160 pixels there already in patchcli.zarr\n"
+    assert again.stderr == "patchcli: 4 images of 128x160 pixels already in patchcli.zarr\n"
 
     result = done("train", "--steps", 0, "--dim", 8)
     assert result.stderr.splitlines()[-1].endswith("is in patchcli.zarr; next: patchcli embed")

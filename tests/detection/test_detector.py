@@ -10,17 +10,18 @@ import torch
 from PIL import Image
 
 from patchcli.datasets import images
-from patchcli.detection.detector import Scored, Scorer
+from patchcli.detection.detector import Detector
+from patchcli.detection.result import Result
 from patchcli.errors import IncompleteError
 from patchcli.features.encoder import Encoder
 from patchcli.features.registry import ENCODERS
 from patchcli.store import EncoderAttributes, Store
 from patchcli.verbs.embed import embed
 from patchcli.verbs.extract import extract
+from patchcli.verbs.extraction import ImageOptions
 from patchcli.verbs.import_weights import import_weights
 
 CPU = torch.device("cpu")
-METHOD = "pruned"
 TAKEN = (120, 150)  # the training images' own height and width
 
 MakeStore = Callable[..., tuple[Store, Encoder]]
@@ -35,7 +36,7 @@ def make_store(tmp_path: Path, make_images: Callable[..., list[Path]], random_en
     ) -> tuple[Store, Encoder]:
         path, encoder = tmp_path / "store.zarr", random_encoder(architecture)
         make_images(tmp_path / "good", 3, TAKEN)
-        extract(tmp_path / "good", path, size)
+        extract(tmp_path / "good", path, ImageOptions(size=size))
         weights = {name: values.numpy() for name, values in encoder.state_dict().items()}
         attributes = EncoderAttributes(architecture, 8, "imported", strides=strides or {})
         with Store.writing(path) as store:
@@ -45,6 +46,10 @@ def make_store(tmp_path: Path, make_images: Callable[..., list[Path]], random_en
         return Store.open(path), encoder
 
     return make
+
+
+def detector(store: Store) -> Detector:
+    return Detector.open(store, device="cpu", search="pruned", memory=1 << 30)
 
 
 @pytest.fixture
@@ -132,40 +137,41 @@ def test_maps_scores_and_evidence_are_the_algorithms(
     store, encoder = make_store(architecture, size, strides=strides)
     fits = isinstance(size, str)
     query = queries[0]
-    (result,) = Scorer(store, CPU, METHOD, 1 << 30).score([query])
+    (result,) = detector(store)([query])
     maps, neighbours = naive_scoring(store, encoder, query, fits)
     for stored, name in zip(store.images.read(0, 3), store.images.ids, strict=True):
         taken = images.decode(Path(store.source.root) / name)
         np.testing.assert_array_equal(stored, naive_canvas(taken, *store.images.mean.shape[:2], fits)[0])
 
-    assert result.maps.keys() == maps.keys() == {*encoder.scales, "multi"}
+    assert result.scale_maps.keys() == maps.keys() == {*encoder.scales, "multi"}
     for name, values in maps.items():
-        assert result.maps[name].dtype == np.float32
-        np.testing.assert_allclose(result.maps[name], values, rtol=0, atol=1e-5)
-        assert result.score(name) == pytest.approx(values.max(), abs=1e-5)
-    assert result.score() == result.score("multi")
+        assert result.scale_maps[name].dtype == np.float32
+        np.testing.assert_allclose(result.scale_maps[name], values, rtol=0, atol=1e-5)
+        assert result.inside(name).max() == pytest.approx(values.max(), abs=1e-5)
+    assert result.score == result.scale_maps["multi"].max()
+    assert result.scores == {name: result.scale_maps[name].max() for name in encoder.scales}
     assert result.size == query.shape[:2]
     assert_evidence(result, store, neighbours["small" if "small" in neighbours else "big"], encoder)
 
 
-def assert_evidence(result: Scored, store: Store, neighbours: dict, encoder: Encoder) -> None:
+def assert_evidence(result: Result, store: Store, neighbours: dict, encoder: Encoder) -> None:
     """The peak is the map's maximum; the patch is the farthest over it; its neighbour is named in original pixels."""
-    multi = result.maps["multi"]
+    multi = result.scale_maps["multi"]
     height, width = multi.shape
     top, left = np.argwhere(multi == multi.max())[0]
-    x, y = result.evidence.peak  # in original pixels
+    x, y = result.peak  # in original pixels
     assert abs((y + 0.5) * height / result.size[0] - (top + 0.5)) <= 1
     assert abs((x + 0.5) * width / result.size[1] - (left + 0.5)) <= 1
 
     K = min(scale.K for scale in encoder.scales.values())
     over = {(y, x): found for (y, x), found in neighbours.items() if y <= top < y + K and x <= left < x + K}
     (y, x), (_, number, (normal_y, normal_x)) = max(over.items(), key=lambda item: item[1][0])
-    assert result.evidence.normal_image == f"{number:03}.png"
+    assert result.nearest.image == f"{number:03}.png"
     across, down = naive_span(x, K, width, result.size[1]), naive_span(y, K, height, result.size[0])
-    assert result.evidence.box == (across[0], down[0], across[1], down[1])
+    assert result.patch == (across[0], down[0], across[1], down[1])
     covered = store.canvas.covered(*TAKEN)
     across, down = naive_span(normal_x, K, covered[1], TAKEN[1]), naive_span(normal_y, K, covered[0], TAKEN[0])
-    assert result.evidence.normal_box == (across[0], down[0], across[1], down[1])
+    assert result.nearest.box == (across[0], down[0], across[1], down[1])
 
 
 def naive_span(start: int, K: int, covered: int, original: int) -> tuple[int, int]:
@@ -182,26 +188,26 @@ def naive_span(start: int, K: int, covered: int, original: int) -> tuple[int, in
 def test_a_training_image_scores_zero_and_is_its_own_neighbour(make_store: MakeStore, tmp_path: Path) -> None:
     store, _ = make_store("hierarchical", TAKEN)
     pictures = [images.decode(tmp_path / "good" / name) for name in store.images.ids]
-    for name, result in zip(store.images.ids, Scorer(store, CPU, METHOD, 1 << 30).score(pictures), strict=True):
-        assert result.score("small") < 1e-5
-        assert result.evidence.normal_image == name
+    for name, result in zip(store.images.ids, detector(store)(pictures), strict=True):
+        assert result.scores["small"] < 1e-5
+        assert result.nearest.image == name
 
 
 def test_images_together_are_as_one_by_one(make_store: MakeStore, queries: list[np.ndarray]) -> None:
-    scorer = Scorer(make_store("hierarchical", (80, 84))[0], CPU, METHOD, 1 << 30)
-    together = scorer.score(queries)
+    score = detector(make_store("hierarchical", (80, 84))[0])
+    together = score(queries)
     for query, result in zip(queries, together, strict=True):
-        (alone,) = scorer.score([query])
+        alone = score(query)
         assert alone.size == result.size
         assert alone.evidence == result.evidence
-        for name in alone.maps:
-            np.testing.assert_allclose(result.maps[name], alone.maps[name], rtol=0, atol=1e-5)
+        for name in alone.scale_maps:
+            np.testing.assert_allclose(result.scale_maps[name], alone.scale_maps[name], rtol=0, atol=1e-5)
 
 
-def test_without_a_bank_there_is_no_scorer(make_store: MakeStore) -> None:
+def test_without_a_bank_there_is_no_detector(make_store: MakeStore) -> None:
     store, _ = make_store("hierarchical", (80, 80), bank=False)
-    with pytest.raises(IncompleteError, match="patchcli embed"):
-        Scorer(store, CPU, METHOD, 1 << 30)
+    with pytest.raises(IncompleteError, match=r"run: `embed\(\)`"):
+        Detector.open(store)
 
 
 @pytest.mark.parametrize("architecture", ENCODERS)
@@ -222,7 +228,7 @@ def test_published_weights_give_the_reference_scores(test_data: Path, tmp_path: 
     embed(tmp_path / "hazelnut.zarr", device="cpu")
     chosen = [reference["images"].index(name) for name in ("test/print/000.png", "test/good/000.png")]
     pictures = [np.asarray(Image.open(test_data / "hazelnut_subset" / reference["images"][number])) for number in chosen]
-    results = Scorer(Store.open(tmp_path / "hazelnut.zarr"), CPU, METHOD, 1 << 30).score(pictures)
+    results = Detector.open(tmp_path / "hazelnut.zarr", device="cpu", search="pruned")(pictures)
     for name in ("big", "small", "multi"):
         expected = [reference[name]["image_scores"][number] for number in chosen]
-        assert [result.score(name) for result in results] == pytest.approx(expected, abs=2e-6)
+        assert [result.inside(name).max() for result in results] == pytest.approx(expected, abs=2e-6)

@@ -6,9 +6,19 @@ import subprocess
 import sys
 from typing import Any
 
+import typer
 from typer.testing import CliRunner, Result
 
 from patchcli.cli.app import app
+
+
+def leaves() -> dict[str, Any]:
+    """Every command that has no commands of its own, by its words: "score", "bank list"."""
+    commands: dict[str, Any] = {}
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        children = getattr(command, "commands", None)
+        commands |= {f"{name} {child}": own for child, own in children.items()} if children else {name: command}
+    return commands
 
 
 def run(*arguments: object, stdin: str | None = None) -> Result:

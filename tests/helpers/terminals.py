@@ -1,6 +1,6 @@
 """Commands as processes whose standard streams are pipes or pseudo-terminals.
 
-`run_all` starts this file as a script, which loads PyTorch once and forks a process for each run.
+The first `run_all` starts this file as a script, which imports everything once and then forks a process for each run.
 """
 
 import fcntl
@@ -14,10 +14,14 @@ import struct
 import subprocess
 import sys
 import termios
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
+from typing import NoReturn
 
 ERASE = "\r\x1b[2K"
+INTERNAL = 99  # of a process that ends by an exception
 
 
 def lines_of(written: str) -> list[str]:
@@ -34,8 +38,9 @@ class Run:
     stdout: str = "pipe"
     stderr: str = "pipe"
     stdin: str = ""
-    stop_after: int | None = None  # lines on standard output, when SIGTERM is sent
+    stop_after: int | None = None  # lines on standard output, after which SIGTERM is sent
     columns: int = 80
+    driver: str = ""  # Python that runs before the command
 
 
 @dataclass(frozen=True)
@@ -53,14 +58,28 @@ class Outcome:
 
 
 def run_all(runs: Sequence[Run]) -> list[Outcome]:
-    """Run one after another."""
-    given = json.dumps([asdict(run) for run in runs])
+    """Run one after another, in the working directory."""
+    return [run_one(run) for run in runs]
+
+
+def run_one(run: Run) -> Outcome:
+    """Run a command in the working directory."""
+    server = _server()
+    assert server.stdin is not None and server.stdout is not None
+    server.stdin.write(json.dumps({"folder": os.getcwd(), "run": asdict(run)}) + "\n")  # noqa: PTH109
+    server.stdin.flush()
+    answer = server.stdout.readline()
+    assert answer, f"the process that forks ended: {server.wait()}"
+    return Outcome(**json.loads(answer))
+
+
+@cache
+def _server() -> "subprocess.Popen[str]":
+    """The process that forks; it ends with this one, which holds the other end of its standard input."""
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "PATCHCLI_STORE")}
     environment["TERM"] = "xterm"
     command = [sys.executable, __file__]
-    done = subprocess.run(command, input=given, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    return [Outcome(**outcome) for outcome in json.loads(done.stdout)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def _channel(kind: str, columns: int) -> tuple[int, int]:
@@ -111,22 +130,50 @@ def _collect(run: Run) -> Outcome | None:
     return Outcome(status, *texts)
 
 
+def _main(run: Run) -> NoReturn:
+    """The command line in a forked process, which ends without tearing down what it has imported: that takes a second."""
+    from patchcli.cli import main
+
+    sys.argv = ["patchcli", *run.arguments]
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    status = INTERNAL
+    try:
+        exec(run.driver, {})
+        main()
+    except SystemExit as end:
+        status = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(status)
+
+
 if __name__ == "__main__":
-    import functools
+    import gc
+    import io
+    from contextlib import redirect_stdout, suppress
+    from functools import partial
 
     import patchcli.bank.search.kernels
     import patchcli.verbs.calibrate
-    import patchcli.verbs.demo  # noqa: F401  (with what it needs: each process has it then)
-    from patchcli.cli import main
+    import patchcli.verbs.demo
+    import patchcli.verbs.import_weights
+    import patchcli.verbs.watch  # noqa: F401  (what a verb needs is there when it is forked)
+    from patchcli.cli.app import app
     from patchcli.datasets import weave
 
-    weave.write_dataset = functools.partial(weave.write_dataset, train=4, good=2, each=1)  # a small demo
-    outcomes = []
-    for each in json.load(sys.stdin):
-        outcome = _collect(Run(**each))
+    weave.write_dataset = partial(weave.write_dataset, train=4, good=2, each=1)  # a small demo
+    weave.SIDE = 128
+    with suppress(SystemExit), redirect_stdout(io.StringIO()):
+        app(["info", "--help"])  # loads what Typer loads late
+    gc.freeze()  # a forked process need not look through, and copy, all that was imported
+    for line in iter(sys.stdin.readline, ""):
+        wanted = json.loads(line)
+        run = Run(**wanted["run"])
+        outcome = _collect(run)
         if outcome is None:
-            sys.argv = ["patchcli", *each["arguments"]]
-            sys.stdin = open(0, closefd=False)  # noqa: SIM115
-            main()
-        outcomes.append(asdict(outcome))  # type: ignore[arg-type]
-    print(json.dumps(outcomes))
+            os.chdir(wanted["folder"])
+            _main(run)
+        print(json.dumps(asdict(outcome)), flush=True)

@@ -11,8 +11,9 @@ from patchcli.datasets.images import standardise
 from patchcli.features.encoder import Encoder
 from patchcli.features.registry import ENCODERS
 from patchcli.training import sampling
-from patchcli.training.losses import PatchSVDDLoss, PositionClassifier, nce, separation, total
+from patchcli.training.losses import PatchSVDDLoss, PositionClassifier, total
 from patchcli.training.sampling import Batch, Pairs, Places
+from patchcli.training.separation import nce, separation
 
 
 def leaky(x: np.ndarray) -> np.ndarray:
@@ -86,11 +87,11 @@ def naive_separation(loss: PatchSVDDLoss, batch: Batch, scale: str) -> float:
         cut = [batch.views[view][e, :, y : y + K, x : x + K] for e, (y, x) in zip(places.entry, places.at, strict=True)]
         return loss.encoder(torch.from_numpy(np.stack(cut).astype(np.float64)), scale).numpy()
 
-    normal, asked = batch.normal[scale], batch.asked[scale]
-    bank, queries = features(0, normal), features(1, asked)
+    normal, places = batch.normal[scale], batch.queries[scale]
+    bank, queries = features(0, normal), features(1, places)
     for start in range(0, count, 4):
         squares: dict[bool, list[float]] = {False: [], True: []}
-        for query, entry, bad in zip(queries, asked.entry, asked.damaged, strict=True):
+        for query, entry, bad in zip(queries, places.entry, places.damaged, strict=True):
             if start <= entry < start + 4:
                 others = [e for e in range(start, min(start + 4, count)) if e != entry] or [entry]
                 squares[bool(bad)].append(((bank[np.isin(normal.entry, others)] - query) ** 2).sum(axis=1).min() + 1e-4)
@@ -118,14 +119,14 @@ def few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def few_places(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "NORMAL_PLACES", 9)
-    monkeypatch.setattr(sampling, "ASKED_PLACES", 4)
+    monkeypatch.setattr(sampling, "QUERY_PLACES", 4)
 
 
 def generators(seed: int, n: int) -> list[np.random.Generator]:
     return [sampling.generator(seed, 0, entry) for entry in range(n)]
 
 
-def found(losses: dict[str, torch.Tensor]) -> dict[str, float]:
+def values_of(losses: dict[str, torch.Tensor]) -> dict[str, float]:
     return {name: loss.item() for name, loss in losses.items()}
 
 
@@ -136,14 +137,14 @@ def test_dense_losses_are_the_naive_ones(
 ) -> None:
     loss = make_loss(random_encoder(architecture), contrast)
     batch = sampling.dense_batch(generators(0, len(images)), images, loss.encoder.scales, loss.encoder.stride)
-    assert found(loss(batch)) == pytest.approx(naive_losses(loss, batch), abs=1e-5)
+    assert values_of(loss(batch)) == pytest.approx(naive_losses(loss, batch), abs=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ENCODERS)
 def test_patch_losses_are_the_papers(random_encoder: Callable[..., Encoder], images: np.ndarray, architecture: str) -> None:
     loss = make_loss(random_encoder(architecture))
     batch = sampling.patch_batch(generators(0, 6), np.repeat(images, 3, axis=0), loss.encoder.scales)
-    assert found(loss(batch)) == pytest.approx(naive_losses(loss, batch), abs=1e-5)
+    assert values_of(loss(batch)) == pytest.approx(naive_losses(loss, batch), abs=1e-5)
 
 
 def as_patches(batch: Batch, scales: dict[str, sampling.Scale]) -> Batch:
@@ -169,7 +170,7 @@ def test_whole_images_and_their_patches_give_the_same_losses(
     loss = make_loss(random_encoder(architecture))
     batch = sampling.dense_batch(generators(1, len(images)), images, loss.encoder.scales, loss.encoder.stride)
     patches = as_patches(batch, loss.encoder.scales)
-    assert found(loss(patches)) == pytest.approx(found(loss(batch)), abs=1e-5)
+    assert values_of(loss(patches)) == pytest.approx(values_of(loss(batch)), abs=1e-5)
 
 
 def test_the_total_weighs_svdd_by_lambda() -> None:
@@ -193,7 +194,7 @@ def test_the_losses_of_a_separation_are_the_naive_ones(
 ) -> None:
     loss = make_loss(random_encoder("hierarchical"), contrast=True, separation=True)
     expected = naive_losses(loss, batch := separating(loss, 3, count))
-    assert found(loss(batch)) == pytest.approx(expected, rel=1e-3)
+    assert values_of(loss(batch)) == pytest.approx(expected, rel=1e-3)
     assert expected["sep_small"] > 0.1
 
 
@@ -206,16 +207,16 @@ def separating(loss: PatchSVDDLoss, seed: int, count: int) -> Batch:
 
 
 def test_the_separation_asks_for_an_order_and_for_no_scale() -> None:
-    bank, of = torch.zeros(2, 3), torch.tensor([0, 1])
+    bank, image = torch.zeros(2, 3), torch.tensor([0, 1])
     entry, damaged = torch.tensor([0, 0, 1, 1]), torch.tensor([False, True, False, True])
     for scale in (1.0, 10.0):
         apart = torch.tensor([[0.1], [10], [0.1], [10]]) * scale * torch.tensor([1.0, 0, 0])
-        assert separation(bank, of, apart, entry, damaged, 2).item() == pytest.approx(np.log(1 + 1e-4), rel=0.05)
-        assert separation(bank, of, apart, entry, ~damaged, 2).item() == pytest.approx(np.log(1 + 1e4), rel=0.05)
+        assert separation(bank, image, apart, entry, damaged, 2).item() == pytest.approx(np.log(1 + 1e-4), rel=0.05)
+        assert separation(bank, image, apart, entry, ~damaged, 2).item() == pytest.approx(np.log(1 + 1e4), rel=0.05)
     point = torch.zeros(4, 3, requires_grad=True)
-    assert separation(bank, of, point, entry, damaged, 2).item() == pytest.approx(np.log(2))  # a collapse does not solve it
+    assert separation(bank, image, point, entry, damaged, 2).item() == pytest.approx(np.log(2))  # a collapse does not solve it
     for of_one_kind in (torch.zeros(4, dtype=torch.bool), torch.ones(4, dtype=torch.bool)):
-        nothing = separation(bank, of, point, entry, of_one_kind, 2)
+        nothing = separation(bank, image, point, entry, of_one_kind, 2)
         nothing.backward()
         assert nothing.item() == 0
         assert point.grad is not None

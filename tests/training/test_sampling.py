@@ -200,30 +200,30 @@ def test_damaged_patches_are_those_that_a_defect_shows_in(architecture: str, see
         good = np.rint(damaged(seed, images, architecture).views[1] * 255 + 100).astype(int)
     bad = np.rint(batch.views[1] * 255 + 100).astype(int)
     for name, scale in encoder.scales.items():
-        K, normal, asked = scale.K, batch.normal[name], batch.asked[name]
+        K, normal, queries = scale.K, batch.normal[name], batch.queries[name]
         assert not normal.damaged.any()
         assert len({(e, *at) for e, at in zip(normal.entry.tolist(), normal.at.tolist(), strict=True)}) == len(normal.entry)
-        for places in (normal, asked):
+        for places in (normal, queries):
             assert (places.at % encoder.stride == 0).all()
             assert (places.at >= 0).all()
             assert (places.at + K <= good.shape[2:]).all()
-        for entry, (y, x), of_kind in zip(asked.entry, asked.at, asked.damaged, strict=True):
+        for entry, (y, x), of_kind in zip(queries.entry, queries.at, queries.damaged, strict=True):
             one, two = (view[entry, :, y : y + K, x : x + K] for view in (good, bad))
-            changed = (np.abs(one - two).max(axis=0) > 8).sum()  # VISIBLE of patchcli/defects.py
+            changed = (np.abs(one - two).max(axis=0) > 8).sum()  # VISIBLE of patchcli/training/defects.py
             assert changed >= 0.02 * K**2 if of_kind else changed == 0
         for entry, (y, x) in zip(batch.jitter[name].entry, batch.jitter[name].second, strict=True):
             one, two = (view[entry, :, y : y + K, x : x + K] for view in (good, bad))
             assert np.abs(one - two).max() <= 8
         for entry in range(2):
-            counts = np.bincount(asked.damaged[asked.entry == entry], minlength=2)
-            assert set(counts.tolist()) <= {0, sampling.ASKED_PLACES}
+            counts = np.bincount(queries.damaged[queries.entry == entry], minlength=2)
+            assert set(counts.tolist()) <= {0, sampling.QUERY_PLACES}
 
 
 def test_the_views_of_a_damaged_batch_have_their_own_colour_and_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defects, "damage", undamaged)
     batch = damaged(0, np.full((40, 128, 128, 3), 100, np.uint8), "hierarchical")
     assert_independently_augmented(*batch.views)
-    assert not any(asked.damaged.any() for asked in batch.asked.values())
+    assert not any(queries.damaged.any() for queries in batch.queries.values())
 
 
 def test_an_image_is_damaged_alike_in_whatever_batch() -> None:
@@ -231,7 +231,7 @@ def test_an_image_is_damaged_alike_in_whatever_batch() -> None:
     whole, half = (damaged(3, images, "hierarchical", part) for part in (slice(None), slice(2, 4)))
     for one, two in zip(whole.views, half.views, strict=True):
         np.testing.assert_array_equal(one[2:], two)
-    for of in ("normal", "asked"):
+    for of in ("normal", "queries"):
         for name, places in getattr(whole, of).items():
             there, mine = places.entry >= 2, getattr(half, of)[name]
             np.testing.assert_array_equal(places.entry[there] - 2, mine.entry)

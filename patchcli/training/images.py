@@ -1,0 +1,36 @@
+"""The good images: most train the encoder, a few validate it."""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchcli.datasets.images import Pixels
+
+CACHED = 1 << 28  # bytes of decoded images to keep: training reads them again and again
+VALIDATION = 8  # images that validate, at most
+SHARE = 5  # at most one image in so many validates
+
+
+def split(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of the validation images, evenly spread, and of the images to train on."""
+    validation = np.linspace(0, count, min(VALIDATION, count // SHARE), endpoint=False).astype(np.int64)
+    return validation, np.setdiff1d(np.arange(count), validation)
+
+
+class GoodImages:
+    """`count` images (H, W, 3) and their per-pixel mean; `read(start, stop)` decodes some of them, as (B, H, W, 3)."""
+
+    def __init__(self, count: int, mean: NDArray[np.float32], dtype: str, read: Callable[[int, int], Pixels]) -> None:
+        self.mean, self.dtype = mean, dtype
+        self.validation, self.training = split(count)
+        self._image = lru_cache(max(1, CACHED // mean.size))(lambda index: read(index, index + 1))
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def read(self, indices: NDArray[np.int64]) -> Pixels:
+        """Images (B, H, W, 3)."""
+        return np.concatenate([self._image(index) for index in indices.tolist()])

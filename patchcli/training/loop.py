@@ -1,0 +1,201 @@
+"""The training loop (supplement, Algorithm 1, lines 1 to 9).
+
+What the paper does not have lies around it, in `_Course`: bounds, checkpoints, judgements, and processes that share a step.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from patchcli.errors import InputError, TrainingError
+from patchcli.runtime import Process
+from patchcli.store import Store
+from patchcli.training import alignment, checkpoint, criterion
+from patchcli.training.checkpoint import Checkpoint
+from patchcli.training.criterion import Candidate, Criterion
+from patchcli.training.losses import total
+from patchcli.training.recipe import Recipe
+from patchcli.training.trainer import Trainer
+
+CHECKPOINT_SECONDS = 60.0
+STEPS = 1000  # in total, by default
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """When training ends: after this many steps in total, or this long in this run. None: never."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Length:
+    """The same as a user says it: `steps` or `epochs` (passes over the images) in total, `minutes` of this run."""
+
+    steps: int | None = None
+    epochs: float | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not 0 <= value < math.inf:
+                raise InputError(f"{value}", parameter=name, expected="0 or more")
+        if self.steps is not None and self.epochs is not None:
+            raise InputError("`steps` and `epochs`: give one of the two")
+
+    def bounds(self, images: int, batch: int) -> Bounds:
+        """The bounds for so many images, of which a step takes `batch`; STEPS if nothing else is given."""
+        seconds = None if self.minutes is None else 60 * self.minutes
+        if self.epochs is not None:
+            return Bounds(math.ceil(self.epochs * images / batch), seconds)
+        return Bounds(STEPS if self.steps is None and seconds is None else self.steps, seconds)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where training stands, for a progress display."""
+
+    step: int
+    steps: int | None  # in total; None if only the time is bounded
+    seconds: float  # in this run
+    criterion: float | None  # of the last judgement
+    judging: bool  # whether the encoder is about to be judged
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training run ended."""
+
+    steps: int
+    chosen: int  # the step whose weights are the encoder
+    seconds: float  # over all runs
+    losses: dict[str, float]  # mean over the last 20 steps
+    interrupted: bool
+    sha256: str
+    collapsed: bool = False  # the features of the separation, after the step that was chosen
+    trouble: str | None = None  # why the encoder should not be embedded, as the store says too
+    signal: int = 0  # that interrupted this process
+
+
+@dataclass(frozen=True)
+class Training:
+    """The parts of one run."""
+
+    trainer: Trainer
+    criterion: Criterion
+    checkpoint: Checkpoint
+
+
+def prepare(
+    store: Store, recipe: Recipe, device: torch.device, process: Process | None = None, resume: bool = False
+) -> Training:
+    """Fresh weights, or with `resume` the store's checkpoint."""
+    saved, images = Checkpoint(store), checkpoint.good_images(store)
+    if resume:
+        return Training(*saved.restore(images, recipe, device, process), saved)
+    measured = alignment.measured(images) if recipe.objective == "contrast" and len(images.validation) else None
+    separates = measured is not None and measured < alignment.ALIGNED
+    trainer = Trainer(images, recipe, device, process, measured, separates)
+    return Training(trainer, Criterion(images, recipe.objective), saved)
+
+
+def run(training: Training, bounds: Bounds, progress: Callable[[Step], None], stop: Callable[[], int]) -> Trained:
+    """Train until the bounds are reached, or `stop()` is true; the store holds the encoder then, and a checkpoint.
+
+    The store says if nobody should use its encoder: after a TrainingError, which is raised here too, or if a checkpoint or
+    `stop()` came before the criterion was above the untrained encoder's.
+    """
+    trainer, course = training.trainer, _Course(training, bounds, progress, stop)
+    try:
+        while course.continues():  # 1
+            # 2, 3, 5: patches, jittered patches and neighbours
+            batch = trainer.batch(len(trainer.history))
+            # 4, 6: SVDD' (or the contrast in its place, and the separation) and SSL, at both scales
+            losses = trainer.losses(batch)
+            # 7: λ · SVDD' + SSL
+            loss = total(losses, trainer.lam)
+            # 8: update encoder and classifiers
+            trainer.update(loss, losses)
+            course.tell(judging=False)
+        # 9: f_big and f_small are the scales of the encoder that is kept
+        return course.end()
+    except TrainingError as error:
+        training.checkpoint.fail(trainer, training.criterion, error)
+        raise
+
+
+class _Course:
+    """One run between its steps: whether it continues, checkpoints, judgements and how it ends."""
+
+    def __init__(self, training: Training, bounds: Bounds, progress: Callable[[Step], None], stop: Callable[[], int]) -> None:
+        self._trainer, self._criterion, self._checkpoint = training.trainer, training.criterion, training.checkpoint
+        self._bounds, self._progress, self._stop = bounds, progress, stop
+        self._begun = self._saved = time.monotonic()
+        self._before = training.trainer.seconds
+        self._interrupted = self._collapsed = False
+
+    def continues(self) -> bool:
+        """Whether another step follows; the checkpoint and the judgement that are due come first."""
+        trainer, now = self._trainer, time.monotonic()
+        spent, step = now - self._begun, len(trainer.history)
+        trainer.seconds = self._before + spent
+        steps, seconds = self._bounds.steps, self._bounds.seconds
+        over = (steps is not None and step >= steps) or (seconds is not None and spent >= seconds)
+        over, stopped, due = self._any(over, self._stop(), now - self._saved > CHECKPOINT_SECONDS)
+        self._interrupted = stopped and not over
+        if over or stopped:
+            return False
+        if due:
+            self._checkpoint.save(trainer, self._criterion, trouble=self._criterion.unproven(step))
+            self._saved = now
+        if step % criterion.JUDGED_EVERY == 0:
+            if trainer.process.rank == 0 and step not in (row[0] for row in self._criterion.judged):
+                self.tell(judging=True)
+                self._judge()
+            (self._collapsed,) = self._any(self._collapsed)
+            if self._collapsed:
+                return False
+        if trainer.process.rank == 0:
+            trainer.check_position()
+        return True
+
+    def _any(self, *flags: int) -> list[bool]:
+        """Each flag, set if it is set in any process."""
+        counts = torch.tensor(flags, dtype=torch.int32, device=self._trainer.device)
+        values: list[bool] = self._trainer.process.total(counts).bool().tolist()
+        return values
+
+    def _judge(self) -> Candidate | None:
+        """Judge the average. If a separation has collapsed after it had gained something, that is kept and the run ends."""
+        trainer = self._trainer
+        try:
+            return self._criterion.judge(len(trainer.history), trainer.average, trainer.device)
+        except TrainingError:
+            if not (trainer.separates and self._criterion.gained):
+                raise
+            self._collapsed = True
+            return None
+
+    def tell(self, judging: bool) -> None:
+        """Report progress."""
+        rows, spent = self._criterion.judged, time.monotonic() - self._begun
+        criterion = rows[-1][1] if rows else None
+        self._progress(Step(len(self._trainer.history), self._bounds.steps, spent, criterion, judging))
+
+    def end(self) -> Trained:
+        """The encoder that is kept, in the store."""
+        trainer, last = self._trainer, None
+        if trainer.history and trainer.process.rank == 0 and not (self._interrupted or self._collapsed):
+            trainer.check_position()
+            last = self._judge()
+        steps = len(trainer.history)
+        trouble = self._criterion.unproven(steps) if self._interrupted else None
+        sha256, chosen = self._checkpoint.save(trainer, self._criterion, last, trouble)
+        columns = zip(trainer.loss_names, np.array(trainer.history[-20:]).T, strict=True) if steps else ()
+        means = {name: float(column.mean()) for name, column in columns}
+        return Trained(steps, chosen, trainer.seconds, means, self._interrupted, sha256, self._collapsed, trouble)

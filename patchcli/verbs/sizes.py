@@ -1,0 +1,52 @@
+"""The working size that `size` asks for."""
+
+import contextlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from patchcli.datasets import images
+from patchcli.datasets.images import Canvas
+from patchcli.datasets.layouts import Sample
+from patchcli.errors import InputError
+from patchcli.features.registry import largest_patch
+
+SIDE = 256  # of the working size, by default
+ASPECT = 0.01  # by how much aspect ratios of images that are alike may differ
+
+
+def canvas_of(size: tuple[int, int] | str, samples: Sequence[Sample]) -> Canvas:
+    """(height, width), or a text: "256", "256x320", "fit:256x320", "native", "keep:256"; see `extract`."""
+    if isinstance(size, str) and (size == "native" or re.fullmatch(r"keep:\d+", size)):
+        size = _own_size(samples, size)
+    fits = isinstance(size, str) and size.startswith("fit:")
+    if isinstance(size, str):
+        sides = size.removeprefix("fit:").lower().split("x")
+        if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+            expected = "256, 256x320 (height x width), fit:256x320, keep:256 or native"
+            raise InputError(f"{size!r}", parameter="size", expected=expected)
+        size = int(sides[0]), int(sides[-1])
+    smallest = largest_patch()
+    if min(size) < smallest:
+        wrong = f"expected at least {smallest}x{smallest}, the larger patch; found {size[0]}x{size[1]}"
+        raise InputError(wrong, parameter="size")
+    return Canvas(*size, keeps_aspect=fits)
+
+
+def _own_size(samples: Sequence[Sample], wanted: str) -> tuple[int, int]:
+    """(height, width) for "native" or "keep:N", from the heads of the images; those that cannot be read do not count."""
+    sizes: Counter[tuple[int, int]] = Counter()
+    for sample in samples:
+        with contextlib.suppress(InputError):
+            sizes[images.size(sample.path)] += 1
+    (height, width), most = sizes.most_common(1)[0] if sizes else ((SIDE, SIDE), 0)
+    ratios = [own_width * height / (own_height * width) for own_height, own_width in sizes]
+    if len(sizes) > 1 if wanted == "native" else max(ratios, default=1) - min(ratios, default=1) > ASPECT:
+        alike = "size" if wanted == "native" else "aspect ratio"
+        share = f"{most} of {sum(sizes.values())} have {height}x{width} (height x width)"
+        expected, advice = f"good images of one {alike}", "give `size=fit:HEIGHTxWIDTH`"
+        raise InputError(share, parameter="size", subject=wanted, expected=expected, advice=advice)
+    if wanted == "native":
+        return height, width
+    scale = int(wanted.removeprefix("keep:")) / min(height, width)
+    return round(height * scale), round(width * scale)

@@ -1,0 +1,130 @@
+"""The maps of a run, with overlays or as a benchmark's server takes them; written in a thread of its own."""
+
+import json
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from patchcli import files
+from patchcli.datasets import images
+from patchcli.datasets.images import Read
+from patchcli.datasets.layouts import Sample
+from patchcli.detection.detector import Detector
+from patchcli.detection.result import Result
+from patchcli.observer import Observer
+from patchcli.reporting.pictures import ColourScale, overlay
+from patchcli.verbs.data import mask_rule, read_mask
+from patchcli.verbs.outputs import Outputs, Places, below, unwritable
+
+
+class MapWriter:
+    """Writes what `outputs` asks for; a context within which maps are submitted."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        outputs: Outputs,
+        every: list[Sample],
+        read: Read,
+        mask_threshold: int | None,
+        endless: bool,
+        observer: Observer,
+    ) -> None:
+        self._detector, self._outputs, self._read, self._observer = detector, outputs, read, observer
+        self._rule = mask_rule(every if outputs.overlay else (), mask_threshold, detector.setup.large)
+        base = outputs.folder
+        if base is not None and outputs.submission:
+            base = base / "anomaly_images" / detector.source.category
+        self._places = None if base is None else Places(base, every, endless)
+        self._waiting: list[tuple[Sample, Path, float]] = []  # maps to be drawn on the run's scale, and typical values
+        self._thread = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> "MapWriter":
+        if self._outputs.folder is not None:
+            files.sweep(self._outputs.folder, "**/.*.part")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._thread.shutdown()
+
+    def check_place(self, sample: Sample) -> None:
+        """Raise InputError where the sample's map would have a wrong place."""
+        if self._places is not None:
+            self._places.of(sample)
+
+    def place(self, sample: Sample) -> Path | None:
+        """Where the map goes; None where nothing is written, or there can be no file of this name, which is reported."""
+        if self._places is None:
+            return None
+        path = self._places.of(sample)
+        if why := unwritable(path):
+            self._observer.problem(f"{files.shown(Path(sample.image))}: there can be no file for its map ({why})")
+            return None
+        return path
+
+    def submit(self, sample: Sample, result: Result, path: Path) -> Future[None]:
+        """Write the map soon."""
+        if self._outputs.overlay and self._detector.calibration is None:
+            self._waiting.append((sample, path, float(np.median(result.inside()))))
+        return self._thread.submit(self._write, sample, path, result.map, result.colours)
+
+    def _write(self, sample: Sample, path: Path, values: NDArray[np.float32], colours: ColourScale) -> None:
+        calibration = self._detector.calibration
+        if self._outputs.submission and self._outputs.folder is not None and calibration is not None:
+            folder = self._outputs.folder / "anomaly_images_thresholded" / self._detector.source.category
+            above = below(folder, sample.id).with_suffix(".png")
+            _submit(path, above, values, calibration.thresholds.pixel_threshold)
+            return
+        write_map(path, values, {"image": sample.image, "id": sample.id, **self._provenance()})
+        if self._outputs.overlay and calibration is not None:
+            self._draw(sample, path, values, colours)
+
+    def _provenance(self) -> dict[str, str | float]:
+        detector = self._detector
+        found: dict[str, str | float] = {
+            "encoder": detector.attributes.sha256,
+            "bank": detector.bank.identity,
+            "distance_error": detector.distance_error,
+        }
+        if detector.calibration is not None:
+            found["pixel_threshold"] = detector.calibration.thresholds.pixel_threshold
+        if detector.roi is not None:
+            found["roi"] = detector.roi.sha256
+        return found
+
+    def _draw(self, sample: Sample, path: Path, values: NDArray[np.float32], colours: ColourScale) -> None:
+        mask = read_mask(sample, values.shape, self._rule, self._observer)
+        images.write_png(path.with_suffix(".png"), overlay(self._read(sample.path, None), values, mask, colours))
+
+    def draw_waiting(self) -> None:
+        """Without a calibration, draw the overlays when all maps are there, all on one scale."""
+        if not self._waiting:
+            return
+        colours = run_scale((typical, float(tifffile.imread(path).max())) for _, path, typical in self._waiting)
+        for count, (sample, path, _) in enumerate(self._waiting, 1):
+            self._draw(sample, path, tifffile.imread(path), colours)
+            self._observer.progress("overlay", count, len(self._waiting))
+
+
+def run_scale(extents: Iterable[tuple[float, float]]) -> ColourScale:
+    """The scale of colours from the typical to the highest value of a run's maps, whose (median, maximum) these are."""
+    typical, highest = zip(*extents, strict=True)
+    return ColourScale(float(np.median(typical)), max(highest))
+
+
+def write_map(path: Path, values: NDArray[np.float32], provenance: dict[str, str | float]) -> None:
+    """Write a map (H, W) as float32 TIFF, beside and renamed; the provenance is its description."""
+    with files.replacing(path) as beside:
+        tifffile.imwrite(beside, values, description=json.dumps(provenance), metadata=None)
+
+
+def _submit(path: Path, above: Path, values: NDArray[np.float32], threshold: float) -> None:
+    """Write a map, and what is above the threshold, as MVTec AD 2's server takes them (its public code, 2025)."""
+    with files.replacing(path) as beside:
+        tifffile.imwrite(beside, np.minimum(values / max(threshold, 1e-30), np.finfo(np.float16).max).astype(np.float16))
+    images.write_png(above, np.where(values > threshold, 255, 0).astype(np.uint8))
