@@ -291,5 +291,5 @@ def test_the_audit_finds_the_bad_one_among_the_good(world: World, search: str) -
 
 def test_a_thinned_bank_is_not_audited(world: World) -> None:
     patchcli.embed(world.store, keep=0.5)
-    with pytest.raises(StoreError, match=r"needs the whole bank.*patchcli embed --overwrite"):
+    with pytest.raises(StoreError, match=r"needs the whole bank.*`embed\(overwrite\)`"):
         patchcli.audit(world.store)

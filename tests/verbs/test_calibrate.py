@@ -168,7 +168,7 @@ def test_a_calibration_of_another_bank(split: World, change: str) -> None:
     record = next(patchcli.score(split.store, observer=told))
     assert (record.verdict, record.threshold, record.p_value) == (None, None, None)
     (said,) = (note for note in told.notes if "no verdicts" in note)
-    assert said.endswith("the calibration is of another bank; run: patchcli calibrate")
+    assert said.endswith("the calibration is of another bank; run: `calibrate()`")
     with pytest.raises(StoreError, match="of another bank"):
         patchcli.score(split.store, calibrated=True)
     assert patchcli.info(split.store)["calibration"] == "of another bank"
@@ -180,8 +180,8 @@ def test_a_calibration_of_another_bank(split: World, change: str) -> None:
 def test_no_calibration(made: World) -> None:
     told = Told()
     assert next(patchcli.score(made.store, observer=told)).verdict is None
-    assert told.notes == ["no verdicts: not calibrated; run: patchcli calibrate"]
-    with pytest.raises(IncompleteError, match="holds no calibration yet; run: patchcli calibrate"):
+    assert told.notes == ["no verdicts: not calibrated; run: `calibrate()`"]
+    with pytest.raises(IncompleteError, match=r"holds no calibration yet; run: `calibrate\(\)`"):
         patchcli.score(made.store, calibrated=True)
 
 
@@ -189,7 +189,7 @@ def test_a_damaged_calibration(split: World) -> None:
     patchcli.calibrate(split.store, false_alarms=0.25)
     shutil.rmtree(part_folder(split.store, "calibration") / "scores" / "c")
     for calibrated in (True, False):  # never as if there were none
-        with pytest.raises(DamagedError, match=r"missing \(a chunk of scores\); run: patchcli calibrate"):
+        with pytest.raises(DamagedError, match=r"missing \(a chunk of scores\); run: `calibrate\(\)`"):
             patchcli.score(split.store, calibrated=calibrated)
     patchcli.calibrate(split.store, false_alarms=0.25)
     with Store.writing(split.store) as opened:

@@ -77,7 +77,7 @@ def test_stopped_and_gone_on_is_as_if_never_stopped(world: World, monkeypatch: p
         _fail_at_block(patched, stop, lambda: OSError(errno.ENOSPC, "No space left on device"))
         with pytest.raises(OSError, match="No space left"):
             patchcli.embed(world.store)
-    with pytest.raises(IncompleteError, match=rf"half-written \({stop} of 10 blocks\); run: patchcli embed"):
+    with pytest.raises(IncompleteError, match=rf"half-written \({stop} of 10 blocks\); run: `embed\(\)`"):
         Store.open(world.store).bank()
     monkeypatch.setattr(bank_module, "CHUNK_BYTES", 1 << 30)  # another version's taste of blocks changes nothing
     told = Told()
@@ -123,7 +123,7 @@ def test_killed_while_it_is_indexed(world: World, monkeypatch: pytest.MonkeyPatc
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         _die_in_the_second_scale(patched, at)
         patchcli.embed(world.store)
-    with pytest.raises(IncompleteError, match=r"half-written \((\d) of \1 blocks\); run: patchcli embed"):
+    with pytest.raises(IncompleteError, match=r"half-written \((\d) of \1 blocks\); run: `embed\(\)`"):
         Store.open(world.store).bank()
     assert patchcli.embed(world.store).embedded == 0
     assert (parts(world.store), leftovers(world.store)) == (whole, set())
@@ -233,9 +233,9 @@ def test_thinning_is_kept_until_another_is_asked_for(world: World) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"tolerance": 0.0}, "--tolerance: expected a distance above 0, found 0.0"),
-        ({"keep": 1.5}, "--keep: expected a share such as 10% or 0.1, found 1.5"),
-        ({"keep": 0.5, "tolerance": 0.1}, "--tolerance and --keep: give one of the two"),
+        ({"tolerance": 0.0}, "`tolerance`: expected a distance above 0, found 0.0"),
+        ({"keep": 1.5}, "`keep`: expected a share such as 10% or 0.1, found 1.5"),
+        ({"keep": 0.5, "tolerance": 0.1}, "`tolerance` and `keep`: give one of the two"),
     ],
 )
 def test_thinning_that_cannot_be(world: World, options: dict[str, float], says: str) -> None:
@@ -257,7 +257,7 @@ def test_little_memory_gives_the_same_bank(world: World, memory: int) -> None:
 def test_the_bank_follows_the_encoder(world: World) -> None:
     first, records = parts(world.store)["bank"], list(patchcli.score(world.store))
     trained = patchcli.train(store=world.store, steps=0, seed=1, overwrite=True)
-    with pytest.raises(StoreError, match=r"the bank is of encoder .*patchcli embed"):
+    with pytest.raises(StoreError, match=r"the bank is of encoder .*`embed\(\)`"):
         patchcli.score(world.store)
     assert patchcli.embed(world.store).embedded == 10
     assert parts(world.store)["bank"] != first
@@ -279,5 +279,5 @@ def test_an_interrupted_bank_of_another_encoder_is_begun_anew(world: World, monk
 
 def test_embed_without_an_encoder(tmp_path: Path, made: World) -> None:
     patchcli.extract(made.data, tmp_path / "s.zarr", size=(128, 128))
-    with pytest.raises(IncompleteError, match=r"no encoder yet; run: patchcli train"):
+    with pytest.raises(IncompleteError, match=r"no encoder yet.*run: `train\(\)`"):
         patchcli.embed(tmp_path / "s.zarr")

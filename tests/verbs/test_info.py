@@ -83,8 +83,8 @@ def test_everything_is_read_and_each_damage_named(world: World) -> None:
         "images": "size", "encoder": "training/history", "bank": "small/index/0/ids", "calibration": "peaks",
     }  # fmt: skip
     repairs = {
-        "images": "extract the images again with --overwrite", "encoder": "train again with --overwrite",
-        "bank": "run: patchcli embed --overwrite", "calibration": "run: patchcli calibrate",
+        "images": "extract the images again with `overwrite`", "encoder": "train again with `overwrite`",
+        "bank": "run: `embed(overwrite)`", "calibration": "run: `calibrate()`",
     }  # fmt: skip
     arrays["encoder"] = "training/average.conv2.bias"  # what only --resume reads
     for kind, array in arrays.items():

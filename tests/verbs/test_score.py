@@ -327,7 +327,7 @@ def test_the_flat_encoder_has_one_scale(made: World, tmp_path: Path) -> None:
 def test_a_lost_chunk_of_the_bank(world: World, array: str) -> None:
     page = part_folder(world.store, "bank") / "big/index/0"
     next(path for path in (page / array / "c").rglob("*") if path.is_file()).unlink()
-    says = rf"bank[-0-9a-f]*: missing \(a chunk of big/index/0/{array}\); run: patchcli embed --overwrite"
+    says = rf"bank[-0-9a-f]*: missing \(a chunk of big/index/0/{array}\); run: `embed\(overwrite\)`"
     with pytest.raises(DamagedError, match=says):
         list(patchcli.score(world.store))
     patchcli.embed(world.store, overwrite=True)
@@ -337,13 +337,13 @@ def test_a_lost_chunk_of_the_bank(world: World, array: str) -> None:
 def test_a_lost_page_or_index(world: World) -> None:
     index = part_folder(world.store, "bank") / "small/index"
     shutil.rmtree(index / "0")
-    with pytest.raises(DamagedError, match=r"missing \(a chunk of small/index/0/\w+\); run: patchcli embed --overwrite"):
+    with pytest.raises(DamagedError, match=r"missing \(a chunk of small/index/0/\w+\); run: `embed\(overwrite\)`"):
         list(patchcli.score(world.store))
     shutil.rmtree(index)
-    with pytest.raises(DamagedError, match=r"missing \(a chunk of small/index/\w+\); run: patchcli embed --overwrite"):
+    with pytest.raises(DamagedError, match=r"missing \(a chunk of small/index/\w+\); run: `embed\(overwrite\)`"):
         list(patchcli.score(world.store))
     shutil.rmtree(index.parents[1])
-    with pytest.raises(DamagedError, match=r"missing \(its metadata\); run: patchcli embed --overwrite"):
+    with pytest.raises(DamagedError, match=r"missing \(its metadata\); run: `embed\(overwrite\)`"):
         list(patchcli.score(world.store))
 
 
@@ -354,7 +354,7 @@ PARTS = ["bank/big/index/0/vectors", "bank/small/index/axes", "encoder/conv2.wei
 @pytest.mark.parametrize("harm", [truncate, Path.unlink, flip])
 def test_a_file_of_the_store_that_is_not_as_it_was(world: World, part: str, harm: Callable[[Path], object]) -> None:
     kind, array = part.split("/", 1)
-    repair = {"bank": "patchcli embed --overwrite", "encoder": "train again", "images": "extract the images again"}[kind]
+    repair = {"bank": "`embed(overwrite)`", "encoder": "train again", "images": "extract the images again"}[kind]
     folder = part_folder(world.store, kind)
     harm(next(path for path in sorted((folder / array / "c").rglob("*")) if path.is_file()))
     with pytest.raises(DamagedError, match=rf"{folder}: (damaged|missing) \(.*{array}.*\); .*{repair}"):
@@ -412,7 +412,7 @@ def test_submissions_that_are_refused(private: World, made: World, tmp_path: Pat
         with pytest.raises(error, match=says):
             patchcli.score(store, **{"out": out, "submission": "mvtec-ad-2", **options})
     uncalibrated = without(Path(shutil.copytree(private.store, tmp_path / "u.zarr")), "calibration")
-    with pytest.raises(IncompleteError, match="patchcli calibrate"):
+    with pytest.raises(IncompleteError, match=r"`calibrate\(\)`"):
         patchcli.score(uncalibrated, out=out, submission="mvtec-ad-2")
     assert not out.exists()
 
@@ -430,7 +430,7 @@ def test_images_of_the_bank_say_nothing(world: World, tmp_path: Path) -> None:
     assert note.startswith(f"3 of these images are in the bank (first: {(good / '003.png').as_posix()}): they score 0")
     told = Told()
     list(patchcli.score(world.store, observer=told))
-    assert told.notes == ["no verdicts: not calibrated; run: patchcli calibrate"]
+    assert told.notes == ["no verdicts: not calibrated; run: `calibrate()`"]
     patchcli.embed(world.store, keep=0.5)
     told = Told()
     list(patchcli.score(world.store, [good], observer=told))  # a thinned bank: by their names
