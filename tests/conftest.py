@@ -15,6 +15,7 @@ from patchcli.features.encoder import Encoder
 from patchcli.features.registry import build
 from patchcli.store import Store
 from patchcli.verbs.extract import extract
+from patchcli.verbs.extraction import ImageOptions
 
 settings.register_profile("patchcli", deadline=None, derandomize=True, database=None)
 settings.load_profile("patchcli")
@@ -101,7 +102,7 @@ def random_encoder() -> Callable[..., Encoder]:
 def small_path(tmp_path: Path, make_images: Callable[..., list[Path]]) -> Path:
     """Three training images of 128×128, the least that training takes; no encoder yet."""
     make_images(tmp_path / "good", 3, (128, 128))
-    extract(tmp_path / "good", tmp_path / "small.zarr", (128, 128))
+    extract(tmp_path / "good", tmp_path / "small.zarr", ImageOptions(size=(128, 128)))
     return tmp_path / "small.zarr"
 
 

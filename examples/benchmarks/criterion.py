@@ -17,6 +17,7 @@ import patchcli
 from patchcli.store import Store
 from patchcli.training.trainer import JUDGED_EVERY
 from patchcli.verbs.evaluate import totals
+from patchcli.verbs.extraction import ImageOptions
 
 FIGURES = ("image_auroc", "pixel_auroc", "aupro_30")
 
@@ -52,7 +53,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 store, copy = Path(folder) / "bench.zarr", Path(folder) / "copy.zarr"
                 size = (options.size, options.size) if options.size else None
-                patchcli.train(data, store, size=size, steps=0, seed=seed, encoder=options.encoder)
+                patchcli.train(data, store, images=ImageOptions(size=size), steps=0, seed=seed, encoder=options.encoder)
                 steps, criteria, rows = range(JUDGED_EVERY, options.steps + 1, JUDGED_EVERY), [], []
                 for step in steps:
                     patchcli.train(store=store, resume=True, steps=step)

@@ -17,6 +17,7 @@ import numpy as np
 import patchcli
 from patchcli.store import Store
 from patchcli.verbs.evaluate import Row, totals
+from patchcli.verbs.extraction import ImageOptions
 
 FIGURES = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro_30")
 
@@ -60,7 +61,7 @@ def main() -> None:
         for seed in options.seeds:
             with tempfile.TemporaryDirectory() as folder:
                 store = Path(folder) / "bench.zarr"
-                patchcli.train(data, store, size=size, steps=0, seed=seed, **recipe)
+                patchcli.train(data, store, images=ImageOptions(size=size), steps=0, seed=seed, **recipe)
                 measure(store, seed, "untrained")
                 spent = 0.0
                 for what, wanted in points:

@@ -31,7 +31,7 @@ def list_images(store: options.Store = options.STORE, form: options.Format = Non
     """
     with Terminal(**vars(messages)) as terminal:
         terminal.check_output()
-        from patchcli.verbs.bank import bank_list
+        from patchcli.verbs.bank_list import bank_list
 
         terminal.write(bank_list(store), form, LIST_COLUMNS)
 
@@ -53,9 +53,9 @@ def audit(
     """
     with Terminal(**vars(messages)) as terminal:
         terminal.check_output()
-        from patchcli.verbs.bank import audit
+        from patchcli.verbs.audit import audit
 
-        terminal.write(audit(store, observer=terminal, **vars(search)), form, AUDIT_COLUMNS)
+        terminal.write(audit(store, setup=options.setup(search), observer=terminal), form, AUDIT_COLUMNS)
 
 
 @bank.command(cls=Command)
@@ -78,7 +78,7 @@ def remove(
     Example: patchcli bank remove train/good/017.png
     """
     with Terminal(**vars(messages)) as terminal:
-        from patchcli.verbs.bank import bank_remove
+        from patchcli.verbs.bank_edit import bank_remove
 
         edited = bank_remove(store, _named(names, null), observer=terminal, **vars(budget))
         terminal.note(f"the bank holds {edited.images} images")
@@ -104,7 +104,7 @@ def add(
     Example: patchcli bank add new_shift/*.png
     """
     with Terminal(**vars(messages)) as terminal:
-        from patchcli.verbs.bank import bank_add
+        from patchcli.verbs.bank_edit import bank_add
 
         edited = bank_add(store, _named(paths, null), force=force, observer=terminal, **vars(budget))
         terminal.note(f"the bank holds {edited.images} images ({edited.embedded} embedded now)")

@@ -72,9 +72,8 @@ def calibrate(
             false_alarms=false_alarms,
             confidence=confidence,
             review=review,
+            setup=options.setup(search, images),
             observer=terminal,
-            **vars(images),
-            **vars(search),
         )
         terminal.note(f"{calibration.promise}; next: patchcli score")
         terminal.write([calibration], form, COLUMNS)

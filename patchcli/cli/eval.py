@@ -52,7 +52,14 @@ def evaluate(
         terminal.check_output()
         from patchcli.verbs.evaluate import evaluate
 
-        rows = evaluate(store, maps=maps, out=metrics_out, observer=terminal, **vars(images), **vars(search))
+        rows = evaluate(
+            store,
+            maps=maps,
+            metrics_out=metrics_out,
+            mask_threshold=images.mask_threshold,
+            setup=options.setup(search, images),
+            observer=terminal,
+        )
         empty = {key for key in ("kind", "image_recall", "image_false_alarms") if all(getattr(r, key) is None for r in rows)}
         terminal.write(rows, form, {key: heading for key, heading in COLUMNS.items() if key not in empty})
         if terminal.form(form) == "table":

@@ -42,12 +42,13 @@ def extract(
     """
     with Terminal(**vars(messages)) as terminal:
         from patchcli.errors import InputError
-        from patchcli.verbs.extract import cut_patches, extract
+        from patchcli.verbs.cut_patches import cut_patches
+        from patchcli.verbs.extract import extract
 
         if data is None and patches is None:
             raise InputError("nothing", subject="DATA", expected="a data set or a folder of good images (or --patches DIR)")
         if data is not None:
-            extracted = extract(data, store, overwrite=overwrite, observer=terminal, **vars(extraction))
+            extracted = extract(data, store, extraction.options(), overwrite=overwrite, observer=terminal)
             what = f"{extracted.images} images of {extracted.height}x{extracted.width} pixels"
             if messages.dry_run and (extracted.fresh or patches is None):
                 into = f"{what} into {store}" if extracted.fresh else f"nothing: {store} holds them already"

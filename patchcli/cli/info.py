@@ -1,10 +1,12 @@
 """patchcli info."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from patchcli.cli import options
+from patchcli.cli.shell import in_shell
 from patchcli.cli.terminal import Terminal
 
 
@@ -25,7 +27,8 @@ def info(
         terminal.check_output()
         from patchcli.verbs.info import info
 
-        contents = info(store, check)
+        contents = asdict(info(store, check))
+        contents["next"] = in_shell(f"`{contents['next']}`")
         if check:
             terminal.note(f"{store}: read completely, no damage")
         if terminal.form(form) == "table":

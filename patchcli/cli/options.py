@@ -7,11 +7,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
 from patchcli.errors import InputError
+
+if TYPE_CHECKING:
+    from patchcli.detection.detector import Setup
+    from patchcli.detection.regions import RegionOptions
+    from patchcli.verbs.extraction import ImageOptions
 
 # Closed choices, here because the library's registries take long to import; a test compares them.
 LayoutName = Literal["manifest", "mvtec2", "loco", "btad", "mvtec", "visa", "ksdd2", "ksdd", "folders", "plain"]
@@ -166,6 +171,12 @@ class Extraction:
     bits: Bits = None
     large: Large = False
 
+    def options(self) -> "ImageOptions":
+        """The same for the library."""
+        from patchcli.verbs.extraction import ImageOptions
+
+        return ImageOptions(**vars(self))
+
 
 @dataclass(frozen=True)
 class Images:
@@ -202,6 +213,12 @@ class Regions(Images):
         float | None,
         typer.Option("--mm-per-pixel", metavar="MM", rich_help_panel=IMAGES, help="Side of a pixel in mm; adds areas in mm²."),
     ] = None
+
+    def options(self) -> "RegionOptions":
+        """The same for the library."""
+        from patchcli.detection.regions import RegionOptions
+
+        return RegionOptions(self.min_area, self.mm_per_pixel)
 
 
 @dataclass(frozen=True)
@@ -242,6 +259,16 @@ class Search(Budget):
             help="Nearest-neighbour search; all are exact. auto takes keops on a GPU, else pruned.",
         ),
     ] = "auto"
+
+
+def setup(search: Search, images: Images | None = None) -> "Setup":
+    """How to open the detector."""
+    from patchcli.datasets.roi import Roi
+    from patchcli.detection.detector import Setup
+
+    images = images or Images()
+    roi = None if images.roi is None else Roi.read(images.roi, images.mask_threshold, images.large)
+    return Setup(roi=roi, large=images.large, **vars(search))
 
 
 @dataclass(frozen=True)

@@ -35,5 +35,14 @@ def report(
     with Terminal(**vars(messages)) as terminal:
         from patchcli.verbs.report import write_report
 
-        page = write_report(store, paths or None, out=out, limit=limit, observer=terminal, **vars(regions), **vars(search))
+        page = write_report(
+            store,
+            paths or None,
+            out=out,
+            limit=limit,
+            regions=regions.options(),
+            mask_threshold=regions.mask_threshold,
+            setup=options.setup(search, regions),
+            observer=terminal,
+        )
         terminal.note(f"wrote {page}")

@@ -66,22 +66,23 @@ def score(
     rejected = False
     with Terminal(**vars(messages)) as terminal:
         terminal.check_output()
-        from patchcli.verbs.score import BATCH, Record, score
+        from patchcli.detection.detector import BATCH
+        from patchcli.detection.records import Record
+        from patchcli.verbs.outputs import Outputs
+        from patchcli.verbs.score import score
 
         piped = paths == ["-"]
         chosen: Iterable[str] | None = options.listed(null) if piped else paths or None
         records = score(
             store,
             chosen,
-            out=out,
-            overlay=overlay,
+            outputs=Outputs(out, overlay, regions_out, submission),
+            regions=regions.options(),
             batch=1 if piped else BATCH,
             calibrated=exit_code,
-            regions_out=regions_out,
-            submission=submission,
+            mask_threshold=regions.mask_threshold,
+            setup=options.setup(search, regions),
             observer=terminal,
-            **vars(regions),
-            **vars(search),
         )
 
         def watched() -> Iterator[Record]:

@@ -151,7 +151,7 @@ def train(
             report=report,
             observer=terminal,
             **vars(length),
-            **vars(extraction),
+            images=extraction.options(),
             **vars(device),
             **chosen,
         )

@@ -41,6 +41,7 @@ def watch(
     """
     with Terminal(**vars(messages), again="run again to score the images that have no record") as terminal:
         terminal.check_output()
+        from patchcli.verbs.outputs import Outputs
         from patchcli.verbs.watch import watch
 
         records = watch(
@@ -48,10 +49,10 @@ def watch(
             store,
             log=log,
             every=every,
-            out=out,
-            overlay=overlay,
+            outputs=Outputs(out, overlay),
+            regions=regions.options(),
+            mask_threshold=regions.mask_threshold,
+            setup=options.setup(search, regions),
             observer=terminal,
-            **vars(regions),
-            **vars(search),
         )
         terminal.write(records, "jsonl", {})

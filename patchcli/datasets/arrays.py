@@ -26,7 +26,7 @@ def as_several(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
     """The images as a list."""
     if not is_one(images) and not isinstance(images, Iterable):
         raise _refused("an array, a PIL image, a path, or several", type(images).__name__)
-    several: list[Any] = [images] if is_one(images) else list(images)
+    several: list[Any] = [images] if is_one(images) else list(images)  # type: ignore[arg-type]
     if not several:
         raise InputError("none", parameter="images", expected="one image or more")
     return several

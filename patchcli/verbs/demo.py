@@ -5,12 +5,17 @@ from pathlib import Path
 
 from patchcli import files
 from patchcli.datasets import weave
+from patchcli.detection.detector import BATCH, Detector
+from patchcli.detection.regions import RegionOptions
 from patchcli.errors import InputError
 from patchcli.observer import Observer
-from patchcli.verbs import report
 from patchcli.verbs.embed import embed
 from patchcli.verbs.evaluate import Row, evaluate, totals
 from patchcli.verbs.extract import extract
+from patchcli.verbs.extraction import ImageOptions
+from patchcli.verbs.outputs import Outputs
+from patchcli.verbs.report_page import page as page_of
+from patchcli.verbs.scoring import Scoring
 from patchcli.verbs.train import train
 
 STEPS = 100
@@ -45,7 +50,7 @@ def demo(
     observer.plan("nothing", f"pictures, store, maps and page below {folder}", DISK)
     observer.note(f"making pictures of cloth in {data}")
     weave.write_dataset(data, seed)
-    good = extract(data, store, (weave.SIDE, weave.SIDE), overwrite=True, observer=observer).images
+    good = extract(data, store, ImageOptions(size=(weave.SIDE, weave.SIDE)), overwrite=True, observer=observer).images
     train(store=store, steps=0, seed=seed, overwrite=True, threads=threads, observer=observer)
     embed(store, observer=observer)
     untrained = replace(totals(evaluate(store, observer=observer))[-1], map="untrained")
@@ -54,7 +59,9 @@ def demo(
         raise KeyboardInterrupt
     embed(store, observer=observer)
     rows = [untrained, *totals(evaluate(store, observer=observer))]
-    found = report.score_all(store, out=folder / "maps", overlay=True, observer=observer)
+    detector = Detector.open(store, observer=observer)
+    outputs = Outputs(folder / "maps", overlay=True)
+    scored = list(Scoring(detector, None, outputs, RegionOptions(), batch=BATCH, observer=observer))
     lines = [
         f"{good} pictures of good cloth were learned from, {rows[0].images} others were scored; "
         f"{rows[0].defective} of those have a defect. The images are drawn by code (seed {seed}).",
@@ -62,5 +69,5 @@ def demo(
         "of the encoder before its first step.",
     ]
     page = folder / "overview.html"
-    files.write_text(page, report.page(store, found, "patchcli demo: woven cloth", lines, rows, len(found), observer))
+    files.write_text(page, page_of(detector, scored, "patchcli demo: woven cloth", lines, rows, len(scored), observer))
     return Demo(page, rows)

@@ -20,11 +20,7 @@ def train(
     data: Path | str | None = None,
     store: Path | str = "patchcli.zarr",
     *,
-    layout: str | None = None,
-    holdout: float | None = None,
-    size: tuple[int, int] | str | None = None,
-    bits: int | None = None,
-    large: bool = False,
+    images: ImageOptions | None = None,
     steps: int | None = None,
     epochs: float | None = None,
     minutes: float | None = None,
@@ -39,13 +35,13 @@ def train(
 ) -> Trained:
     """Train the encoder (supplement, Algorithm 1) on the images of the store, or of `data`, which is extracted first.
 
-    `layout`, `holdout`, `size`, `bits` and `large` are those of ImageOptions; `steps`, `epochs` and `minutes` those of Length.
+    `images` says how; `steps`, `epochs` and `minutes` are those of Length.
     `changes` are fields of Recipe, on top of `recipe` if there is one. The first SIGINT or SIGTERM ends training after the
     current step with a usable encoder; `resume` continues from there, by the same recipe. `report` is an HTML page about the
     run. Processes that torchrun started share each step, `batch` images each; the first one extracts and writes.
     """
     observer, length = observer or Observer(), Length(steps, epochs, minutes)
-    options = ImageOptions(layout, size, holdout, bits, large)
+    options = images or ImageOptions()
     _check(options if data is None else ImageOptions(), resume and overwrite, report)
     runtime.set_threads(threads)
     fields = cast(RecipeFields, {**(asdict(recipe) if recipe else {}), **changes})

@@ -64,8 +64,14 @@ class Watcher:
                     for _, record in self._current:
                         assert self._now is not None
                         size, modified, changed, inode = self._now.state
-                        state = {"bytes": size, "mtime_ns": modified, "ctime_ns": changed, "inode": inode}
-                        arrived = WatchRecord(**vars(record), file=self._now.name, **state)
+                        arrived = WatchRecord(
+                            **vars(record),
+                            file=self._now.name,
+                            bytes=size,
+                            mtime_ns=modified,
+                            ctime_ns=changed,
+                            inode=inode,
+                        )
                         write(arrived)
                         yield replace(arrived, file=images.printable(Path(self._now.name)))
                 except StoreError as error:

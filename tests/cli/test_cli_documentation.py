@@ -25,6 +25,8 @@ from patchcli.cli.app import app
 from patchcli.features.hierarchical import HierarchicalEncoder
 from patchcli.training import trainer as training
 from patchcli.verbs import watch as watch_module
+from patchcli.verbs.extraction import ImageOptions
+from patchcli.verbs.outputs import Outputs
 from patchcli.verbs.score import Record
 
 ROOT = Path(__file__).parents[2]
@@ -67,10 +69,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save(Path("part.png"), np.full((*SIZE, 3), 255, np.uint8))
         Path("parts.csv").write_text("path,label\n" + "".join(f"line3/00{n}.png,good\n" for n in range(3)))
         torch.save(dict(HierarchicalEncoder(64).state_dict()), "hazelnut.pkl")
-        patchcli.train("mvtec/grid", size=(128, 128), steps=2, D=16)
+        patchcli.train("mvtec/grid", images=ImageOptions(size=(128, 128)), steps=2, D=16)
         patchcli.embed()
         patchcli.calibrate(source=["more_good"], false_alarms=0.05)
-        list(patchcli.score(out="maps"))
+        list(patchcli.score(outputs=Outputs("maps")))
         shutil.copytree("patchcli.zarr", "stores/grid.zarr")
         shutil.copytree("patchcli.zarr", "grid.zarr")
         shutil.copytree("mvtec/grid/train", "can/train")  # in the layout of MVTec AD 2

@@ -13,6 +13,7 @@ from smallworld import WORKING, World, leftovers, parts, write_plain
 import patchcli
 from patchcli.store import Blocks, Store
 from patchcli.store import bank as bank_module
+from patchcli.verbs.extraction import ImageOptions
 
 SLOW_BLOCKS = """
 import time
@@ -140,7 +141,7 @@ def test_the_bank_does_not_fit(bankless: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_train_interrupted(tmp_path: Path) -> None:
     write_plain(tmp_path / "good", 3, WORKING)
-    patchcli.extract("good", "good.zarr", size=WORKING)
+    patchcli.extract("good", "good.zarr", ImageOptions(size=WORKING))
     shutil.copytree("good.zarr", "whole.zarr")
     recipe = ("--encoder", "flat", "--dim", 4, "--batch", 2, "--threads", 1, "--device", "cpu")
     status, stdout, stderr = finished("train", "--store", "good.zarr", "--steps", 4, *recipe, driver=SIGINT_AT_STEP_2)

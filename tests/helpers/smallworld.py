@@ -17,6 +17,7 @@ from PIL import Image
 import patchcli
 from patchcli.observer import Observer
 from patchcli.store import Store
+from patchcli.verbs.extraction import ImageOptions
 
 SIZE = (140, 160)  # height, width of nearly all images: neither square nor the store's working size
 WORKING = (128, 128)
@@ -142,7 +143,7 @@ class World:
 
 def make_store(data: Path, store: Path, embedded: bool = True, **recipe: Any) -> Path:
     """A store with an encoder of no training step (quick), and its bank."""
-    patchcli.train(data, store, size=WORKING, steps=0, observer=Told(), **recipe)
+    patchcli.train(data, store, images=ImageOptions(size=WORKING), steps=0, observer=Told(), **recipe)
     if embedded:
         patchcli.embed(store)
     return store

@@ -9,6 +9,7 @@ import pytest
 from smallworld import SIZE, WORKING, Told, World, dying, leftovers, parts, save, texture, tree, truncate, without
 
 import patchcli
+from patchcli.detection.detector import Setup
 from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.store import Bank, Store, store
 from patchcli.store import images as images_part
@@ -16,6 +17,7 @@ from patchcli.store.root import Named, Root
 from patchcli.training import trainer as training
 from patchcli.verbs import bank as bank_module
 from patchcli.verbs.embed import pages_stream
+from patchcli.verbs.extraction import ImageOptions
 from patchcli.verbs.score import Record
 
 
@@ -38,7 +40,7 @@ def anew(like: Path, names: list[str], files: list[Path], path: Path, **thinning
     folder.mkdir()
     for number, file in enumerate(files):
         shutil.copy(file, folder / f"{number:03}{file.suffix}")
-    patchcli.extract(folder, path, WORKING)
+    patchcli.extract(folder, path, ImageOptions(size=WORKING))
     other = Store.open(like)
     with Store.writing(path) as opened:
         pixels = opened.images.read(0, len(files))
@@ -244,15 +246,15 @@ def bankless_world(world: World) -> Path:
 
 def test_one_version_is_read_to_its_end(world: World) -> None:
     """Where pages are read late: records of the bank that was opened, whatever is written meanwhile."""
-    expected = list(patchcli.score(world.store, memory=1000, batch=1))
-    running = patchcli.score(world.store, memory=1000, batch=1)
+    expected = list(patchcli.score(world.store, setup=Setup(memory=1000), batch=1))
+    running = patchcli.score(world.store, setup=Setup(memory=1000), batch=1)
     found = [next(running)]
     patchcli.bank_remove(world.store, ["train/good/003.png"])
     patchcli.train(store=world.store, steps=0, seed=1, overwrite=True)
     patchcli.embed(world.store)
     found += running
     assert found == expected
-    again = list(patchcli.score(world.store, memory=1000, batch=1))
+    again = list(patchcli.score(world.store, setup=Setup(memory=1000), batch=1))
     assert {record.bank for record in again}.isdisjoint({record.bank for record in found})
     assert not any(first == second for first, second in zip(found, again, strict=True))
     del running
@@ -281,7 +283,7 @@ def test_the_audit_finds_the_bad_one_among_the_good(world: World, search: str) -
     pixels[60:80, 70:95] = 200
     bad = save(world.data.with_name("bad.png"), pixels)
     patchcli.bank_add(world.store, [bad])
-    first, *others = patchcli.audit(world.store, search=search)
+    first, *others = patchcli.audit(world.store, setup=Setup(search=search))
     assert first.image == bad.as_posix()
     assert first.deviation > 5
     assert max(record.deviation for record in others) < first.deviation / 2

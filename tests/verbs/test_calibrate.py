@@ -31,6 +31,8 @@ from patchcli.reporting import pictures as report
 from patchcli.store import Store
 from patchcli.store.parts import Part
 from patchcli.store.root import Root
+from patchcli.verbs.extraction import ImageOptions
+from patchcli.verbs.outputs import Outputs
 
 N = 12  # images of the validation split
 
@@ -49,7 +51,7 @@ def test_the_validation_split(split: World) -> None:
     assert after.pop("calibration")
     assert after == before
     folder = split.data / "validation" / "good"
-    records = list(patchcli.score(split.store, [folder], out=split.data.with_name("maps")))
+    records = list(patchcli.score(split.store, [folder], outputs=Outputs(split.data.with_name("maps"))))
     scores = sorted(record.score for record in records)
     assert (found.source, found.images, found.false_alarms, found.confidence) == ("validation split", N, 0.25, 0.95)
     assert found.threshold == pytest.approx(scores[-1], rel=1e-6)  # 0.75**12 < 0.05 < 0.75**12 + 12 * 0.25 * 0.75**11
@@ -220,8 +222,8 @@ def test_one_colour_scale_for_all_runs(split: World, tmp_path: Path) -> None:
     found = patchcli.calibrate(split.store, false_alarms=0.25)
     assert found.colour_high == 2 * found.pixel_threshold > found.colour_low > 0
     image = split.data / "test" / "hole" / "000.png"
-    together = list(patchcli.score(split.store, out=tmp_path / "all", overlay=True))
-    (alone,) = patchcli.score(split.store, [image], out=tmp_path / "one", overlay=True)
+    together = list(patchcli.score(split.store, outputs=Outputs(tmp_path / "all", overlay=True)))
+    (alone,) = patchcli.score(split.store, [image], outputs=Outputs(tmp_path / "one", overlay=True))
     pictures = [np.asarray(Image.open(str(record.overlay))) for record in (together[2], alone)]
     assert together[2].id == alone.id
     np.testing.assert_array_equal(*pictures)
@@ -281,13 +283,13 @@ def test_held_out_images_are_in_neither_training_nor_bank(held: World, tmp_path:
 def test_a_store_keeps_what_it_holds_out(held: World) -> None:
     before = tree(held.store)
     for share in (None, 0.4):
-        again = patchcli.extract(held.data, held.store, holdout=share)
+        again = patchcli.extract(held.data, held.store, ImageOptions(holdout=share))
         assert (again.fresh, again.held_out) == (False, len(Store.open(held.store).source.holdout))
     for share, says in ((0.2, "--holdout"), (0.0, "--holdout"), (1.5, "found 150%"), (0.999, "4 other images out than these")):
         with pytest.raises((InputError, StoreError), match=says):
-            patchcli.extract(held.data, held.store, holdout=share)
+            patchcli.extract(held.data, held.store, ImageOptions(holdout=share))
     with pytest.raises(InputError, match="--holdout: expected DATA too"):
-        patchcli.train(store=held.store, holdout=0.2)
+        patchcli.train(images=ImageOptions(holdout=0.2), store=held.store)
     assert tree(held.store) == before
 
 

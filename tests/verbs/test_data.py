@@ -16,6 +16,8 @@ from patchcli.errors import InputError
 from patchcli.store import Store
 from patchcli.verbs.data import Kind, read_mask
 from patchcli.verbs.evaluate import totals
+from patchcli.verbs.extraction import ImageOptions
+from patchcli.verbs.outputs import Outputs
 
 
 def counts(kinds: list[Kind]) -> list[tuple[str, str, int, int, int]]:
@@ -61,7 +63,7 @@ def test_duplicates_are_notes(tmp_path: Path) -> None:
         "train/good/003.png: the same file content as train/good/002.png",
     ]
     told = Told()
-    patchcli.extract(root, tmp_path / "s.zarr", WORKING, observer=told)
+    patchcli.extract(root, tmp_path / "s.zarr", ImageOptions(size=WORKING), observer=told)
     (note,) = told.notes
     assert note.startswith("images that are there more than once: 2, such as train/good/")
     assert note.endswith(f"; see: patchcli data {root}")
@@ -126,12 +128,12 @@ def write_manifest(root: Path) -> Path:
 def test_evaluate_and_score_read_the_same_layout_again(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     data, store = write(tmp_path / "candle"), tmp_path / "s.zarr"
     told = Told()
-    patchcli.train(data, store, size=WORKING, steps=0, encoder="flat", D=4, observer=told)
+    patchcli.train(data, store, images=ImageOptions(size=WORKING), steps=0, encoder="flat", D=4, observer=told)
     patchcli.embed(store)
     info = patchcli.info(store)
     assert info["root"] == str(data.resolve())
     assert info["images"] == 2
-    records = list(patchcli.score(store, out=tmp_path / "maps", observer=told))
+    records = list(patchcli.score(store, outputs=Outputs(tmp_path / "maps"), observer=told))
     root = data.parent if data.is_file() else data
     tested = {record.image for record in records}
     assert len(tested) == 5
@@ -151,7 +153,15 @@ def test_a_layout_given_by_name_is_remembered(tmp_path: Path) -> None:
     for seed, name in enumerate(("good", "late")):
         write_plain(tmp_path / "photos" / name, 2, seed=seed)
     store = tmp_path / "s.zarr"
-    patchcli.train(tmp_path / "photos", store, layout="plain", size=WORKING, steps=0, encoder="flat", D=4, observer=Told())
+    patchcli.train(
+        tmp_path / "photos",
+        store,
+        images=ImageOptions(layout="plain", size=WORKING),
+        steps=0,
+        encoder="flat",
+        D=4,
+        observer=Told(),
+    )
     patchcli.embed(store)
     for verb in (patchcli.evaluate, patchcli.score):
         with pytest.raises(InputError, match="no test images there"):

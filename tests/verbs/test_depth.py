@@ -11,10 +11,13 @@ from smallworld import HOLE, SIZE, Told, make_store, texture, write_plain
 
 import patchcli
 from patchcli.datasets import decoding, images
+from patchcli.detection.detector import Setup
 from patchcli.errors import InputError, StoreError
 from patchcli.store import Store
 from patchcli.verbs.evaluate import totals
 from patchcli.verbs.extract import cut_patches
+from patchcli.verbs.extraction import ImageOptions
+from patchcli.verbs.outputs import Outputs
 
 BITS, SHIFT = 12, 4
 
@@ -73,7 +76,7 @@ def test_the_store_keeps_what_the_camera_gives(deep: tuple[Path, Path]) -> None:
 
 def test_eval_takes_scores_own_maps_of_images_that_are_turned(deep: tuple[Path, Path], tmp_path: Path) -> None:
     store, told = deep[1], Told()
-    records = list(patchcli.score(store, out=tmp_path / "maps", overlay=True, observer=told))
+    records = list(patchcli.score(store, outputs=Outputs(tmp_path / "maps", overlay=True), observer=told))
     own = patchcli.evaluate(store, observer=told)
     read = patchcli.evaluate(store, maps=tmp_path / "maps", observer=told)
     assert told.problems == []
@@ -113,25 +116,25 @@ def test_values_above_the_depth_are_a_problem_everywhere(deep: tuple[Path, Path]
 
 def test_depth_is_said_stated_and_refused(tmp_path: Path) -> None:
     data, store, told = write_deep(tmp_path / "weave", bits=10), tmp_path / "s.zarr", Told()
-    assert patchcli.extract(data, store, (128, 128), observer=told).bits == 10
+    assert patchcli.extract(data, store, ImageOptions(size=(128, 128)), observer=told).bits == 10
     assert told.notes == ["16-bit files with values up to 1023: taken as 10 bits; if the camera has more, give --bits"]
     with pytest.raises(StoreError, match="the store's images have 10 bits, not 12"):
-        patchcli.extract(data, store, bits=12)
+        patchcli.extract(data, store, ImageOptions(bits=12))
     told = Told()
-    assert patchcli.extract(data, store, (128, 128), bits=12, overwrite=True, observer=told).bits == 12
+    assert patchcli.extract(data, store, ImageOptions(size=(128, 128), bits=12), overwrite=True, observer=told).bits == 12
     assert told.notes == []
     assert Store.open(store).images.read(0, 1).max() < 20_000
     with pytest.raises(InputError, match="--bits: expected 8 to 16, found 7"):
-        patchcli.extract(data, tmp_path / "t.zarr", bits=7)
+        patchcli.extract(data, tmp_path / "t.zarr", ImageOptions(bits=7))
     told = Told()
     with pytest.raises(InputError, match="0 of 4 files could be read"):
-        patchcli.extract(data, tmp_path / "t.zarr", bits=8, observer=told)
+        patchcli.extract(data, tmp_path / "t.zarr", ImageOptions(bits=8), observer=told)
     assert len(told.problems) == 4
 
 
 def test_16_bit_files_of_8_bit_values_are_no_black_pictures(tmp_path: Path) -> None:
     data = write_deep(tmp_path / "weave", bits=8)
-    patchcli.extract(data, tmp_path / "s.zarr", (128, 128), observer=Told())
+    patchcli.extract(data, tmp_path / "s.zarr", ImageOptions(size=(128, 128)), observer=Told())
     opened = Store.open(tmp_path / "s.zarr")
     assert (opened.images.read(0, 1).dtype, opened.source.reader.bits) == (np.uint8, 8)
     assert opened.images.read(0, 1).mean() > 60
@@ -141,7 +144,7 @@ def test_training_and_bank_of_deep_images(deep: tuple[Path, Path], tmp_path: Pat
     """Both ways of learning draw synthetic defects; bank add and audit read pixels of the store's depth."""
     data = write_deep(tmp_path / "weave", images=10)
     store = tmp_path / "s.zarr"
-    patchcli.train(data, store, size=(128, 128), steps=2, D=8, batch=2, observer=Told())
+    patchcli.train(data, store, images=ImageOptions(size=(128, 128)), steps=2, D=8, batch=2, observer=Told())
     patchcli.embed(store)
     patchcli.bank_add(store, [data / "test/good/000.tif"], force=True, observer=Told())
     opened = Store.open(store)
@@ -183,7 +186,7 @@ def test_what_is_not_read_of_many_files_is_two_notes(tmp_path: Path) -> None:
             for side in (64, 128):
                 tiff.write(texture(rng, side, side), photometric="rgb", metadata=None)
     told = Told()
-    patchcli.extract(tmp_path / "good", tmp_path / "s.zarr", (128, 128), observer=told)
+    patchcli.extract(tmp_path / "good", tmp_path / "s.zarr", ImageOptions(size=(128, 128)), observer=told)
     line = "2 pages; only page 2, the largest, is read"
     assert told.notes == [f"{tmp_path}/good/0.tif: {line}", f"3 other images: {line}"]
     assert Store.open(tmp_path / "s.zarr").images.sizes == [(128, 128)] * 4
@@ -193,7 +196,7 @@ def test_another_aspect_ratio_is_one_note(made: object, tmp_path: Path) -> None:
     wide = write_plain(tmp_path / "wide", 3, (100, 300))
     for size, count in (((128, 128), 2), ("fit:128x128", 0), ((100, 300), 0)):
         told = Told()
-        patchcli.extract(wide, tmp_path / "s.zarr", size, overwrite=True, observer=told)
+        patchcli.extract(wide, tmp_path / "s.zarr", ImageOptions(size=size), overwrite=True, observer=told)
         assert len(told.notes) == count
     told = Told()
     list(patchcli.score(made.store, [wide], observer=told))  # type: ignore[attr-defined]
@@ -207,12 +210,12 @@ def test_large_images_are_read_when_said_so(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(decoding, "LIMIT", 1000)
     told = Told()
     with pytest.raises(InputError):
-        patchcli.train(data, store, size=(128, 128), steps=0, D=8, observer=told)
+        patchcli.train(data, store, images=ImageOptions(size=(128, 128)), steps=0, D=8, observer=told)
     assert all("more than 0 megapixels; if that is right, give --large" in line for line in told.problems)
     told = Told()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        patchcli.train(data, store, size=(128, 128), steps=0, D=8, large=True, observer=told)
+        patchcli.train(data, store, images=ImageOptions(size=(128, 128), large=True), steps=0, D=8, observer=told)
         patchcli.embed(store)
         assert len(list(patchcli.score(store, [data], observer=told))) == 3  # the store remembers
     assert told.problems == []
@@ -225,7 +228,9 @@ def test_a_jpeg_region_of_interest_is_what_was_drawn(made: object, tmp_path: Pat
     Image.fromarray(drawn).save(tmp_path / "roi.png")
     image = made.data / "test/hole/000.png"  # type: ignore[attr-defined]
     one, two = (
-        next(patchcli.score(made.store, [image], out=tmp_path / f"maps of {name}", roi=tmp_path / name))  # type: ignore[attr-defined]
+        next(
+            patchcli.score(made.store, [image], outputs=Outputs(tmp_path / f"maps of {name}"), setup=Setup(roi=tmp_path / name))
+        )  # type: ignore[attr-defined]
         for name in ("roi.jpg", "roi.png")
     )
     assert one.score == two.score

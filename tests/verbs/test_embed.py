@@ -18,6 +18,7 @@ from patchcli.features import dense as embedding
 from patchcli.store import Bank, Blocks, Store
 from patchcli.store import bank as bank_module
 from patchcli.verbs.embed import pages_stream
+from patchcli.verbs.extraction import ImageOptions
 
 
 @pytest.fixture
@@ -278,6 +279,6 @@ def test_an_interrupted_bank_of_another_encoder_is_begun_anew(world: World, monk
 
 
 def test_embed_without_an_encoder(tmp_path: Path, made: World) -> None:
-    patchcli.extract(made.data, tmp_path / "s.zarr", size=(128, 128))
+    patchcli.extract(made.data, tmp_path / "s.zarr", ImageOptions(size=(128, 128)))
     with pytest.raises(IncompleteError, match=r"no encoder yet.*run: `train\(\)`"):
         patchcli.embed(tmp_path / "s.zarr")

@@ -15,13 +15,15 @@ from smallworld import HOLE, WORKING, Told, World, make_store, touched, truncate
 import patchcli
 from patchcli.errors import InputError
 from patchcli.verbs.evaluate import FIGURES, totals
+from patchcli.verbs.extraction import ImageOptions
+from patchcli.verbs.outputs import Outputs
 
 CALIBRATED = {"image_recall", "image_false_alarms"}  # None without a calibration
 
 
 def _expected_pixel_auroc(world: World, maps: Path, left_out: tuple[str, ...] = ()) -> float:
     labels, values = [], []
-    for record in patchcli.score(world.store, out=maps, observer=Told()):
+    for record in patchcli.score(world.store, outputs=Outputs(maps), observer=Told()):
         written = tifffile.imread(str(record.map))
         mask = np.zeros(written.shape, bool)
         if "hole" in record.image:
@@ -220,10 +222,10 @@ def test_maps_that_score_wrote(world: World, tmp_path: Path) -> None:
     (world.data / "test" / "hole" / "000.png").rename(world.data / "test" / "hole" / "001.jpg")  # beside 001.png
     (world.data / "ground_truth" / "hole" / "000_mask.png").unlink()
     fresh = patchcli.evaluate(world.store, observer=Told())
-    records = list(patchcli.score(world.store, out=tmp_path / "maps", overlay=True, observer=Told()))
+    records = list(patchcli.score(world.store, outputs=Outputs(tmp_path / "maps", overlay=True), observer=Told()))
     assert any(str(record.map).endswith("001.png.tiff") for record in records)
     bare = tmp_path / "bare.zarr"  # no encoder is needed
-    patchcli.extract(world.data, bare, size=WORKING, observer=Told())
+    patchcli.extract(world.data, bare, ImageOptions(size=WORKING), observer=Told())
     before = touched(bare), touched(tmp_path / "maps")
     told = Told()
     rows = patchcli.evaluate(bare, maps=tmp_path / "maps", observer=told)
@@ -268,7 +270,7 @@ def test_maps_of_another_tool(world: World, tmp_path: Path, suffix: str) -> None
 
 def test_maps_that_cannot_be_used(world: World, tmp_path: Path) -> None:
     maps = tmp_path / "maps"
-    list(patchcli.score(world.store, out=maps))
+    list(patchcli.score(world.store, outputs=Outputs(maps)))
     hole, good = maps / "test" / "hole", maps / "test" / "good"
     (hole / "000.tiff").unlink()
     (hole / "001.tiff").write_text("no map")
@@ -295,7 +297,7 @@ def test_maps_of_many_classes(made: World, tmp_path: Path) -> None:
     stores = tmp_path / "stores"
     stores.mkdir()
     shutil.copytree(made.store, stores / "a.zarr")
-    list(patchcli.score(made.store, out=tmp_path / "maps" / "weave"))
+    list(patchcli.score(made.store, outputs=Outputs(tmp_path / "maps" / "weave")))
     row, average = patchcli.evaluate(stores, maps=tmp_path / "maps")
     assert row == patchcli.evaluate(made.store, maps=tmp_path / "maps" / "weave")[0]
     assert (average.category, average.map, average.pixel_auroc) == ("average", "maps", row.pixel_auroc)
@@ -306,7 +308,7 @@ def test_maps_of_many_classes(made: World, tmp_path: Path) -> None:
 
 def test_all_numbers_as_one_object(made: World, tmp_path: Path) -> None:
     out = tmp_path / "new" / "metrics.json"
-    rows = patchcli.evaluate(made.store, out=out)
+    rows = patchcli.evaluate(made.store, metrics_out=out)
     assert [path.name for path in out.parent.iterdir()] == ["metrics.json"]
     found = json.loads(out.read_text())
     assert list(found) == ["weave"]
@@ -328,7 +330,7 @@ def test_numbers_leave_out_what_is_missing_and_keep_all_stores(made: World, tmp_
     stores.mkdir()
     for name in ("a.zarr", "b.zarr"):
         shutil.copytree(made.store, stores / name)
-    patchcli.evaluate(stores, out=tmp_path / "m.json")
+    patchcli.evaluate(stores, metrics_out=tmp_path / "m.json")
     found = json.loads((tmp_path / "m.json").read_text())
     assert list(found) == ["weave", "weave 2", "average"]
     assert found["weave"] == found["weave 2"]
@@ -336,4 +338,4 @@ def test_numbers_leave_out_what_is_missing_and_keep_all_stores(made: World, tmp_
     assert "image_auroc_low" not in found["average"]["product"]
     for name in ("metrics.yaml", "stores"):
         with pytest.raises(InputError, match=r"expected the name of a \.json file"):
-            patchcli.evaluate(stores, out=tmp_path / name)
+            patchcli.evaluate(stores, metrics_out=tmp_path / name)

@@ -14,13 +14,14 @@ import patchcli
 from patchcli.datasets import images
 from patchcli.errors import InputError, StoreError
 from patchcli.store import Store
+from patchcli.verbs.extraction import ImageOptions
 
 
 def test_images_ids_sizes_and_mean(world: World, tmp_path: Path) -> None:
     save(world.data / "train" / "good" / "größe 漢.png", texture(np.random.default_rng(5), 90, 200))
     Image.new("L", (100, 70), 77).save(world.data / "train" / "good" / "010.bmp")
     before = touched(world.data)
-    found = patchcli.extract(world.data, tmp_path / "s.zarr", size=(96, 80))
+    found = patchcli.extract(world.data, tmp_path / "s.zarr", ImageOptions(size=(96, 80)))
     assert (found.images, found.height, found.width, found.fresh) == (12, 96, 80, True)
     assert touched(world.data) == before
     store = Store.open(tmp_path / "s.zarr")
@@ -44,7 +45,7 @@ def test_the_default_size(tmp_path: Path) -> None:
 def test_the_same_images_again(world: World) -> None:
     before = touched(world.store)
     assert patchcli.extract(world.data, world.store).fresh is False
-    assert patchcli.extract(world.data, world.store, size=(128, 128), overwrite=True).fresh is False
+    assert patchcli.extract(world.data, world.store, ImageOptions(size=(128, 128)), overwrite=True).fresh is False
     assert touched(world.store) == before
 
 
@@ -64,13 +65,13 @@ def test_changed_images_are_another_data_set(world: World) -> None:
     with pytest.raises(StoreError, match=r"not \(or no longer\).*--store.*--overwrite"):
         patchcli.extract(world.data, world.store)
     assert tree(world.store) == before
-    assert patchcli.extract(world.data, world.store, size=(128, 128), overwrite=True).fresh
+    assert patchcli.extract(world.data, world.store, ImageOptions(size=(128, 128)), overwrite=True).fresh
     assert not Store.open(world.store).holds("encoder")  # learned from the images that are gone
 
 
 def test_another_size_is_not_the_same(kept: World) -> None:
     with pytest.raises(StoreError, match=r"128x128 \(height x width\), not 128x96.*--store.*--overwrite"):
-        patchcli.extract(kept.data, kept.store, size=(128, 96))
+        patchcli.extract(kept.data, kept.store, ImageOptions(size=(128, 96)))
 
 
 def test_a_test_image_is_no_training_image(world: World) -> None:
@@ -85,7 +86,7 @@ def test_unreadable_images_are_left_out(world: World, tmp_path: Path) -> None:
     truncate(world.data / "train" / "good" / "002.png")
     (world.data / "train" / "good" / "005.png").write_text("no image")
     told = Told()
-    found = patchcli.extract(world.data, tmp_path / "s.zarr", size=(128, 128), observer=told)
+    found = patchcli.extract(world.data, tmp_path / "s.zarr", ImageOptions(size=(128, 128)), observer=told)
     assert found.images == 8
     assert [problem.split(": ")[0] for problem in told.problems] == [
         str(world.data / "train" / "good" / name) for name in ("002.png", "005.png")
@@ -100,14 +101,14 @@ def test_a_library_user_is_warned(tmp_path: Path) -> None:
     data = write_plain(tmp_path / "good", 3)
     truncate(data / "001.png")
     with pytest.warns(UserWarning, match=r"001\.png: cannot be decoded"):
-        patchcli.extract(data, tmp_path / "s.zarr", size=(64, 64))
+        patchcli.extract(data, tmp_path / "s.zarr", ImageOptions(size=(64, 64)))
 
 
 def test_one_image_is_not_enough(tmp_path: Path) -> None:
     data = write_plain(tmp_path / "good", 2)
     truncate(data / "001.png")
     with pytest.raises(InputError, match=r"at least 2 good images.*1 of 2 files could be read"):
-        patchcli.extract(data, tmp_path / "s.zarr", size=(64, 64), observer=Told())
+        patchcli.extract(data, tmp_path / "s.zarr", ImageOptions(size=(64, 64)), observer=Told())
     assert [child.name for child in tmp_path.iterdir()] == ["good"]
 
 
@@ -123,18 +124,18 @@ def test_a_failed_overwrite_keeps_the_store(kept: World, tmp_path: Path) -> None
 def test_native_images_are_as_they_are(tmp_path: Path) -> None:
     data = write_plain(tmp_path / "good", 3, (150, 200))
     (tmp_path / "good" / "broken.png").write_bytes(b"no image")
-    found = patchcli.extract(data, tmp_path / "s.zarr", "native", observer=Told())
+    found = patchcli.extract(data, tmp_path / "s.zarr", ImageOptions(size="native"), observer=Told())
     assert (found.height, found.width) == (150, 200)
     stored = Store.open(tmp_path / "s.zarr").images.read(0, 1)[0]
     np.testing.assert_array_equal(stored, images.decode(data / "000.png"))
-    assert not patchcli.extract(data, tmp_path / "s.zarr", "native", observer=Told()).fresh
+    assert not patchcli.extract(data, tmp_path / "s.zarr", ImageOptions(size="native"), observer=Told()).fresh
 
 
 @pytest.mark.parametrize(("size", "expected"), [("keep:96", (96, 128)), ("keep:150", (150, 200)), ("keep:301", (301, 401))])
 def test_the_aspect_ratio_is_kept(tmp_path: Path, size: str, expected: tuple[int, int]) -> None:
     data = write_plain(tmp_path / "good", 2, (150, 200))
     write_plain(tmp_path / "good" / "half", 1, (75, 100))
-    found = patchcli.extract(data, tmp_path / "s.zarr", size)
+    found = patchcli.extract(data, tmp_path / "s.zarr", ImageOptions(size=size))
     assert (found.height, found.width) == expected
 
 
@@ -151,7 +152,7 @@ def test_images_that_are_not_alike(tmp_path: Path, size: str, says: str) -> None
     if size != "keep:40":
         write_plain(tmp_path / "good" / "other", 1, (90, 200))
     with pytest.raises(InputError, match=says):
-        patchcli.extract(data, tmp_path / "s.zarr", size)
+        patchcli.extract(data, tmp_path / "s.zarr", ImageOptions(size=size))
     assert not (tmp_path / "s.zarr").exists()
 
 
@@ -162,7 +163,7 @@ def test_images_of_any_shape_fit(tmp_path: Path) -> None:
     data = write_plain(tmp_path / "good", 1, (150, 200))
     write_plain(data / "tall", 1, (400, 100))
     write_plain(data / "tiny", 1, (40, 33))
-    found = patchcli.extract(data, tmp_path / "s.zarr", "fit:96x128")
+    found = patchcli.extract(data, tmp_path / "s.zarr", ImageOptions(size="fit:96x128"))
     store = Store.open(tmp_path / "s.zarr")
     assert (found.height, found.width, store.canvas.keeps_aspect) == (96, 128, True)
     assert [store.canvas.covered(*map(int, size)) for size in store.images.sizes] == [(96, 128), (96, 24), (96, 79)]
@@ -170,9 +171,9 @@ def test_images_of_any_shape_fit(tmp_path: Path) -> None:
     np.testing.assert_array_equal(tall[:, :24], images.resize(images.decode(data / "tall" / "000.png"), 96, 24))
     np.testing.assert_array_equal(tall[:, 24:48], tall[:, 23::-1])  # mirrored, and mirrored again
     np.testing.assert_array_equal(tall[:, 48:72], tall[:, :24])
-    assert not patchcli.extract(data, tmp_path / "s.zarr", "fit:96x128").fresh
+    assert not patchcli.extract(data, tmp_path / "s.zarr", ImageOptions(size="fit:96x128")).fresh
     with pytest.raises(StoreError, match=r"images are 96x128 \(fitted into\), not 96x128 \(height x width\)"):
-        patchcli.extract(data, tmp_path / "s.zarr", (96, 128))
+        patchcli.extract(data, tmp_path / "s.zarr", ImageOptions(size=(96, 128)))
 
 
 @given(st.integers(32, 5000), st.integers(32, 5000), st.integers(64, 600), st.integers(64, 600))
@@ -190,4 +191,4 @@ def test_a_fitted_image_keeps_its_aspect_ratio(height: int, width: int, canvas_h
 def test_sizes_that_are_none(tmp_path: Path, size: str) -> None:
     data = write_plain(tmp_path / "good", 2)
     with pytest.raises(InputError, match=r"--size: expected 256, 256x320 \(height x width\), fit:256x320, keep:256 or native"):
-        patchcli.extract(data, tmp_path / "s.zarr", size)
+        patchcli.extract(data, tmp_path / "s.zarr", ImageOptions(size=size))

@@ -10,12 +10,13 @@ import patchcli
 from patchcli.errors import StoreError
 from patchcli.store import Blocks, Store
 from patchcli.store import bank as bank_module
+from patchcli.verbs.extraction import ImageOptions
 
 
 def test_what_is_next_at_each_stage(made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bank_module, "CHUNK_BYTES", 1)
     path = tmp_path / "s.zarr"
-    patchcli.extract(made.data, path, size=(128, 128))
+    patchcli.extract(made.data, path, ImageOptions(size=(128, 128)))
     found = patchcli.info(path)
     assert (found["images"], found["height"], found["width"]) == (10, 128, 128)
     assert found["encoder_sha256"] is found["bank"] is None

@@ -20,10 +20,12 @@ import patchcli
 from patchcli.datasets import images, layouts
 from patchcli.datasets.layouts import Sample
 from patchcli.datasets.masks import Rule
+from patchcli.detection.detector import Setup
 from patchcli.errors import InputError
 from patchcli.store import Store
 from patchcli.verbs.evaluate import totals
-from patchcli.verbs.outputs import Places, below, description
+from patchcli.verbs.extraction import ImageOptions
+from patchcli.verbs.outputs import Outputs, Places, below, description
 from patchcli.verbs.sources import each, expanded
 
 LONG = "x" * 251 + ".png"  # 255 bytes: there is no room for .tiff
@@ -92,7 +94,7 @@ def test_a_linked_lot_is_known_by_its_names(tmp_path: Path) -> None:
     assert Store.open(store).images.ids[-1] == "train/good/lot1/003.png"
     assert patchcli.bank_remove(store, data / "train" / "good" / "lot1" / "003.png").images == 5
     with pytest.raises(InputError, match=r"--out .*elsewhere: lies among the data set's images"):
-        patchcli.score(store, out=lot)
+        patchcli.score(store, outputs=Outputs(lot))
 
 
 def test_one_path_is_scored_calibrated_and_reported(made: World, world: World, tmp_path: Path) -> None:
@@ -105,8 +107,8 @@ def test_one_path_is_scored_calibrated_and_reported(made: World, world: World, t
     assert patchcli.calibrate(world.store, str(tmp_path / "more"), false_alarms=0.25).images == 12
     with pytest.raises(InputError, match="--from: expected holdout, validation, loo or paths, found 'none', which is no file"):
         patchcli.calibrate(world.store, "none")
-    patchcli.score(world.store, image, regions_out=tmp_path / "r.csv")
-    found = list(patchcli.score(world.store, image, regions_out=tmp_path / "r.csv"))
+    patchcli.score(world.store, image, outputs=Outputs(regions_out=tmp_path / "r.csv"))
+    found = list(patchcli.score(world.store, image, outputs=Outputs(regions_out=tmp_path / "r.csv")))
     with (tmp_path / "r.csv").open(newline="") as file:
         assert {(row["image"], row["id"]) for row in csv.DictReader(file)} == {(found[0].image, found[0].id)}
 
@@ -152,7 +154,7 @@ def test_maps_of_manifests_are_read_where_they_were_written(tmp_path: Path, styl
     store = make_store(manifest, tmp_path / "s.zarr", encoder="flat", D=4)
     before = tree(tmp_path / "weave")
     fresh = totals(patchcli.evaluate(store))[-1]
-    found = list(patchcli.score(store, out=tmp_path / "maps"))
+    found = list(patchcli.score(store, outputs=Outputs(tmp_path / "maps")))
     assert all(Path(str(record.map)).is_relative_to(tmp_path / "maps") for record in found)
     assert tree(tmp_path / "weave") == before
     (read,) = totals(patchcli.evaluate(store, maps=tmp_path / "maps"))
@@ -178,7 +180,7 @@ def test_a_map_of_another_image_is_not_taken(world: World, tmp_path: Path) -> No
     hole = world.data / "test" / "hole"
     (hole / "000.png").rename(hole / "001.jpg")
     (world.data / "ground_truth" / "hole" / "000_mask.png").unlink()
-    list(patchcli.score(world.store, hole / "001.png", out=tmp_path / "maps"))
+    list(patchcli.score(world.store, hole / "001.png", outputs=Outputs(tmp_path / "maps")))
     told = Told()
     row = patchcli.evaluate(world.store, maps=tmp_path / "maps", observer=told)[0]
     assert row.images == 1
@@ -191,13 +193,13 @@ def test_a_map_is_not_written_through_a_link_out_of_its_folder(made: World, tmp_
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "maps" / "test").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InputError, match=r"--out .*maps: the map of test/good/000.png would lie outside of it, in .*elsewhere"):
-        list(patchcli.score(made.store, out=tmp_path / "maps"))
+        list(patchcli.score(made.store, outputs=Outputs(tmp_path / "maps")))
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_patches_of_an_absolute_id_stay_below_their_folder(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path, "absolute")
-    patchcli.extract(manifest, tmp_path / "s.zarr", WORKING)
+    patchcli.extract(manifest, tmp_path / "s.zarr", ImageOptions(size=WORKING))
     before = tree(tmp_path / "weave")
     from patchcli.verbs.extract import cut_patches
 
@@ -236,8 +238,8 @@ def test_a_manifest_that_is_a_link(tmp_path: Path, given_as: str) -> None:
     dataset = layouts.read(manifest)
     assert (dataset.layout, dataset.problems) == ("manifest", [])
     assert [sample.id for sample in dataset.samples] == ["000.png", "001.png", "002.png"]
-    assert patchcli.extract(manifest, tmp_path / "s.zarr", WORKING).images == 3
-    assert not patchcli.extract(manifest, tmp_path / "s.zarr", WORKING).fresh
+    assert patchcli.extract(manifest, tmp_path / "s.zarr", ImageOptions(size=WORKING)).images == 3
+    assert not patchcli.extract(manifest, tmp_path / "s.zarr", ImageOptions(size=WORKING)).fresh
 
 
 def special(path: Path, kind: str) -> Path:
@@ -280,7 +282,7 @@ def test_what_is_no_file_is_one_line_wherever_a_file_is_read(
         lambda: images.size(bad),
         lambda: Rule(0).read(bad),
         lambda: images.read_map(bad),
-        lambda: list(patchcli.score(made.store, good, roi=bad)),
+        lambda: list(patchcli.score(made.store, good, setup=Setup(roi=bad))),
         lambda: patchcli.import_weights(bad, made.store, overwrite=True),
         lambda: layouts.read(special(tmp_path / f"{kind}.csv", kind)),
     ):
@@ -304,7 +306,7 @@ def test_names_with_anything_in_them(world: World, tmp_path: Path, name: str) ->
         path = photo(tmp_path / "in" / name)
     except OSError:
         pytest.skip("this file system takes no such name")
-    (record,) = patchcli.score(world.store, [str(path)], out=tmp_path / "maps", overlay=True)
+    (record,) = patchcli.score(world.store, [str(path)], outputs=Outputs(tmp_path / "maps", overlay=True))
     assert record.image == record.id == images.printable(path)
     assert tifffile.imread(str(record.map)).shape == SIZE
     assert Path(str(record.overlay)).is_file()
@@ -321,7 +323,7 @@ def test_names_and_paths_that_are_too_long(made: World, tmp_path: Path) -> None:
     endless = "/".join(["x" * 99] * 50) + ".png"
     told = Told()
     given = [good[0], long, endless, "y" * 300 + ".png", good[1]]
-    found = list(patchcli.score(made.store, given, out=tmp_path / "maps", batch=1, observer=told))
+    found = list(patchcli.score(made.store, given, outputs=Outputs(tmp_path / "maps"), batch=1, observer=told))
     assert [record.image for record in found] == list(map(str, good))
     first, second, third = sorted(told.problems, key=len)
     assert first.endswith(".png: a name or the path is too long")
@@ -336,7 +338,7 @@ def test_a_file_where_a_map_needs_a_folder(made: World, tmp_path: Path, monkeypa
         photo(Path("in") / name)
     told = Told()
     given = ["in/a.png", "in/a.tiff/b.png", "in/c.png"]
-    found = list(patchcli.score(made.store, given, out="maps", batch=1, observer=told))
+    found = list(patchcli.score(made.store, given, outputs=Outputs("maps"), batch=1, observer=told))
     assert [record.image for record in found] == ["in/a.png", "in/c.png"]
     (problem,) = told.problems
     assert problem.startswith("in/a.tiff/b.png: there can be no file for its map")

@@ -34,10 +34,11 @@ import patchcli
 from patchcli import runtime
 from patchcli.bank import pages as paged
 from patchcli.detection.calibration import Calibration
-from patchcli.detection.detector import Scorer
+from patchcli.detection.detector import Scorer, Setup
 from patchcli.errors import DamagedError, IncompleteError, InputError
 from patchcli.store import Store
 from patchcli.verbs import score as module
+from patchcli.verbs.outputs import Outputs
 from patchcli.verbs.score import Record
 
 
@@ -114,7 +115,7 @@ def test_a_record_comes_as_soon_as_its_batch(made: World, tmp_path: Path) -> Non
             yield made.data / "test" / "hole" / f"{number:03}.png"
             assert answered.wait(60)
 
-    found = patchcli.score(made.store, paths(), out=tmp_path / "maps", batch=1)
+    found = patchcli.score(made.store, paths(), outputs=Outputs(tmp_path / "maps"), batch=1)
     assert asked == []
     first = next(found)
     assert (first.id, asked) == ("test/hole/000.png", [0])
@@ -124,7 +125,7 @@ def test_a_record_comes_as_soon_as_its_batch(made: World, tmp_path: Path) -> Non
 
 
 def test_records_come_with_their_maps(made: World, tmp_path: Path) -> None:
-    for record in patchcli.score(made.store, out=tmp_path / "maps", batch=2):
+    for record in patchcli.score(made.store, outputs=Outputs(tmp_path / "maps"), batch=2):
         assert tifffile.imread(str(record.map)).size
 
 
@@ -145,7 +146,7 @@ def test_search_and_memory_change_nothing(made: World, search: str, memory: int,
     if search == "keops" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         pytest.skip("no C++ compiler found, which KeOps needs")
     told = Told()
-    found = list(patchcli.score(made.store, search=search, memory=memory, observer=told))
+    found = list(patchcli.score(made.store, setup=Setup(search=search, memory=memory), observer=told))
     assert found == list(patchcli.score(made.store))
     assert any("read anew" in note for note in told.notes) == (memory == 1)
 
@@ -176,14 +177,14 @@ def test_unreadable_images_are_left_out(world: World) -> None:
 
 def test_only_out_is_written(made: World, tmp_path: Path) -> None:
     before = touched(made.store), touched(made.data)
-    found = list(patchcli.score(made.store, out=tmp_path / "maps", overlay=True))
+    found = list(patchcli.score(made.store, outputs=Outputs(tmp_path / "maps", overlay=True)))
     assert (touched(made.store), touched(made.data)) == before
     written = {path for path in (tmp_path / "maps").rglob("*") if path.is_file()}
     assert written == {Path(name) for record in found for name in (record.map, record.overlay) if name}
 
 
 def test_maps_and_peak(made: World, tmp_path: Path) -> None:
-    for record in patchcli.score(made.store, out=tmp_path / "maps"):
+    for record in patchcli.score(made.store, outputs=Outputs(tmp_path / "maps")):
         assert record.map == (tmp_path / "maps" / record.image).with_suffix(".tiff").as_posix()
         values = tifffile.imread(record.map)
         with Image.open(made.data / record.image) as image:
@@ -200,7 +201,7 @@ def test_maps_and_peak(made: World, tmp_path: Path) -> None:
 
 
 def test_a_map_can_be_traced(made: World, tmp_path: Path) -> None:
-    record = next(patchcli.score(made.store, out=tmp_path / "maps"))
+    record = next(patchcli.score(made.store, outputs=Outputs(tmp_path / "maps")))
     with tifffile.TiffFile(str(record.map)) as tiff:
         assert json.loads(tiff.pages[0].tags["ImageDescription"].value) == {
             "image": record.image, "id": record.id, "encoder": record.encoder, "bank": record.bank, "distance_error": 0.0,
@@ -209,7 +210,7 @@ def test_a_map_can_be_traced(made: World, tmp_path: Path) -> None:
 
 def test_overlays_share_one_scale_and_outline_masks(made: World, tmp_path: Path) -> None:
     rows, columns = HOLE
-    for record in patchcli.score(made.store, out=tmp_path / "maps", overlay=True):
+    for record in patchcli.score(made.store, outputs=Outputs(tmp_path / "maps", overlay=True)):
         assert record.overlay == (tmp_path / "maps" / record.image).as_posix()
     for number in range(2):
         with Image.open(tmp_path / "maps" / "test" / "good" / f"{number:03}.png") as image:
@@ -230,7 +231,7 @@ def test_overlays_share_one_scale_and_outline_masks(made: World, tmp_path: Path)
 def test_images_that_differ_in_their_suffix_have_maps_of_their_own(made: World, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     given = [save(tmp_path / "in" / name, texture(rng, 70, 90)) for name in ("x.png", "x.jpg", "x.bmp")]
-    found = list(patchcli.score(made.store, given, out=tmp_path / "maps", overlay=True))
+    found = list(patchcli.score(made.store, given, outputs=Outputs(tmp_path / "maps", overlay=True)))
     assert len({record.map for record in found}) == len({record.overlay for record in found}) == 3
     for record in found:
         assert float(tifffile.imread(str(record.map)).max()) == pytest.approx(record.score, rel=0.02)
@@ -244,7 +245,7 @@ def test_images_of_one_name_in_folders_above_have_maps_of_their_own(
     for name in ("a/b/x.png", "a/x.png", "x.png"):
         save(tmp_path / name, texture(rng, 70, 90))
     monkeypatch.chdir(tmp_path / "a" / "b")
-    found = list(patchcli.score(made.store, ["x.png", "../x.png", "../../x.png"], out=tmp_path / "maps"))
+    found = list(patchcli.score(made.store, ["x.png", "../x.png", "../../x.png"], outputs=Outputs(tmp_path / "maps")))
     assert len({record.map for record in found}) == 3
     for record in found:
         assert float(tifffile.imread(str(record.map)).max()) == pytest.approx(record.score, rel=0.02)
@@ -260,7 +261,7 @@ def test_images_are_never_written_over(
     before = tree(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     with contextlib.suppress(InputError):  # refusing is one way, another name is another
-        list(patchcli.score(made.store, ["photos"], out=".", overlay=overlay))
+        list(patchcli.score(made.store, ["photos"], outputs=Outputs(".", overlay=overlay)))
     after = tree(tmp_path / "photos")
     assert {name: after[name] for name in before} == before
 
@@ -274,7 +275,7 @@ def test_paths_files_and_folders(made: World, tmp_path: Path, monkeypatch: pytes
     told = Told()
     test_image = made.data / "test" / "hole" / "001.png"
     given = ["in", test_image, "empty", "missing.png"]
-    found = list(patchcli.score(made.store, given, out="maps", observer=told))
+    found = list(patchcli.score(made.store, given, outputs=Outputs("maps"), observer=told))
     assert [record.image for record in found] == ["in/deep/img2.png", "in/deep/img10.png", test_image.as_posix()]
     assert [record.id for record in found] == ["in/deep/img2.png", "in/deep/img10.png", "test/hole/001.png"]
     assert [record.map for record in found] == [
@@ -285,7 +286,7 @@ def test_paths_files_and_folders(made: World, tmp_path: Path, monkeypatch: pytes
 
 def test_a_map_of_an_absolute_path_stays_below_out(made: World, tmp_path: Path) -> None:
     image = save(tmp_path / "in" / "x.png", texture(np.random.default_rng(1), 70, 90))
-    (record,) = patchcli.score(made.store, [image], out=tmp_path / "maps")
+    (record,) = patchcli.score(made.store, [image], outputs=Outputs(tmp_path / "maps"))
     assert record.map is not None
     assert Path(record.map).is_relative_to(tmp_path / "maps")
     assert Path(record.map).is_file()
@@ -383,7 +384,7 @@ def private(made: World, tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def test_a_submission(private: World, tmp_path: Path) -> None:
-    found = list(patchcli.score(private.store, out=tmp_path / "s", submission="mvtec-ad-2"))
+    found = list(patchcli.score(private.store, outputs=Outputs(tmp_path / "s", submission="mvtec-ad-2")))
     names = ["test_private/000_regular", "test_private/001_regular", "test_private_mixed/000_mixed"]
     assert [record.image for record in found] == [f"{name}.png" for name in names]
     assert [path for path in tree(tmp_path / "s") if path.endswith((".tiff", ".png"))] == [
@@ -392,7 +393,7 @@ def test_a_submission(private: World, tmp_path: Path) -> None:
     ]
     threshold = Calibration.read(Store.open(private.store)).thresholds.pixel_threshold
     paths = [private.data / record.image for record in found]
-    for record, whole in zip(found, patchcli.score(private.store, paths, out=tmp_path / "maps"), strict=True):
+    for record, whole in zip(found, patchcli.score(private.store, paths, outputs=Outputs(tmp_path / "maps")), strict=True):
         values, exact = tifffile.imread(str(record.map)), tifffile.imread(str(whole.map))
         assert values.dtype == np.float16 and values.shape == exact.shape
         np.testing.assert_allclose(values, exact / threshold, rtol=1e-3, atol=1e-4)
@@ -414,7 +415,7 @@ def test_submissions_that_are_refused(private: World, made: World, tmp_path: Pat
             patchcli.score(store, **{"out": out, "submission": "mvtec-ad-2", **options})
     uncalibrated = without(Path(shutil.copytree(private.store, tmp_path / "u.zarr")), "calibration")
     with pytest.raises(IncompleteError, match=r"`calibrate\(\)`"):
-        patchcli.score(uncalibrated, out=out, submission="mvtec-ad-2")
+        patchcli.score(uncalibrated, outputs=Outputs(out, submission="mvtec-ad-2"))
     assert not out.exists()
 
 
@@ -452,14 +453,22 @@ def test_memory_is_said_beforehand(made: World, tmp_path: Path, monkeypatch: pyt
     def said(whole: int, size: str) -> str:
         return f"images of up to {size} pixels need about {runtime.megabytes(whole)} of memory in all"
 
-    list(patchcli.score(made.store, [small, missing, small, large, small], batch=2, out=tmp_path / "maps", observer=told))
+    list(
+        patchcli.score(
+            made.store, [small, missing, small, large, small], outputs=Outputs(tmp_path / "maps"), batch=2, observer=told
+        )
+    )
     whole = module.PROGRAM + bank
     assert details[1:] == [  # the first is about the bank
         said(whole + working + 8 * 10_000, "100x100"),
         said(whole + 2 * working + 8 * 600_000, "1000x600"),
     ]
     monkeypatch.setattr(runtime, "free_memory", lambda: 1_000_000)
-    list(patchcli.score(made.store, [large], memory=100, out=tmp_path / "maps", overlay=True, observer=told))
+    list(
+        patchcli.score(
+            made.store, [large], outputs=Outputs(tmp_path / "maps", overlay=True), setup=Setup(memory=100), observer=told
+        )
+    )
     own = working + 19 * 600_000
     needs = said(module.PROGRAM + 100 + own, "1000x600")
     assert f"{needs}, {runtime.megabytes(own)} of it for themselves; 1.0 MB are free" in told.notes

@@ -17,6 +17,7 @@ from patchcli.store import Store, digest_of
 from patchcli.store.parts import Part
 from patchcli.training import trainer as training
 from patchcli.training.trainer import Trainer
+from patchcli.verbs.extraction import ImageOptions
 
 QUICK: dict[str, Any] = {"encoder": "flat", "D": 4, "batch": 2, "device": "cpu"}
 
@@ -25,7 +26,7 @@ QUICK: dict[str, Any] = {"encoder": "flat", "D": 4, "batch": 2, "device": "cpu"}
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of four images, without an encoder; read only."""
     folder = tmp_path_factory.mktemp("images")
-    patchcli.extract(write_plain(folder / "good", 4, WORKING), folder / "good.zarr", size=WORKING)
+    patchcli.extract(write_plain(folder / "good", 4, WORKING), folder / "good.zarr", ImageOptions(size=WORKING))
     return folder / "good.zarr"
 
 
@@ -201,7 +202,7 @@ def test_resume_without_an_encoder(store: Path) -> None:
 def test_few_images_are_remarked_upon(tmp_path: Path) -> None:
     told = Told()
     data = write_plain(tmp_path / "good", 3, WORKING)
-    patchcli.train(data, tmp_path / "s.zarr", size=(128, 160), steps=0, observer=told, encoder="flat", D=4)
+    patchcli.train(data, tmp_path / "s.zarr", images=ImageOptions(size=(128, 160)), steps=0, observer=told, encoder="flat", D=4)
     stretched, others, few = told.notes
     assert "stretched to 128x160" in stretched and "2 other images: stretched" in others
     assert few == "3 training images are few; expect many false alarms"
@@ -227,7 +228,9 @@ def test_a_report_shows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(training, "JUDGED_EVERY", 2)
     data = write_plain(tmp_path / "good", 5, WORKING)
     page = tmp_path / "run.html"
-    trained = patchcli.train(data, tmp_path / "s.zarr", size=WORKING, steps=3, report=page, observer=Told(), **QUICK)
+    trained = patchcli.train(
+        data, tmp_path / "s.zarr", images=ImageOptions(size=WORKING), steps=3, report=page, observer=Told(), **QUICK
+    )
     text = page.read_text(encoding="utf-8")
     assert f"The encoder is that of step {trained.chosen}: the last whose criterion" in text
     assert trained.sha256[:12] in text
@@ -240,7 +243,9 @@ def test_a_report_shows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_run_with_the_separation_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "ALIGNED", 1.1)
     data, page, told = write_plain(tmp_path / "good", 5, WORKING), tmp_path / "run.html", Told()
-    trained = patchcli.train(data, tmp_path / "s.zarr", size=WORKING, steps=3, report=page, observer=told, **QUICK)
+    trained = patchcli.train(
+        data, tmp_path / "s.zarr", images=ImageOptions(size=WORKING), steps=3, report=page, observer=told, **QUICK
+    )
     alignment = Store.open(tmp_path / "s.zarr").encoder.attributes.alignment
     found = f"these images are not aligned (their mean explains {alignment:.1%} of their detail)"
     assert f"{found}; the encoder learned from synthetic defects" in told.notes

@@ -20,6 +20,7 @@ from patchcli.detection.detector import Scorer
 from patchcli.errors import InputError, StoreError
 from patchcli.store import Store
 from patchcli.verbs import watch as module
+from patchcli.verbs.outputs import Outputs
 from patchcli.verbs.watch import PATIENCE, arrivals, watch
 
 LOOK = module._look
@@ -264,7 +265,14 @@ def test_each_image_is_decoded_once(world: World, records: Path, tmp_path: Path,
     monkeypatch.setattr(images.Reader, "read", counted)
     monkeypatch.setattr(module, "_decode", vanished)
     told = Told()
-    found = watch(records, world.store, log=tmp_path / "l.jsonl", every=1e-6, out=tmp_path / "o", overlay=True, observer=told)
+    found = watch(
+        records,
+        world.store,
+        outputs=Outputs(tmp_path / "o", overlay=True),
+        log=tmp_path / "l.jsonl",
+        every=1e-6,
+        observer=told,
+    )
     assert {record["file"]: record["score"] for record in found} == pytest.approx(expected, rel=1e-5)
     assert sorted(decoded) == sorted(expected) and told.problems == []
 

@@ -16,6 +16,7 @@ from patchcli.datasets import images
 from patchcli.errors import PatchcliError
 from patchcli.features import dense as embedding
 from patchcli.features.hierarchical import HierarchicalEncoder
+from patchcli.verbs.extraction import ImageOptions
 
 NOBODY = 65534
 
@@ -48,7 +49,7 @@ VERBS: dict[str, Callable[[Path, Path], Any]] = {
     "bank_add": lambda store, _: patchcli.bank_add(store, [store.with_name("more")]),
     "bank_remove": lambda store, _: patchcli.bank_remove(store, ["train/good/001.png"]),
     "calibrate": lambda store, _: patchcli.calibrate(store, false_alarms=0.3),
-    "extract": lambda store, data: patchcli.extract(data, store, size="192", overwrite=True),
+    "extract": lambda store, data: patchcli.extract(data, store, ImageOptions(size="192"), overwrite=True),
 }
 
 
