@@ -1,30 +1,33 @@
 """A stored bank as pages: written when it is complete, and read to search."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from patchcli.bank.search import pruned
-from patchcli.bank.search.pruned import Array, Axes, Index, Page, Pages, Stream
+import numpy as np
+from numpy.typing import NDArray
+
+from patchcli.bank.search import trees
+from patchcli.bank.search.trees import Array, Axes, Index, Page, Pages, Stream
 from patchcli.errors import StoreError
 from patchcli.store import Bank
 
 
 def write(
-    bank: Bank, scale: str, stream: Stream, total: int, *, half: bool, budget: int, progress: Callable[[int], None]
+    bank: Bank, scale: str, vectors: Stream, total: int, *, half: bool, budget: int, progress: Callable[[int], None]
 ) -> None:
-    """Lay out a scale's vectors as pages, holding at most `budget` bytes; as float16 with `half`."""
+    """Write a scale's vectors, `total` of them, as pages in `budget` bytes of memory; as float16 with `half`."""
     name = bank.begin_index(scale)
 
     def write_page(number: int, page: Page) -> None:
         bank.write_page(scale, name, number, {array: getattr(page, array) for array in Page.STORED}, half)
 
-    index = pruned.build(stream, total, write_page, budget, progress)
+    index = trees.build(vectors, total, write_page, budget, progress)
     axes = index.axes
     arrays: dict[str, Array] = {"centre": axes.centre, "axes": axes.axes, "low": index.low, "high": index.high}
     bank.write_index(scale, name, arrays, total, len(index.low), index.radius)
 
 
 def read(bank: Bank, scale: str, budget: int) -> Pages:
-    """A scale's pages, of which up to `budget` bytes stay in memory."""
+    """A scale's pages; up to `budget` bytes of them stay in memory. Raises DamagedError where they make no sense."""
     arrays, radius = bank.read_index(scale)
 
     def load(number: int) -> Page:
@@ -42,9 +45,19 @@ def read(bank: Bank, scale: str, budget: int) -> Pages:
     return Pages(index, load, budget, memory(bank, scale))
 
 
+def stream(bank: Bank, scale: str) -> Stream:
+    """A scale's vectors with their ids, page by page, without keeping any page in memory."""
+
+    def read_pages() -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        for page in read(bank, scale, budget=0):
+            yield page.ids, page.vectors
+
+    return read_pages
+
+
 def memory(bank: Bank, scale: str) -> int:
     """About how many bytes a scale's pages hold when all are in memory."""
-    return pruned.page_bytes(bank.vectors(scale), bank.D)
+    return trees.page_bytes(bank.vectors(scale), bank.D)
 
 
 def total_memory(bank: Bank) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchcli.bank.search import kernels
-from patchcli.bank.search.pruned import Pages, slack_of
+from patchcli.bank.search.trees import Pages, slack_of
 
 
 class _Cover:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from patchcli import runtime
 from patchcli.bank import pages, search
+from patchcli.bank.search.base import Search
 from patchcli.datasets.arrays import ImageLike, as_several, is_one, to_pixels
 from patchcli.datasets.images import Pixels
 from patchcli.datasets.roi import Roi
@@ -110,14 +111,14 @@ class Detector:
             numbers = f"the bank would take {runtime.megabytes(needed)} of memory, {runtime.megabytes(budget)} may be used"
             observer.note(f"{numbers}: parts of it are read anew for every batch, with the same maps")
 
-    def _searches(self, observer: Observer) -> dict[str, search.Search]:
+    def _searches(self, observer: Observer) -> dict[str, Search]:
         """The search of each scale: the one that is named, or the exact one that works here."""
         method, instead = search.choose(self.setup.search, self.device, self.attributes.D)
         if instead:
             observer.note(instead)
         searches, left = {}, self.memory
         for scale in self.grids:  # big first: it is small
-            searches[scale] = search.searcher(method, pages.read(self.bank, scale, left), self.device, left)
+            searches[scale] = search.method(method)(pages.read(self.bank, scale, left), self.device, left)
             left = max(0, left - pages.memory(self.bank, scale))
         return searches
 

@@ -7,7 +7,7 @@ Nothing is pickled. A store is a folder of parts, and a root that names those of
     encoder/            one array per weight; attrs: architecture, D, sha256, …; training/: what training needs to continue
     blocks/             an unfinished bank: <scale>/features float32 (N, rows, columns, D), done uint8 (blocks,)
     bank/               attrs: fingerprint, images, D, thinning, radius; of each scale K, S, rows, columns, vectors, index
-    bank/<scale>/<index>/           centre, axes, low, high (see bank.search.pruned)
+    bank/<scale>/<index>/           centre, axes, low, high (see bank.search.trees)
     bank/<scale>/<index>/<page>/    vectors (n, D) float32 or float16, ids (n,) image · rows · columns + patch, and its tree
     calibration/        attrs: fingerprint, source, rates, thresholds, promise; scores, peaks float64 (n,), id string (n,)
     .lock               who writes

@@ -232,7 +232,7 @@ class Store:
         """The encoder. Raises IncompleteError if there is none."""
         part = self.part("encoder")
         if part is None:
-            raise IncompleteError("holds no encoder yet (or take one: `import_weights()`)", subject=self.path, run="train()")
+            raise IncompleteError("holds no encoder yet (or import one: `import_weights()`)", subject=self.path, run="train()")
         return StoredEncoder(part)
 
     def write_encoder(self, weights: Mapping[str, Array], attributes: EncoderAttributes, state: Mapping[str, Array]) -> str:

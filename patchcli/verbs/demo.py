@@ -6,11 +6,12 @@ from pathlib import Path
 from patchcli import files
 from patchcli.datasets import weave
 from patchcli.detection.detector import BATCH, Detector
+from patchcli.detection.evaluation import Row, totals
 from patchcli.detection.regions import RegionOptions
 from patchcli.errors import InputError
 from patchcli.observer import Observer
 from patchcli.verbs.embed import embed
-from patchcli.verbs.evaluate import Row, evaluate, totals
+from patchcli.verbs.evaluate import evaluate
 from patchcli.verbs.extract import extract
 from patchcli.verbs.extraction import ImageOptions
 from patchcli.verbs.outputs import Outputs

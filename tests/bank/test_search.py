@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from patchcli.bank import search as neighbours
 from patchcli.bank import thinning as cover
-from patchcli.bank.search import METHODS, STREAMING, kernels, pruned
-from patchcli.bank.search.pruned import Axes, Page, Pages, page_bytes
+from patchcli.bank.search import METHODS, brute, keops, kernels, pruned, trees
+from patchcli.bank.search.streaming import Streaming
+from patchcli.bank.search.trees import Axes, Page, Pages, page_bytes
 from patchcli.errors import InputError
 
 CPU = torch.device("cpu")
@@ -95,7 +96,9 @@ def search(method: str, queries: torch.Tensor, bank: torch.Tensor, cuts: list[in
     if method == "pruned":
         distance, index = pruned.search(queries, paged(bank, cells)[0])
     else:
-        distance, index = STREAMING[method](queries, ((ids, bank[ids]) for ids in cells))
+        streaming = neighbours.method(method)
+        assert issubclass(streaming, Streaming)
+        distance, index = streaming.nearest(queries, ((ids, bank[ids]) for ids in cells))
     assert (distance.dtype, index.dtype) == (torch.float32, torch.int64)
     assert distance.shape == index.shape == (len(queries),)
     return distance.numpy(), index.numpy()
@@ -108,7 +111,7 @@ def paged(bank: torch.Tensor, cells: list[torch.Tensor], budget: int = 1 << 40) 
     def stream() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return ((ids.numpy(), bank[ids].numpy()) for ids in cells)
 
-    index = pruned.build(stream, len(bank), written.__setitem__, budget, lambda done: None)
+    index = trees.build(stream, len(bank), written.__setitem__, budget, lambda done: None)
     return Pages(index, written.__getitem__, 1 << 40), written
 
 
@@ -149,9 +152,9 @@ def test_ties_go_to_the_first(method: str, Q: int, M: int, levels: int, seed: in
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_brute_over_many_tiles(kind: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours.brute, "TILE_QUERIES", 7)
-    monkeypatch.setattr(neighbours.brute, "TILE_VECTORS", 11)
-    monkeypatch.setattr(neighbours.brute, "CANDIDATES", 5)
+    monkeypatch.setattr(brute, "TILE_QUERIES", 7)
+    monkeypatch.setattr(brute, "TILE_VECTORS", 11)
+    monkeypatch.setattr(brute, "CANDIDATES", 5)
     assert_exact("brute", kind(np.random.default_rng(0), 30, 100), [40])
 
 
@@ -172,8 +175,8 @@ def test_at_the_papers_length(method: str) -> None:
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trees of several levels and several pages from a few hundred vectors."""
-    monkeypatch.setattr(pruned, "PAGE", 70)
-    monkeypatch.setattr(pruned, "LEAF", 4)
+    monkeypatch.setattr(trees, "PAGE", 70)
+    monkeypatch.setattr(trees, "LEAF", 4)
 
 
 @pytest.mark.usefixtures("small_pages")
@@ -194,7 +197,7 @@ def test_every_vector_is_in_one_page_whatever_the_budget(kind: object, M: int, b
     np.testing.assert_array_equal(np.sort(ids), np.arange(M))
     for page in written.values():
         np.testing.assert_array_equal(page.vectors, bank[page.ids].numpy())
-        assert len(page.ids) <= pruned.PAGE
+        assert len(page.ids) <= trees.PAGE
 
 
 @settings(max_examples=80)
@@ -205,9 +208,9 @@ def test_coordinates_are_never_farther_than_vectors(kind: object, M: int, seed: 
     axes = Axes.fit(bank.numpy())
     points, coords = axes.coords(queries.numpy()), axes.coords(bank.numpy())
     radius = np.sqrt(np.square(coords, dtype=np.float64).sum(1)).max()
-    for a, b in ((points, coords), (pruned._heads(points), pruned._heads(coords))):
+    for a, b in ((points, coords), (trees.heads_of(points), trees.heads_of(coords))):
         lower = np.sqrt(((a[:, None] - b[None]).astype(np.float64) ** 2).sum(2))
-        assert (lower <= np.sqrt(squared_distances(queries, bank)) + pruned.slack_of(points, radius)[:, None]).all()
+        assert (lower <= np.sqrt(squared_distances(queries, bank)) + trees.slack_of(points, radius)[:, None]).all()
 
 
 @pytest.mark.usefixtures("small_pages")
@@ -218,7 +221,7 @@ def test_ids_passed_over(method: str, kind: object, request: pytest.FixtureReque
         request.getfixturevalue("compiler")
     queries, bank = tensors(kind(np.random.default_rng(2), 20, 300))
     pages, _ = paged(bank, list(torch.arange(300).split(100)))
-    distance, index = neighbours.searcher(method, pages, CPU, 1 << 30)(queries, (40, 130))
+    distance, index = neighbours.method(method)(pages, CPU, 1 << 30)(queries, (40, 130))
     squared = squared_distances(queries, bank)
     squared[:, 40:130] = np.inf
     np.testing.assert_array_equal(index.numpy(), squared.argmin(axis=1))
@@ -236,7 +239,7 @@ def test_float16_pages_are_searched_as_stored(method: str, request: pytest.Fixtu
     halves = {p: {**vars(page), "vectors": page.vectors.astype(np.float16)} for p, page in written.items()}
     stored = {p: Page.stored(**{name: values[name] for name in Page.STORED}) for p, values in halves.items()}
     reread = Pages(pages.index, stored.__getitem__, 0)
-    distance, index = neighbours.searcher(method, reread, CPU, 1 << 30)(queries, (0, 0))
+    distance, index = neighbours.method(method)(reread, CPU, 1 << 30)(queries)
     squared = squared_distances(queries, bank)
     np.testing.assert_array_equal(index.numpy(), squared.argmin(axis=1))
     np.testing.assert_allclose(distance.numpy(), np.sqrt(squared.min(axis=1)), rtol=1e-6)
@@ -260,8 +263,8 @@ def test_pages_hold_no_more_than_their_budget() -> None:
         for _ in range(2):
             for found, wanted in zip(pruned.search(queries, pages), expected, strict=True):
                 assert torch.equal(found, wanted)
-        held = sum(page.nbytes for page in pages._held.values())
-        assert held <= max(0, budget - 4 * page_bytes(pruned.PAGE, D)) or budget > total
+        held = sum(page.nbytes for page in pages._cached.values())
+        assert held <= max(0, budget - 4 * page_bytes(trees.PAGE, D)) or budget > total
         assert (len(set(loaded)) == len(loaded)) == (budget > total)
 
 
@@ -384,7 +387,7 @@ def test_choose_by_device() -> None:
 
 def test_choose_takes_keops_where_it_works(compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert neighbours.choose("keops", CPU, D) == ("keops", "")
-    monkeypatch.setattr(neighbours.keops, "problem", lambda device, D: "" if device == CUDA else "no")
+    monkeypatch.setattr(keops.KeOps, "problem", lambda device, D: "" if device == CUDA else "no")
     assert neighbours.choose("auto", CUDA, D) == ("keops", "")
 
 
@@ -395,7 +398,7 @@ INSTEAD = [("keops", CPU, "pruned"), ("auto", CUDA, "brute"), ("keops", CUDA, "b
 def test_without_a_compiler_keops_becomes_another_and_says_so(
     monkeypatch: pytest.MonkeyPatch, name: str, device: torch.device, instead: str
 ) -> None:
-    monkeypatch.setattr(neighbours, "find_spec", lambda name: object())
+    monkeypatch.setattr(keops, "find_spec", lambda name: object())
     monkeypatch.setattr(shutil, "which", lambda name: None)
     method, why = neighbours.choose(name, device, D)
     assert method == instead
@@ -406,7 +409,7 @@ def test_without_a_compiler_keops_becomes_another_and_says_so(
 def test_without_keops_it_is_another_and_says_so(
     monkeypatch: pytest.MonkeyPatch, name: str, device: torch.device, instead: str
 ) -> None:
-    monkeypatch.setattr(neighbours, "find_spec", lambda name: None)
+    monkeypatch.setattr(keops, "find_spec", lambda name: None)
     method, why = neighbours.choose(name, device, D)
     assert method == instead
     assert "KeOps is not installed" in why
@@ -423,18 +426,18 @@ def test_without_keops_it_is_another_and_says_so(
 def test_where_keops_fails_it_is_another_and_says_so(
     compiler: None, monkeypatch: pytest.MonkeyPatch, trouble: str, said: str
 ) -> None:
-    monkeypatch.setattr(neighbours.keops, "_TRIAL", trouble)
+    monkeypatch.setattr(keops, "_TRIAL", trouble)
     why = f"KeOps does not work here ({said}); searching with"
     assert neighbours.choose("keops", CPU, D) == ("pruned", f"{why} pruned, which is exact too")
     assert neighbours.choose("auto", CUDA, D) == ("brute", f"{why} brute, which is exact too")
 
 
 def test_the_trial_tells_wrong_neighbours(compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = "from patchcli.bank.search import keops\nkeops.search = lambda queries, blocks: (None, blocks[0][0] * 0)\n"
-    monkeypatch.setattr(neighbours.keops, "_TRIAL", wrong + neighbours.keops._TRIAL)
-    assert neighbours.keops.problem(CPU, D) == "it finds other neighbours"
+    wrong = "from patchcli.bank.search import keops\nkeops.nearest = lambda queries, blocks: (None, blocks[0][0] * 0)\n"
+    monkeypatch.setattr(keops, "_TRIAL", wrong + keops._TRIAL)
+    assert keops.trial(CPU, D) == "it finds other neighbours"
 
 
 def test_an_unknown_search_is_refused() -> None:
-    with pytest.raises(InputError, match="--search: expected auto, pruned, brute or keops, found 'hnsw'"):
+    with pytest.raises(InputError, match="`search`: expected auto, pruned, brute or keops, found 'hnsw'"):
         neighbours.choose("hnsw", CPU, D)

@@ -9,16 +9,15 @@ import pytest
 from smallworld import SIZE, WORKING, Told, World, dying, leftovers, parts, save, texture, tree, truncate, without
 
 import patchcli
+from patchcli.bank import build, pages
 from patchcli.detection.detector import Setup
+from patchcli.detection.records import Record
 from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.store import Bank, Store, store
 from patchcli.store import images as images_part
 from patchcli.store.root import Named, Root
-from patchcli.training import trainer as training
-from patchcli.verbs import bank as bank_module
-from patchcli.verbs.embed import pages_stream
+from patchcli.training import alignment
 from patchcli.verbs.extraction import ImageOptions
-from patchcli.verbs.score import Record
 
 
 def held(path: Path) -> dict[str, dict[tuple[str, int], bytes]]:
@@ -27,7 +26,7 @@ def held(path: Path) -> dict[str, dict[tuple[str, int], bytes]]:
     bank, names = opened.bank(), opened.images.ids
     found: dict[str, dict[tuple[str, int], bytes]] = {}
     for scale in bank.scales:
-        pairs = [pair for ids, vectors in pages_stream(bank, scale)() for pair in zip(ids, vectors, strict=True)]
+        pairs = [pair for ids, vectors in pages.stream(bank, scale)() for pair in zip(ids, vectors, strict=True)]
         patches = bank.patches(scale)
         found[scale] = {(names[i // patches], int(i % patches)): vector.tobytes() for i, vector in pairs}
         assert len(found[scale]) == len(pairs) == bank.vectors(scale)
@@ -77,7 +76,7 @@ def test_removed_and_added_is_as_made_anew(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thinning: dict[str, Any], aligned: bool
 ) -> None:
     if aligned:
-        monkeypatch.setattr(training, "ALIGNED", 0.0)
+        monkeypatch.setattr(alignment, "ALIGNED", 0.0)
         patchcli.train(store=world.store, steps=0, seed=1, overwrite=True)
         assert patchcli.embed(world.store).vectors == {"big": 810, "small": 6250}
     if thinning:
@@ -108,7 +107,7 @@ def test_an_edited_store_goes_on(world: World) -> None:
     before, images = tree(world.store), parts(world.store)["images"]
     assert patchcli.embed(world.store).embedded == 0
     assert tree(world.store) == before
-    assert patchcli.info(world.store)["images"] == 9
+    assert patchcli.info(world.store).images == 9
     assert patchcli.extract(world.data, world.store).fresh is False  # the data set is the same, and the edit stays
     assert parts(world.store)["images"] == images
     patchcli.train(store=world.store, steps=0, seed=1, overwrite=True)
@@ -116,7 +115,7 @@ def test_an_edited_store_goes_on(world: World) -> None:
 
 
 BEFORE_THE_SWITCH = {
-    "the images": (images_part, "write"), "the index": (bank_module, "index"), "the seal": (Bank, "seal"),
+    "the images": (images_part, "write"), "the index": (build, "index"), "the seal": (Bank, "seal"),
     "the switch": (Store, "_switch"), "the root": (Root, "write"), "the rename": (Path, "replace"),
 }  # fmt: skip
 
@@ -211,7 +210,7 @@ def test_what_is_known_to_be_no_good_image_is_not_added(world: World, tmp_path: 
     assert tree(world.store) == before
     assert len(told.problems) == 7
     hole = test / "hole" / "001.png"
-    assert f"{hole}: is a test image of the data set (hole), not a good one to learn from; --force adds it" in told.problems
+    assert f"{hole}: is a test image of the data set (hole), not a good one to learn from; `force` adds it" in told.problems
     assert any(line.startswith(f"{copies[0]}: is a copy of test/hole/001.png, a test image") for line in told.problems)
     assert any(line.startswith(f"{copies[1]}: is a copy of test/good/001.png, a test image") for line in told.problems)
     told = Told()

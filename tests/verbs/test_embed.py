@@ -12,12 +12,12 @@ import torch
 from smallworld import Told, World, leftovers, part_folder, parts, tree, without
 
 import patchcli
+from patchcli.bank import pages
 from patchcli.datasets import images
 from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.features import dense as embedding
 from patchcli.store import Bank, Blocks, Store
 from patchcli.store import bank as bank_module
-from patchcli.verbs.embed import pages_stream
 from patchcli.verbs.extraction import ImageOptions
 
 
@@ -40,7 +40,7 @@ def _fail_at_block(monkeypatch: pytest.MonkeyPatch, number: int, error: Callable
 
 def held(bank: Bank, scale: str) -> np.ndarray:
     """The vectors of a whole bank, in the order of their ids."""
-    ids, vectors = (np.concatenate(column) for column in zip(*pages_stream(bank, scale)(), strict=True))
+    ids, vectors = (np.concatenate(column) for column in zip(*pages.stream(bank, scale)(), strict=True))
     assert sorted(ids.tolist()) == list(range(len(ids)))
     return vectors[np.argsort(ids)]
 
@@ -189,7 +189,7 @@ def distances(made: World) -> Callable[[Path], dict[str, np.ndarray]]:
         grids = embedding.grids(encoder, 128, 128, {})
         found = {}
         for scale, queries in embedding.embed(encoder, pixels, opened.images.mean, grids, torch.device("cpu")).items():
-            vectors = torch.cat([torch.from_numpy(v) for _, v in pages_stream(bank, scale)()]).double()
+            vectors = torch.cat([torch.from_numpy(v) for _, v in pages.stream(bank, scale)()]).double()
             found[scale] = torch.cdist(queries.reshape(-1, 16).double(), vectors).min(1).values.numpy()
         return found
 

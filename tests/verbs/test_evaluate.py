@@ -13,8 +13,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from smallworld import HOLE, WORKING, Told, World, make_store, touched, truncate, write_dataset
 
 import patchcli
+from patchcli.detection.evaluation import FIGURES, totals
 from patchcli.errors import InputError
-from patchcli.verbs.evaluate import FIGURES, totals
 from patchcli.verbs.extraction import ImageOptions
 from patchcli.verbs.outputs import Outputs
 
@@ -287,9 +287,9 @@ def test_maps_that_cannot_be_used(world: World, tmp_path: Path) -> None:
     shutil.rmtree(maps / "test")
     with pytest.raises(InputError, match=r"no map of a test image could be used from"):
         patchcli.evaluate(world.store, maps=maps, observer=Told())
-    with pytest.raises(InputError, match=r"--maps .*: no such folder"):
+    with pytest.raises(InputError, match=r"`maps` .*: no such folder"):
         patchcli.evaluate(world.store, maps=tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"--maps .*: is the data set's own folder"):
+    with pytest.raises(InputError, match=r"`maps` .*: is the data set's own folder"):
         patchcli.evaluate(world.store, maps=world.data)
 
 

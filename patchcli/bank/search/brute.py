@@ -1,21 +1,29 @@
 """Brute force in tiles: a matrix product names candidates, direct differences decide among them."""
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from patchcli.bank.search.streaming import Block, Streaming
+
 TILE_QUERIES, TILE_VECTORS, CANDIDATES = 4096, 2048, 1 << 15
 
 
-def search(queries: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Exact nearest neighbours of queries (Q, D); see the package for blocks and results."""
-    squared, index = nearest(queries, blocks)
-    return squared.sqrt().float(), index
+class Brute(Streaming):
+    """Compare with every vector."""
+
+    preference: ClassVar = {"cpu": 1, "cuda": 1}
+
+    @staticmethod
+    def nearest(queries: Tensor, blocks: Iterable[Block]) -> tuple[Tensor, Tensor]:
+        squared, index = nearest(queries, blocks)
+        return squared.sqrt().float(), index
 
 
-def nearest(queries: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Squared distances (Q,) float64 and ids.
+def nearest(queries: Tensor, blocks: Iterable[Block]) -> tuple[Tensor, Tensor]:
+    """Squared distances (Q,) float64 and ids (Q,) of the vectors that are nearest to queries (Q, D).
 
     |v|² - 2qv orders the vectors v by their distance to q, but for rounding: in float32, u = 2⁻²⁴, a product of length
     D + 1 and the norms are off by less than r(|q|² + |v|²), r = 4(D + 8)u, in any order of summation. So every vector

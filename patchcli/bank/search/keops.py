@@ -2,16 +2,19 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterable
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from patchcli.bank.search import brute
+from patchcli.bank.search.streaming import Block, Streaming
 
 CANDIDATES = 4  # of each block, among which float64 decides
 _TRIAL = """
@@ -19,24 +22,43 @@ import sys, torch
 from patchcli.bank.search import keops
 few = torch.arange((keops.CANDIDATES + 1) * int(sys.argv[2]), device=sys.argv[1]).view(keops.CANDIDATES + 1, -1).float()
 ids = torch.arange(len(few), device=few.device)
-if not torch.equal(keops.search(few, [(ids, few)])[1], ids):
+if not torch.equal(keops.nearest(few, [(ids, few)])[1], ids):
     sys.exit("it finds other neighbours")
 """
 
 
-def problem(device: torch.device, D: int) -> str:
-    """What keeps KeOps from searching vectors of length D here; "" where it does, and has compiled what it needs.
+class KeOps(Streaming):
+    """Compare with every vector in one fused loop, compiled for the device."""
 
-    Tried in a process of its own, since a driver or toolkit that does not fit can end the process that compiles: with
+    preference: ClassVar = {"cpu": 2, "cuda": 0}
+
+    @staticmethod
+    def nearest(queries: Tensor, blocks: Iterable[Block]) -> tuple[Tensor, Tensor]:
+        return nearest(queries, blocks)
+
+    @classmethod
+    def problem(cls, device: torch.device, D: int) -> str:
+        if find_spec("pykeops") is None:
+            return "KeOps is not installed (pip install pykeops)"
+        if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+            return "KeOps needs a C++ compiler and found none (install g++)"
+        failure = trial(device, D)
+        return f"KeOps does not work here ({failure})" if failure else ""
+
+
+def trial(device: torch.device, D: int) -> str:
+    """How a small search for vectors of length D fails here; "" where it works, and has compiled what it needs.
+
+    It runs in a process of its own, since a driver or toolkit that does not fit can end the process that compiles: with
     KeOps 2.3 and CUDA 13.0 by a segmentation fault.
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", _TRIAL, str(device), str(D)]
-    trial = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if trial.returncode < 0:
-        return f"it ends the process with {signal.Signals(-trial.returncode).name}"
-    said = trial.stderr.strip().splitlines()
-    return (said[-1] if said else f"exit status {trial.returncode}") if trial.returncode else ""
+    ended = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if ended.returncode < 0:
+        return f"it ends the process with {signal.Signals(-ended.returncode).name}"
+    *_, last = ["", *ended.stderr.strip().splitlines()]
+    return (last or f"exit status {ended.returncode}") if ended.returncode else ""
 
 
 def _lazy_tensor() -> Any:
@@ -49,8 +71,8 @@ def _lazy_tensor() -> Any:
     return LazyTensor
 
 
-def search(queries: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Exact nearest neighbours of queries (Q, D); see the package for blocks and results.
+def nearest(queries: Tensor, blocks: Iterable[Block]) -> tuple[Tensor, Tensor]:
+    """Distances (Q,) float32 and ids (Q,) of the vectors that are nearest to queries (Q, D).
 
     KeOps ranks by float32 sums of squares, which are off by less than r = 2(D + 2)2⁻²⁴ of themselves: what it does not
     name is no nearer than (1 - r)² times the farthest that it names. Where the nearest is not below that, as among

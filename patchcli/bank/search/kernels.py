@@ -101,27 +101,10 @@ def home_leaves(low, high, kind, points, rows, out):
 
 
 @_loop
-def search(
-    vectors,
-    ids,
-    coords,
-    heads,
-    low,
-    high,
-    start,
-    stop,
-    kind,
-    queries,
-    points,
-    point_heads,
-    slack,
-    rows,
-    skip_from,
-    skip_to,
-    best,
-    index,
-):
-    """Lower best (Q,) and index (Q,) to the page's nearest vectors, for the query rows; ids skip_from:skip_to are not there."""
+def search(vectors, ids, coords, heads, tree, queries, points, point_heads, slack, rows, skip, best, index):
+    """Lower best (Q,) and index (Q,) to the page's nearest vectors, for the query rows, without ids skip[0] to skip[1] - 1."""
+    low, high, start, stop, kind = tree
+    skip_from, skip_to = skip
     stack = np.empty(256, np.int64)
     bounds = np.empty(256, np.float32)
     scratch = np.empty(max(1, np.max(stop - start)), np.float32)

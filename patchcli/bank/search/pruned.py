@@ -11,326 +11,86 @@ Trained features lie near a manifold of few dimensions, so that the bound is tig
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from patchcli.bank.search import kernels
-from patchcli.bank.search.kernels import COORDS, HEAD
+from patchcli.bank.search.base import Search
+from patchcli.bank.search.trees import Array, Page, Pages, heads_of, slack_of
 
-LEAF = 64  # vectors in the smallest box, up to twice as many
-PAGE = 1 << 16  # vectors in a tree at most: what is held of a bank that does not fit in memory
-CELLS = 256  # clusters of pages at most
-SAMPLE = 1 << 15  # vectors that axes and clusters are fitted on
 CHUNKS = 4  # a thread's shares of the queries, so that none waits long for another
 
-Array = NDArray[Any]
-Stream = Callable[[], Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]]
+
+class Pruned(Search):
+    """Search the k-d trees of the pages, on the CPU; skip each page and box that cannot hold a nearer vector."""
+
+    preference: ClassVar = {"cpu": 0, "cuda": 2}
+
+    def __init__(self, pages: Pages, device: torch.device, budget: int) -> None:
+        self._pages = pages
+
+    def __call__(self, queries: Tensor, skip: tuple[int, int] = (0, 0)) -> tuple[Tensor, Tensor]:
+        return search(queries, self._pages, skip)
 
 
 @dataclass(frozen=True)
-class Axes:
-    """The map from vectors to coordinates: principal axes of a sample, padded with zeros up to COORDS - 1."""
+class _Queries:
+    """Queries, and the nearest vector to each so far."""
 
-    centre: NDArray[np.float64]  # (D,)
-    axes: NDArray[np.float64]  # (D, COORDS - 1), orthonormal columns or zeros
-
-    @classmethod
-    def fit(cls, sample: NDArray[np.float32]) -> "Axes":
-        """Principal axes of vectors (n, D)."""
-        from sklearn.decomposition import PCA
-
-        count = min(COORDS - 1, sample.shape[1], len(sample))
-        with np.errstate(invalid="ignore"):  # of a bank of equal vectors, shares of no variance
-            solver = "full" if len(sample) < 1000 else "covariance_eigh"
-            found = PCA(count, svd_solver=solver).fit(sample.astype(np.float64))
-        axes = np.zeros((sample.shape[1], COORDS - 1))
-        axes[:, :count] = np.nan_to_num(found.components_.T)
-        return cls(found.mean_, axes)
-
-    def coords(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Vectors (n, D) → coordinates (n, COORDS); the last is the norm of what the axes leave out."""
-        coords = np.empty((len(vectors), COORDS), np.float32)
-        for start in range(0, len(vectors), 1 << 14):
-            part = slice(start, start + (1 << 14))
-            moved = vectors[part].astype(np.float64) - self.centre
-            coords[part, :-1] = projected = moved @ self.axes
-            rest = moved - projected @ self.axes.T
-            coords[part, -1] = np.sqrt(np.einsum("ij,ij->i", rest, rest))
-        return coords
-
-
-def _heads(coords: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Coordinates (n, COORDS) → (n, HEAD): the first, and the norm of the others; a coarser bound of the same kind."""
-    rest = coords[:, HEAD - 1 :].astype(np.float64)
-    norm = np.sqrt(np.einsum("ij,ij->i", rest, rest))
-    return np.column_stack([coords[:, : HEAD - 1], norm]).astype(np.float32)
-
-
-def slack_of(coords: NDArray[np.float32], radius: float) -> NDArray[np.float64]:
-    """By how much distances of coordinates may be above those of the vectors, for each of (n, COORDS) points.
-
-    A coordinate is rounded by 2⁻²⁴ of itself, so a point moves by at most 2⁻²⁴ of its norm, a head by twice that; the
-    float64 steps before add far less. Four times their sum over both points is allowed.
-    """
-    norms: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", coords, coords, dtype=np.float64))
-    return 2.0**-21 * (norms + radius)
-
-
-@dataclass(frozen=True)
-class Page:
-    """Some of a bank's vectors, in the order of their tree; see kernels for the trees."""
-
-    vectors: NDArray[np.float32]  # (n, D)
-    ids: NDArray[np.int64]  # (n,) flat index in the bank
-    coords: NDArray[np.float32]  # (n, COORDS)
-    heads: NDArray[np.float32]  # (n · HEAD,)
-    nodes: NDArray[np.int64]  # (nodes, 3): start, stop, kind
-    low: NDArray[np.float32]  # (nodes, COORDS)
-    high: NDArray[np.float32]
-
-    STORED = ("vectors", "ids", "coords", "nodes", "low", "high")
+    vectors: Array  # (Q, D) float32
+    points: Array  # (Q, COORDS), their coordinates
+    heads: Array  # (Q, HEAD)
+    slack: Array  # (Q,)
+    squared: Array  # (Q,) float64, the distances
+    ids: Array  # (Q,) int64
 
     @classmethod
-    def build(cls, ids: NDArray[np.int64], vectors: NDArray[np.float32], axes: Axes) -> "Page":
-        """A tree over vectors (n, D)."""
-        from sklearn.neighbors import KDTree
-
-        coords = axes.coords(vectors)
-        _, order, nodes, _ = KDTree(_heads(coords), leaf_size=LEAF).get_arrays()
-        order, nodes = np.asarray(order), np.asarray(nodes)
-        start, stop = nodes["idx_start"].astype(np.int64), nodes["idx_end"].astype(np.int64)
-        kind = np.where(nodes["is_leaf"], kernels.LEAF, kernels.INNER)
-        low, high = np.empty((2, len(nodes), COORDS), np.float32)
-        vectors, ids, coords = vectors[order], ids[order], coords[order]
-        kernels.finish_tree(vectors, coords, ids, start, stop, kind, low, high)
-        for node in np.flatnonzero(kind == kernels.SAME):
-            ids[start[node] : stop[node]].sort()  # equal vectors: any order of them is right
-        return cls.stored(vectors, ids, coords, np.column_stack([start, stop, kind]), low, high)
-
-    @classmethod
-    def stored(cls, vectors: Array, ids: Array, coords: Array, nodes: Array, low: Array, high: Array) -> "Page":
-        """A page from the arrays that are STORED; vectors may be float16."""
-        heads, laid = _heads(coords), np.empty(len(coords) * HEAD, np.float32)
-        for first, last, _ in nodes[nodes[:, 2] != kernels.INNER]:
-            laid[first * HEAD : last * HEAD] = heads[first:last].T.ravel()
-        return cls(vectors.astype(np.float32, copy=False), ids, coords, laid, nodes, low, high)
-
-    def checked(self, D: int, patches: int) -> "Page":
-        """The page itself. Raises ValueError where compiled code would read beyond its arrays, or ids beyond the bank's."""
-        n, nodes = len(self.ids), len(self.nodes)
-        shapes = self.vectors.shape, self.ids.shape, self.coords.shape, self.nodes.shape, self.low.shape, self.high.shape
-        if shapes != ((n, D), (n,), (n, COORDS), (nodes, 3), (nodes, COORDS), (nodes, COORDS)) or not 0 < nodes <= 2 * n:
-            raise ValueError(f"expected arrays that fit each other, found {shapes}")
-        start, stop, kind = self.nodes.T
-        inner = np.flatnonzero(kind == kernels.INNER)
-        spans = (start >= 0) & (start <= stop) & (stop <= n) & (kind >= kernels.INNER) & (kind <= kernels.SAME)
-        if not spans.all() or (len(inner) and 2 * inner[-1] + 2 >= nodes):
-            raise ValueError("expected nodes of a tree over the vectors, found others")
-        if n and not 0 <= self.ids.min() <= self.ids.max() < patches:
-            raise ValueError("expected ids of the bank's patches, found others")
-        return self
-
-    @cached_property
-    def tree(self) -> tuple[Array, ...]:
-        """low, high, start, stop, kind, as the kernels take them."""
-        start, stop, kind = np.ascontiguousarray(self.nodes.T)
-        return self.low, self.high, start, stop, kind
+    def of(cls, queries: Tensor, pages: Pages) -> "_Queries":
+        """Queries (Q, D), nothing found yet."""
+        vectors = np.ascontiguousarray(queries.cpu().numpy(), np.float32)
+        points = pages.index.axes.coords(vectors)
+        squared, ids = np.full(len(vectors), np.inf), np.full(len(vectors), np.iinfo(np.int64).max)
+        return cls(vectors, points, heads_of(points), slack_of(points, pages.index.radius), squared, ids)
 
     @property
-    def radius(self) -> float:
-        """The largest norm of its coordinates."""
-        return float(np.sqrt(np.square(self.coords, dtype=np.float64).sum(axis=1).max()))
-
-    @property
-    def nbytes(self) -> int:
-        """What the page holds in memory."""
-        return sum(getattr(self, name).nbytes for name in (*self.STORED, "heads"))
-
-
-def page_bytes(vectors: int, D: int) -> int:
-    """About what pages of so many vectors hold in memory."""
-    return vectors * (4 * D + 8 + 4 * COORDS + 4 * HEAD + 8)
-
-
-@dataclass(frozen=True)
-class Index:
-    """What is held of every page, in memory or not."""
-
-    axes: Axes
-    low: NDArray[np.float32]  # (pages, COORDS) the box around a page
-    high: NDArray[np.float32]
-    radius: float  # the largest norm of coordinates in the bank
-
-    def checked(self, D: int) -> "Index":
-        """The index itself. Raises ValueError where its arrays do not fit vectors of length D."""
-        shapes = self.axes.centre.shape, self.axes.axes.shape, self.low.shape, self.high.shape
-        boxes = (len(self.low), COORDS)
-        if shapes != ((D,), (D, COORDS - 1), boxes, boxes):
-            raise ValueError(f"expected arrays that fit each other, found {shapes}")
-        return self
-
-
-class Pages:
-    """A bank to search: its index, and its pages, of which those that fit into `budget` bytes stay in memory.
-
-    Where not all do (`total` bytes), room is left for one at work and for reading another, which takes thrice its size.
-    """
-
-    def __init__(self, index: Index, load: Callable[[int], Page], budget: int, total: int = 0) -> None:
-        self.index, self._load = index, load
-        self._left = budget - (4 * page_bytes(PAGE, len(index.axes.centre)) if total > budget else 0)
-        self._held: dict[int, Page] = {}
-
-    def __len__(self) -> int:
-        return len(self.index.low)
-
-    def __iter__(self) -> Iterator[Page]:
-        return map(self.__getitem__, range(len(self)))
-
-    def __getitem__(self, number: int) -> Page:
-        held = self._held.get(number)
-        if held is None:
-            held = self._load(number)
-            if held.nbytes <= self._left:
-                self._left -= held.nbytes
-                self._held[number] = held
-        return held
-
-
-def build(
-    stream: Stream, total: int, write: Callable[[int, Page], None], budget: int, progress: Callable[[int], None]
-) -> Index:
-    """Cut a bank of `total` vectors into pages of neighbours, and write them; the index of what was written.
-
-    `stream()` is gone through twice: for a sample, then to sort vectors into clusters of it. A cluster is a page, or
-    several where it is larger than one; holding at most `budget` bytes, it writes the largest before it is full.
-    """
-    step = max(1, total // SAMPLE)
-    taken, seen = [], 0
-    for _, vectors in stream():
-        taken.append(vectors[-seen % step :: step])
-        seen += len(vectors)
-    sample = np.concatenate(taken)
-    axes = Axes.fit(sample)
-    assign = _clusters(axes, sample, min(CELLS, -(-total // PAGE)))
-    lows: list[Array] = []
-    highs: list[Array] = []
-    radius, done = 0.0, 0
-
-    def emit(parts: list[tuple[NDArray[np.int64], NDArray[np.float32]]]) -> None:
-        nonlocal radius, done
-        ids, vectors = (np.concatenate(column) for column in zip(*parts, strict=True))
-        parts.clear()
-        for first in range(0, len(ids), PAGE):
-            page = Page.build(ids[first : first + PAGE], vectors[first : first + PAGE], axes)
-            write(len(lows), page)
-            lows.append(page.low[0])
-            highs.append(page.high[0])
-            radius = max(radius, page.radius)
-            done += len(page.ids)
-            progress(done)
-
-    waiting: dict[int, list[tuple[NDArray[np.int64], NDArray[np.float32]]]] = {}
-    sizes: dict[int, int] = {}
-    for ids, vectors in stream():
-        cells = assign(vectors)
-        for cell in np.unique(cells):
-            mine = cells == cell
-            waiting.setdefault(int(cell), []).append((ids[mine], vectors[mine]))
-            sizes[int(cell)] = sizes.get(int(cell), 0) + int(mine.sum())
-        while max(sizes.values()) >= PAGE or page_bytes(sum(sizes.values()), vectors.shape[1]) > budget:
-            largest = max(sizes, key=lambda cell: sizes[cell])
-            if sizes[largest] == 0:
-                break
-            emit(waiting[largest])
-            sizes[largest] = 0
-    for parts in waiting.values():
-        if parts:
-            emit(parts)
-    return Index(axes, np.array(lows), np.array(highs), radius)
-
-
-def _clusters(axes: Axes, sample: NDArray[np.float32], count: int) -> Callable[[NDArray[np.float32]], NDArray[np.int64]]:
-    """Which of `count` k-means clusters of the sample each of some vectors belongs to."""
-    if count == 1:
-        return lambda vectors: np.zeros(len(vectors), np.int64)
-    from sklearn.cluster import MiniBatchKMeans
-
-    coords = axes.coords(sample)
-    distinct = len(np.unique(coords, axis=0))
-    kmeans = MiniBatchKMeans(min(count, distinct), random_state=0, n_init=1, batch_size=4096).fit(coords)
-    return lambda vectors: kmeans.predict(axes.coords(vectors)).astype(np.int64)
+    def reach(self) -> Array:
+        """The squared distance of coordinates beyond which nothing can be nearer, (Q,) float32."""
+        reach = (np.sqrt(self.squared) + self.slack) ** 2 * kernels.RELATIVE + kernels.TINY
+        return reach.astype(np.float32)
 
 
 def search(queries: Tensor, pages: Pages, skip: tuple[int, int] = (0, 0)) -> tuple[Tensor, Tensor]:
-    """Exact nearest neighbours of queries (Q, D) float32 in pages; ids skip[0] to skip[1] - 1 are passed over."""
-    index = pages.index
-    plain = np.ascontiguousarray(queries.cpu().numpy(), np.float32)
-    points = index.axes.coords(plain)
-    heads, slack = _heads(points), slack_of(points, index.radius)
-    best = np.full(len(plain), np.inf)
-    number = np.full(len(plain), np.iinfo(np.int64).max)
-    bounds = np.empty((len(plain), len(pages)), np.float32)
-    kernels.to_boxes(index.low, index.high, points, bounds)
+    """Exact nearest neighbours of queries (Q, D) float32 in pages, without ids skip[0] to skip[1] - 1."""
+    wanted = _Queries.of(queries, pages)
+    bounds = np.empty((len(queries), len(pages)), np.float32)
+    kernels.to_boxes(pages.index.low, pages.index.high, wanted.points, bounds)
     home = bounds.argmin(axis=1)
     with ThreadPoolExecutor(_threads()) as pool:
         for at_home in (True, False):  # a good neighbour first, then whatever might be nearer
             for p in range(len(pages)):
-                chosen = home == p
-                if not at_home:
-                    reach = (np.sqrt(best) + slack) ** 2 * kernels.RELATIVE + kernels.TINY
-                    chosen = ~chosen & (bounds[:, p] <= reach.astype(np.float32))
+                chosen = home == p if at_home else (home != p) & (bounds[:, p] <= wanted.reach)
                 rows = np.flatnonzero(chosen)
                 if len(rows):
-                    _search_page(pages[p], plain, points, heads, slack, rows, skip, best, number, pool)
-    return torch.from_numpy(np.sqrt(best).astype(np.float32)), torch.from_numpy(number)
+                    _search_page(pages[p], wanted, rows, skip, pool)
+    return torch.from_numpy(np.sqrt(wanted.squared).astype(np.float32)), torch.from_numpy(wanted.ids)
 
 
-def _search_page(
-    page: Page,
-    queries: Array,
-    points: Array,
-    heads: Array,
-    slack: Array,
-    rows: Array,
-    skip: tuple[int, int],
-    best: Array,
-    number: Array,
-    pool: ThreadPoolExecutor,
-) -> None:
-    low, high, start, stop, kind = page.tree
+def _search_page(page: Page, queries: _Queries, rows: Array, skip: tuple[int, int], pool: ThreadPoolExecutor) -> None:
+    """Look for nearer vectors in a page, for the query rows; queries near the same leaf are worked on together."""
+    low, high, _, _, kind = page.tree
     leaves = np.empty(len(rows), np.int64)
-    kernels.home_leaves(low, high, kind, points, rows, leaves)
+    kernels.home_leaves(low, high, kind, queries.points, rows, leaves)
     rows = rows[np.argsort(leaves, kind="stable")]
+    stored = page.vectors, page.ids, page.coords, page.heads, page.tree
+    sought = queries.vectors, queries.points, queries.heads, queries.slack
 
     def run(part: Array) -> None:
-        kernels.search(
-            page.vectors,
-            page.ids,
-            page.coords,
-            page.heads,
-            low,
-            high,
-            start,
-            stop,
-            kind,
-            queries,
-            points,
-            heads,
-            slack,
-            part,
-            *skip,
-            best,
-            number,
-        )
+        kernels.search(*stored, *sought, part, skip, queries.squared, queries.ids)
 
     for _ in pool.map(run, np.array_split(rows, min(len(rows), _threads() * CHUNKS))):
         pass

@@ -1,0 +1,258 @@
+"""A bank as pages: k-d trees over principal coordinates, cut from a stream of vectors; how they are searched is in pruned.
+
+Trained features lie near a manifold of few dimensions, so the first principal coordinates nearly give the distance.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchcli.bank.search import kernels
+from patchcli.bank.search.kernels import COORDS, HEAD
+
+LEAF = 64  # vectors in the smallest box, up to twice as many
+PAGE = 1 << 16  # vectors in a tree at most: what is read at once of a bank that does not fit in memory
+CELLS = 256  # clusters of pages at most
+SAMPLE = 1 << 15  # vectors that axes and clusters are fitted on
+
+Array = NDArray[Any]
+Stream = Callable[[], Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]]
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The map from vectors to coordinates: principal axes of a sample, padded with zeros up to COORDS - 1."""
+
+    centre: NDArray[np.float64]  # (D,)
+    axes: NDArray[np.float64]  # (D, COORDS - 1), orthonormal columns or zeros
+
+    @classmethod
+    def fit(cls, sample: NDArray[np.float32]) -> "Axes":
+        """Principal axes of vectors (n, D)."""
+        from sklearn.decomposition import PCA
+
+        count = min(COORDS - 1, sample.shape[1], len(sample))
+        with np.errstate(invalid="ignore"):  # of a bank of equal vectors, shares of no variance
+            solver = "full" if len(sample) < 1000 else "covariance_eigh"
+            fitted = PCA(count, svd_solver=solver).fit(sample.astype(np.float64))
+        axes = np.zeros((sample.shape[1], COORDS - 1))
+        axes[:, :count] = np.nan_to_num(fitted.components_.T)
+        return cls(fitted.mean_, axes)
+
+    def coords(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Vectors (n, D) → coordinates (n, COORDS); the last is the norm of what the axes leave out."""
+        coords = np.empty((len(vectors), COORDS), np.float32)
+        for start in range(0, len(vectors), 1 << 14):
+            part = slice(start, start + (1 << 14))
+            moved = vectors[part].astype(np.float64) - self.centre
+            coords[part, :-1] = projected = moved @ self.axes
+            rest = moved - projected @ self.axes.T
+            coords[part, -1] = np.sqrt(np.einsum("ij,ij->i", rest, rest))
+        return coords
+
+
+def heads_of(coords: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Coordinates (n, COORDS) → (n, HEAD): the first, and the norm of the others; a coarser bound of the same kind."""
+    rest = coords[:, HEAD - 1 :].astype(np.float64)
+    norm = np.sqrt(np.einsum("ij,ij->i", rest, rest))
+    return np.column_stack([coords[:, : HEAD - 1], norm]).astype(np.float32)
+
+
+def slack_of(coords: NDArray[np.float32], radius: float) -> NDArray[np.float64]:
+    """By how much distances of coordinates may be above those of the vectors, for each of (n, COORDS) points.
+
+    A coordinate is rounded by 2⁻²⁴ of itself, so a point moves by at most 2⁻²⁴ of its norm, a head by twice that; the
+    float64 steps before add far less. Four times their sum over both points is allowed.
+    """
+    norms: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", coords, coords, dtype=np.float64))
+    return 2.0**-21 * (norms + radius)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some of a bank's vectors, in the order of their tree; see kernels for the trees."""
+
+    vectors: NDArray[np.float32]  # (n, D)
+    ids: NDArray[np.int64]  # (n,) flat index in the bank
+    coords: NDArray[np.float32]  # (n, COORDS)
+    heads: NDArray[np.float32]  # (n · HEAD,)
+    nodes: NDArray[np.int64]  # (nodes, 3): start, stop, kind
+    low: NDArray[np.float32]  # (nodes, COORDS)
+    high: NDArray[np.float32]
+
+    STORED = ("vectors", "ids", "coords", "nodes", "low", "high")
+
+    @classmethod
+    def build(cls, ids: NDArray[np.int64], vectors: NDArray[np.float32], axes: Axes) -> "Page":
+        """A tree over vectors (n, D)."""
+        from sklearn.neighbors import KDTree
+
+        coords = axes.coords(vectors)
+        _, order, nodes, _ = KDTree(heads_of(coords), leaf_size=LEAF).get_arrays()
+        order, nodes = np.asarray(order), np.asarray(nodes)
+        start, stop = nodes["idx_start"].astype(np.int64), nodes["idx_end"].astype(np.int64)
+        kind = np.where(nodes["is_leaf"], kernels.LEAF, kernels.INNER)
+        low, high = np.empty((2, len(nodes), COORDS), np.float32)
+        vectors, ids, coords = vectors[order], ids[order], coords[order]
+        kernels.finish_tree(vectors, coords, ids, start, stop, kind, low, high)
+        for node in np.flatnonzero(kind == kernels.SAME):
+            ids[start[node] : stop[node]].sort()  # equal vectors: any order of them is right
+        return cls.stored(vectors, ids, coords, np.column_stack([start, stop, kind]), low, high)
+
+    @classmethod
+    def stored(cls, vectors: Array, ids: Array, coords: Array, nodes: Array, low: Array, high: Array) -> "Page":
+        """A page from the arrays that are STORED; vectors may be float16."""
+        heads, laid = heads_of(coords), np.empty(len(coords) * HEAD, np.float32)
+        for first, last, _ in nodes[nodes[:, 2] != kernels.INNER]:
+            laid[first * HEAD : last * HEAD] = heads[first:last].T.ravel()
+        return cls(vectors.astype(np.float32, copy=False), ids, coords, laid, nodes, low, high)
+
+    def checked(self, D: int, patches: int) -> "Page":
+        """The page itself. Raises ValueError where compiled code would read beyond its arrays, or ids beyond the bank's."""
+        n, nodes = len(self.ids), len(self.nodes)
+        shapes = self.vectors.shape, self.ids.shape, self.coords.shape, self.nodes.shape, self.low.shape, self.high.shape
+        if shapes != ((n, D), (n,), (n, COORDS), (nodes, 3), (nodes, COORDS), (nodes, COORDS)) or not 0 < nodes <= 2 * n:
+            raise ValueError(f"expected arrays that fit each other, found {shapes}")
+        start, stop, kind = self.nodes.T
+        inner = np.flatnonzero(kind == kernels.INNER)
+        spans = (start >= 0) & (start <= stop) & (stop <= n) & (kind >= kernels.INNER) & (kind <= kernels.SAME)
+        if not spans.all() or (len(inner) and 2 * inner[-1] + 2 >= nodes):
+            raise ValueError("expected nodes of a tree over the vectors, found others")
+        if n and not 0 <= self.ids.min() <= self.ids.max() < patches:
+            raise ValueError("expected ids of the bank's patches, found others")
+        return self
+
+    @cached_property
+    def tree(self) -> tuple[Array, ...]:
+        """low, high, start, stop, kind, as the kernels take them."""
+        start, stop, kind = np.ascontiguousarray(self.nodes.T)
+        return self.low, self.high, start, stop, kind
+
+    @property
+    def radius(self) -> float:
+        """The largest norm of its coordinates."""
+        return float(np.sqrt(np.square(self.coords, dtype=np.float64).sum(axis=1).max()))
+
+    @property
+    def nbytes(self) -> int:
+        """What the page holds in memory."""
+        return sum(getattr(self, name).nbytes for name in (*self.STORED, "heads"))
+
+
+def page_bytes(vectors: int, D: int) -> int:
+    """About what pages of so many vectors hold in memory."""
+    return vectors * (4 * D + 8 + 4 * COORDS + 4 * HEAD + 8)
+
+
+@dataclass(frozen=True)
+class Index:
+    """What is in memory of every page, whether or not the page itself is."""
+
+    axes: Axes
+    low: NDArray[np.float32]  # (pages, COORDS) the box around a page
+    high: NDArray[np.float32]
+    radius: float  # the largest norm of coordinates in the bank
+
+    def checked(self, D: int) -> "Index":
+        """The index itself. Raises ValueError where its arrays do not fit vectors of length D."""
+        shapes = self.axes.centre.shape, self.axes.axes.shape, self.low.shape, self.high.shape
+        boxes = (len(self.low), COORDS)
+        if shapes != ((D,), (D, COORDS - 1), boxes, boxes):
+            raise ValueError(f"expected arrays that fit each other, found {shapes}")
+        return self
+
+
+class Pages:
+    """A bank to search: its index, and its pages; those that fit into `budget` bytes stay in memory once they are read.
+
+    If not all of them do (`total` bytes), there is room left for one in use, and for reading another: three times its size.
+    """
+
+    def __init__(self, index: Index, load: Callable[[int], Page], budget: int, total: int = 0) -> None:
+        self.index, self._load = index, load
+        self._left = budget - (4 * page_bytes(PAGE, len(index.axes.centre)) if total > budget else 0)
+        self._cached: dict[int, Page] = {}
+
+    def __len__(self) -> int:
+        return len(self.index.low)
+
+    def __iter__(self) -> Iterator[Page]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, number: int) -> Page:
+        page = self._cached.get(number)
+        if page is None:
+            page = self._load(number)
+            if page.nbytes <= self._left:
+                self._left -= page.nbytes
+                self._cached[number] = page
+        return page
+
+
+def build(
+    stream: Stream, total: int, write: Callable[[int, Page], None], budget: int, progress: Callable[[int], None]
+) -> Index:
+    """Cut a bank of `total` vectors into pages of neighbours, and write them; the index of what was written.
+
+    `stream()` is read twice: for a sample, then to sort vectors into clusters of it. A cluster becomes a page, or
+    several pages if it is too large for one. When more than `budget` bytes wait, the largest cluster is written early.
+    """
+    step = max(1, total // SAMPLE)
+    taken, seen = [], 0
+    for _, vectors in stream():
+        taken.append(vectors[-seen % step :: step])
+        seen += len(vectors)
+    sample = np.concatenate(taken)
+    axes = Axes.fit(sample)
+    assign = _clusters(axes, sample, min(CELLS, -(-total // PAGE)))
+    lows: list[Array] = []
+    highs: list[Array] = []
+    radius, done = 0.0, 0
+
+    def emit(parts: list[tuple[NDArray[np.int64], NDArray[np.float32]]]) -> None:
+        nonlocal radius, done
+        ids, vectors = (np.concatenate(column) for column in zip(*parts, strict=True))
+        parts.clear()
+        for first in range(0, len(ids), PAGE):
+            page = Page.build(ids[first : first + PAGE], vectors[first : first + PAGE], axes)
+            write(len(lows), page)
+            lows.append(page.low[0])
+            highs.append(page.high[0])
+            radius = max(radius, page.radius)
+            done += len(page.ids)
+            progress(done)
+
+    waiting: dict[int, list[tuple[NDArray[np.int64], NDArray[np.float32]]]] = {}
+    sizes: dict[int, int] = {}
+    for ids, vectors in stream():
+        cells = assign(vectors)
+        for cell in np.unique(cells):
+            mine = cells == cell
+            waiting.setdefault(int(cell), []).append((ids[mine], vectors[mine]))
+            sizes[int(cell)] = sizes.get(int(cell), 0) + int(mine.sum())
+        while max(sizes.values()) >= PAGE or page_bytes(sum(sizes.values()), vectors.shape[1]) > budget:
+            largest = max(sizes, key=lambda cell: sizes[cell])
+            if sizes[largest] == 0:
+                break
+            emit(waiting[largest])
+            sizes[largest] = 0
+    for parts in waiting.values():
+        if parts:
+            emit(parts)
+    return Index(axes, np.array(lows), np.array(highs), radius)
+
+
+def _clusters(axes: Axes, sample: NDArray[np.float32], count: int) -> Callable[[NDArray[np.float32]], NDArray[np.int64]]:
+    """Which of `count` k-means clusters of the sample each of some vectors belongs to."""
+    if count == 1:
+        return lambda vectors: np.zeros(len(vectors), np.int64)
+    from sklearn.cluster import MiniBatchKMeans
+
+    coords = axes.coords(sample)
+    distinct = len(np.unique(coords, axis=0))
+    kmeans = MiniBatchKMeans(min(count, distinct), random_state=0, n_init=1, batch_size=4096).fit(coords)
+    return lambda vectors: kmeans.predict(axes.coords(vectors)).astype(np.int64)

@@ -1,0 +1,66 @@
+"""Bad images among the good ones of a bank."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from patchcli.detection.detector import Detector, Setup, opened
+from patchcli.detection.leave_one_out import check_whole, leave_one_out
+from patchcli.observer import Observer
+
+SCHEMA = "patchcli.audit/1"
+
+
+@dataclass(frozen=True)
+class Audited:
+    """A training image, scored against the bank without itself; coordinates are original pixels."""
+
+    schema: str
+    image: str  # its id, as no path was given
+    id: str
+    score: float  # maximum of the product map
+    deviation: float  # (score - median) / (1.4826 · median absolute deviation) over all training images
+    peak_x: int
+    peak_y: int
+    nearest_image: str  # the other training image that comes closest at the peak
+    nearest_x: int
+    nearest_y: int
+    nearest_width: int
+    nearest_height: int
+
+
+def audit(
+    detector: Detector | Path | str = "patchcli.zarr", *, setup: Setup | None = None, observer: Observer | None = None
+) -> list[Audited]:
+    """Score every training image as if the bank did not hold it; the most anomalous first, with the evidence.
+
+    `setup` says how the detector of a store is opened. Raises StoreError for a thinned bank.
+    """
+    observer = observer or Observer()
+    detector = opened(detector, setup, observer)
+    check_whole(detector)
+    results = list(leave_one_out(detector, "audit", observer))
+    scores = np.array([result.score for _, result in results])
+    median = float(np.median(scores))
+    spread = 1.4826 * float(np.median(np.abs(scores - median)))
+    records = []
+    for name, result in results:
+        peak_x, peak_y = result.peak
+        x, y, width, height = result.nearest.box
+        record = Audited(
+            schema=SCHEMA,
+            image=name,
+            id=name,
+            score=result.score,
+            deviation=(result.score - median) / max(spread, 1e-30),
+            peak_x=peak_x,
+            peak_y=peak_y,
+            nearest_image=result.nearest.image,
+            nearest_x=x,
+            nearest_y=y,
+            nearest_width=width,
+            nearest_height=height,
+        )
+        records.append(record)
+    return sorted(records, key=lambda record: -record.score)
