@@ -1,6 +1,7 @@
 """patchcli score."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +17,26 @@ COLUMNS = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Files:
+    """Which files are written."""
+
+    out: options.Out = None
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="With --out: also write heat maps as PNG, with the outline of the mask in red.")
+    ] = False
+    regions_out: Annotated[
+        Path | None,
+        typer.Option("--regions", metavar="FILE", help="Write the regions of all images to this .csv or .json (COCO) file."),
+    ] = None
+    submission: Annotated[
+        SubmissionName | None,
+        typer.Option(
+            "--submission", help="With --out: write what the benchmark's server expects, from its private test images."
+        ),
+    ] = None
+
+
 def score(
     paths: Annotated[
         list[str] | None,
@@ -25,25 +46,12 @@ def score(
     ] = None,
     null: options.Null = False,
     store: options.Store = options.STORE,
-    out: options.Out = None,
-    overlay: Annotated[
-        bool, typer.Option("--overlay", help="With --out: also write heat maps as PNG, with the outline of the mask in red.")
-    ] = False,
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="Exit with status 1 if an image is rejected; needs patchcli calibrate first.")
     ] = False,
-    regions_out: Annotated[
-        Path | None,
-        typer.Option("--regions", metavar="FILE", help="Write the regions of all images to this .csv or .json (COCO) file."),
-    ] = None,
-    submission: Annotated[
-        SubmissionName | None,
-        typer.Option(
-            "--submission", help="With --out: write what the benchmark's server expects, from its private test images."
-        ),
-    ] = None,
     form: options.Format = None,
     *,
+    written: Files,
     regions: options.Regions,
     search: options.Search,
     messages: options.Planned,
@@ -76,7 +84,7 @@ def score(
         records = score(
             store,
             chosen,
-            outputs=Outputs(out, overlay, regions_out, submission),
+            outputs=Outputs(**vars(written)),
             regions=regions.options(),
             batch=1 if piped else BATCH,
             calibrated=exit_code,
