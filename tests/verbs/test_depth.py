@@ -15,7 +15,7 @@ from patchcli.detection.detector import Setup
 from patchcli.errors import InputError, StoreError
 from patchcli.store import Store
 from patchcli.verbs.evaluate import totals
-from patchcli.verbs.extract import cut_patches
+from patchcli.verbs.cut_patches import cut_patches
 from patchcli.verbs.extraction import ImageOptions
 from patchcli.verbs.outputs import Outputs
 
