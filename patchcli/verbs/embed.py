@@ -42,7 +42,9 @@ def embed(
     with Store.writing(store, observer) as opened:
         trouble, repair = opened.encoder.attributes.trouble, opened.encoder.attributes.repair
         if trouble and not force:
-            raise StoreError(trouble, subject=store, advice=f"run: `{repair}` (or insist with `embed(force)`)")
+            raise StoreError(
+                trouble, subject=store, advice=f"run: `{repair or 'train(overwrite)'}` (or insist with `embed(force)`)"
+            )
         embedder = Embedder.of(opened, target)
         before = None if overwrite else opened.any_bank()
         if before is not None and thinning == Thinning():

@@ -44,7 +44,7 @@ def dataset(store: Store | Detector) -> Dataset:
     """The data set that a store was made from; raises InputError where it is gone, with how to name its new place."""
     root = Path(store.source.root)
     if not files.is_folder(root) and files.trouble(root):
-        advice = f"where it moved, name the new place: patchcli extract DATA --store {store.path}"
+        advice = "where it moved, name the new place: `extract(data)`, with the same `store`"
         raise InputError(f"{root}: the data set that the store was made from is gone; {advice}")
     return layouts.read(root, store.source.layout)
 

@@ -40,17 +40,16 @@ Trainer.step = signalled
 
 SIGINT_WHILE_IT_EMBEDS_AHEAD = """
 import os, signal, time
-from patchcli.detection import detector as scoring
-from patchcli.verbs import score
-score.BATCH = 2
+from patchcli.detection import detector
+detector.BATCH = 2
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-compare = scoring.Scorer.compare
-def signalled(self, embedded):
-    found = compare(self, embedded)
+compare = detector.Detector.compare
+def signalled(self, features):
+    found = compare(self, features)
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(5)
     return found
-scoring.Scorer.compare = signalled
+detector.Detector.compare = signalled
 """
 
 

@@ -91,7 +91,7 @@ def test_a_region_of_interest(tmp_path: Path) -> None:
     np.testing.assert_array_equal(roi.at(40, 60), np.kron(mask, np.ones((2, 2))) > 0)
     np.testing.assert_array_equal(roi.at(10, 15), mask[1::2, 1::2] > 0)
     roi.check("b.png", 40, 60)
-    with pytest.raises(InputError, match=r"b\.png: expected the aspect ratio of --roi, 30x20, found 60x60 pixels"):
+    with pytest.raises(InputError, match=r"b\.png: expected the aspect ratio of `roi`, 30x20, found 60x60 pixels"):
         roi.check("b.png", 60, 60)
     Image.fromarray(mask * 0).save(tmp_path / "none.png")
     with pytest.raises(InputError, match="expected pixels that are not 0 where to look, found none"):

@@ -114,7 +114,7 @@ def test_outside_of_the_region_of_interest_the_map_is_zero(calibrated: Path, mad
 def test_what_is_no_image_is_refused_by_name(detector: patchcli.Detector, image: object, says: str) -> None:
     with pytest.raises(InputError, match=says) as error:
         detector(image)  # type: ignore[call-overload]
-    assert image == "nowhere.png" or error.value.parameter == "images"
+    assert isinstance(image, str) or error.value.parameter == "images"
 
 
 @pytest.mark.parametrize("values", [np.ones((64, 64)), np.ones((64, 64), np.float16)])

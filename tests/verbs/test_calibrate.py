@@ -93,14 +93,14 @@ def test_without_a_rate_the_best_one_is_promised(split: World) -> None:
     assert (found.false_alarms, found.images) == (0.221, 12)
     assert found.promise.startswith("at most 22.1% of good images")
     assert found == patchcli.calibrate(split.store, false_alarms=0.221)
-    with pytest.raises(InputError, match=r"--review: expected a rate above that of --false-alarms \(22.1%\), found 20%"):
+    with pytest.raises(InputError, match=r"`review`: expected a rate above that of `false_alarms` \(22.1%\), found 20%"):
         patchcli.calibrate(split.store, review=0.2)
     write_plain(split.data / "validation" / "good", 15, SIZE, seed=7)
     truncate(split.data / "validation" / "good" / "003.png")
     told = Told()
     assert patchcli.calibrate(split.store, observer=told, review=0.5).false_alarms == 0.2  # of 14, after that one is left out
     assert told.notes == ["14 good images can promise a false-alarm rate of 20%; 1% takes 299"]
-    with pytest.raises(InputError, match="--confidence: expected a share between 0 and 100%, found 100%"):
+    with pytest.raises(InputError, match="`confidence`: expected a share between 0 and 100%, found 100%"):
         patchcli.calibrate(split.store, confidence=1)
 
 
@@ -111,14 +111,14 @@ def test_leave_one_out(world: World) -> None:
     assert (found.images, found.source) == (10, "leave-one-out over the bank's own images")
     assert found.promise.startswith("about at most 30%")
     assert patchcli.calibrate(world.store, "loo", false_alarms=0.3) == found
-    with pytest.raises(InputError, match=r"no validation split there; expected --from loo, or good images: --from PATHS"):
+    with pytest.raises(InputError, match=r"no validation split there; expected `source=loo`, or good images: `source=PATHS`"):
         patchcli.calibrate(world.store, "validation", false_alarms=0.3)
 
 
 def test_named_images(split: World) -> None:
     folder = split.data / "validation" / "good"
     found = patchcli.calibrate(split.store, [folder, folder / "003.png"], false_alarms=0.25)  # one of them twice
-    assert (found.images, found.source) == (N, "images named with --from")
+    assert (found.images, found.source) == (N, "named images")
     assert found.threshold == patchcli.calibrate(split.store, false_alarms=0.25).threshold
     before = tree(split.store)
     for given, says in (
@@ -144,7 +144,7 @@ def test_unreadable_images_do_not_count(split: World) -> None:
     assert len(told.problems) == 1
     truncate(split.data / "validation" / "good" / "001.png")
     before = tree(split.store)
-    with pytest.raises(InputError, match=r"needs 11 good images, found 10; with these: --false-alarms 25.89%"):
+    with pytest.raises(InputError, match=r"needs 11 good images, found 10; with these: `false_alarms=25.89%`"):
         patchcli.calibrate(split.store, false_alarms=0.25, observer=Told())
     assert tree(split.store) == before
 
@@ -170,11 +170,11 @@ def test_a_calibration_of_another_bank(split: World, change: str) -> None:
     record = next(patchcli.score(split.store, observer=told))
     assert (record.verdict, record.threshold, record.p_value) == (None, None, None)
     (said,) = (note for note in told.notes if "no verdicts" in note)
-    assert said.endswith("the calibration is of another bank; run: patchcli calibrate")
+    assert said.endswith("the calibration is of another bank; run: `calibrate()`")
     with pytest.raises(StoreError, match="of another bank"):
         patchcli.score(split.store, calibrated=True)
     assert patchcli.info(split.store)["calibration"] == "of another bank"
-    assert patchcli.info(split.store)["next"] == "patchcli calibrate"
+    assert patchcli.info(split.store).next == "calibrate()"
     patchcli.calibrate(split.store, false_alarms=0.25)
     assert next(patchcli.score(split.store, calibrated=True)).verdict == "pass"
 
@@ -182,8 +182,8 @@ def test_a_calibration_of_another_bank(split: World, change: str) -> None:
 def test_no_calibration(made: World) -> None:
     told = Told()
     assert next(patchcli.score(made.store, observer=told)).verdict is None
-    assert told.notes == ["no verdicts: not calibrated; run: patchcli calibrate"]
-    with pytest.raises(IncompleteError, match="holds no calibration yet; run: patchcli calibrate"):
+    assert told.notes == ["no verdicts: not calibrated; run: `calibrate()`"]
+    with pytest.raises(IncompleteError, match=r"holds no calibration yet; run: `calibrate\(\)`"):
         patchcli.score(made.store, calibrated=True)
 
 
@@ -191,7 +191,7 @@ def test_a_damaged_calibration(split: World) -> None:
     patchcli.calibrate(split.store, false_alarms=0.25)
     shutil.rmtree(part_folder(split.store, "calibration") / "scores" / "c")
     for calibrated in (True, False):  # never as if there were none
-        with pytest.raises(DamagedError, match=r"missing \(a chunk of scores\); run: patchcli calibrate"):
+        with pytest.raises(DamagedError, match=r"missing \(a chunk of scores\); run: `calibrate\(\)`"):
             patchcli.score(split.store, calibrated=calibrated)
     patchcli.calibrate(split.store, false_alarms=0.25)
     with Store.writing(split.store) as opened:
@@ -235,7 +235,7 @@ def test_one_colour_scale_for_all_runs(split: World, tmp_path: Path) -> None:
 
 
 def test_the_review_rate_is_the_higher_one(made: World) -> None:
-    with pytest.raises(InputError, match=r"--review: expected a rate above that of --false-alarms .30%., found 30%"):
+    with pytest.raises(InputError, match=r"`review`: expected a rate above that of `false_alarms` .30%., found 30%"):
         patchcli.calibrate(made.store, false_alarms=0.3, review=0.3)
 
 
@@ -256,7 +256,7 @@ def test_held_out_images_are_in_neither_training_nor_bank(held: World, tmp_path:
     assert ("train/good/000.png" in aside) == ("train/good/copy.png" in aside)
     learned = np.stack([images.resize(images.decode(held.data / name), *WORKING) for name in opened.images.ids])
     np.testing.assert_allclose(opened.images.mean, learned.mean(axis=0), rtol=1e-5)
-    assert patchcli.info(held.store)["held_out"] == len(aside)
+    assert patchcli.info(held.store).held_out == len(aside)
 
     found = patchcli.calibrate(held.store, false_alarms=0.6)
     paths = [held.data / name for name in sorted(aside)]
@@ -285,10 +285,15 @@ def test_a_store_keeps_what_it_holds_out(held: World) -> None:
     for share in (None, 0.4):
         again = patchcli.extract(held.data, held.store, ImageOptions(holdout=share))
         assert (again.fresh, again.held_out) == (False, len(Store.open(held.store).source.holdout))
-    for share, says in ((0.2, "--holdout"), (0.0, "--holdout"), (1.5, "found 150%"), (0.999, "4 other images out than these")):
+    for share, says in (
+        (0.2, "`holdout`"),
+        (0.0, "`holdout`"),
+        (1.5, "found 150%"),
+        (0.999, "4 other images reserved than these"),
+    ):
         with pytest.raises((InputError, StoreError), match=says):
             patchcli.extract(held.data, held.store, ImageOptions(holdout=share))
-    with pytest.raises(InputError, match="--holdout: expected DATA too"):
+    with pytest.raises(InputError, match="`holdout`: expected `data` too"):
         patchcli.train(images=ImageOptions(holdout=0.2), store=held.store)
     assert tree(held.store) == before
 

@@ -66,7 +66,7 @@ def test_duplicates_are_notes(tmp_path: Path) -> None:
     patchcli.extract(root, tmp_path / "s.zarr", ImageOptions(size=WORKING), observer=told)
     (note,) = told.notes
     assert note.startswith("images that are there more than once: 2, such as train/good/")
-    assert note.endswith(f"; see: patchcli data {root}")
+    assert note.endswith("; see: `data()`")
 
 
 def test_several_masks_are_united(tmp_path: Path) -> None:

@@ -117,14 +117,14 @@ def test_values_above_the_depth_are_a_problem_everywhere(deep: tuple[Path, Path]
 def test_depth_is_said_stated_and_refused(tmp_path: Path) -> None:
     data, store, told = write_deep(tmp_path / "weave", bits=10), tmp_path / "s.zarr", Told()
     assert patchcli.extract(data, store, ImageOptions(size=(128, 128)), observer=told).bits == 10
-    assert told.notes == ["16-bit files with values up to 1023: taken as 10 bits; if the camera has more, give --bits"]
+    assert told.notes == ["16-bit files with values up to 1023: taken as 10 bits; if the camera has more, give `bits`"]
     with pytest.raises(StoreError, match="the store's images have 10 bits, not 12"):
         patchcli.extract(data, store, ImageOptions(bits=12))
     told = Told()
     assert patchcli.extract(data, store, ImageOptions(size=(128, 128), bits=12), overwrite=True, observer=told).bits == 12
     assert told.notes == []
     assert Store.open(store).images.read(0, 1).max() < 20_000
-    with pytest.raises(InputError, match="--bits: expected 8 to 16, found 7"):
+    with pytest.raises(InputError, match="`bits`: expected 8 to 16, found 7"):
         patchcli.extract(data, tmp_path / "t.zarr", ImageOptions(bits=7))
     told = Told()
     with pytest.raises(InputError, match="0 of 4 files could be read"):
@@ -173,7 +173,7 @@ def test_pictures_of_nothing_are_problems(tmp_path: Path) -> None:
     (kind,) = patchcli.data(tmp_path / "good", observer=told)
     assert (kind.images, kind.unreadable) == (5, 0)
     assert sorted(line.split("/")[-1] for line in told.problems) == [
-        "dark.png: nearly black, no value is above 4 of 255; check the exposure, or state the camera's depth with --bits",
+        "dark.png: nearly black, no value is above 4 of 255; check the exposure, or state the camera's depth with `bits`",
         "flat.png: all pixels have the value 9; expected a picture",
     ]
 
@@ -200,7 +200,7 @@ def test_another_aspect_ratio_is_one_note(made: object, tmp_path: Path) -> None:
         assert len(told.notes) == count
     told = Told()
     list(patchcli.score(made.store, [wide], observer=told))  # type: ignore[attr-defined]
-    line = "stretched, and no good image has its aspect ratio; extract with --size fit:HxW to keep it"
+    line = 'stretched, and no good image has its aspect ratio; extract with `size="fit:HxW"` to keep it'
     stretched = [note for note in told.notes if "no verdicts" not in note]
     assert stretched == [f"{wide}/000.png: {line}", f"2 other images: {line}"]
 
@@ -211,7 +211,7 @@ def test_large_images_are_read_when_said_so(tmp_path: Path, monkeypatch: pytest.
     told = Told()
     with pytest.raises(InputError):
         patchcli.train(data, store, images=ImageOptions(size=(128, 128)), steps=0, D=8, observer=told)
-    assert all("more than 0 megapixels; if that is right, give --large" in line for line in told.problems)
+    assert all("more than 0 megapixels; if that is right, give `large`" in line for line in told.problems)
     told = Told()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

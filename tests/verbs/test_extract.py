@@ -62,7 +62,7 @@ def test_the_store_follows_a_moved_data_set(world: World) -> None:
 def test_changed_images_are_another_data_set(world: World) -> None:
     save(world.data / "train" / "good" / "003.png", texture(np.random.default_rng(9), *SIZE))
     before = tree(world.store)
-    with pytest.raises(StoreError, match=r"not \(or no longer\).*--store.*--overwrite"):
+    with pytest.raises(StoreError, match=r"not \(or no longer\).*`store`.*`overwrite`"):
         patchcli.extract(world.data, world.store)
     assert tree(world.store) == before
     assert patchcli.extract(world.data, world.store, ImageOptions(size=(128, 128)), overwrite=True).fresh
@@ -70,7 +70,7 @@ def test_changed_images_are_another_data_set(world: World) -> None:
 
 
 def test_another_size_is_not_the_same(kept: World) -> None:
-    with pytest.raises(StoreError, match=r"128x128 \(height x width\), not 128x96.*--store.*--overwrite"):
+    with pytest.raises(StoreError, match=r"128x128 \(height x width\), not 128x96.*`store`.*`overwrite`"):
         patchcli.extract(kept.data, kept.store, ImageOptions(size=(128, 96)))
 
 
@@ -142,9 +142,9 @@ def test_the_aspect_ratio_is_kept(tmp_path: Path, size: str, expected: tuple[int
 @pytest.mark.parametrize(
     ("size", "says"),
     [
-        ("native", "--size native: expected good images of one size, found 2 of 3 have 150x200 .*; give --size fit:HEIGHTx"),
-        ("keep:128", "--size keep:128: expected good images of one aspect ratio, found 2 of 3 have 150x200"),
-        ("keep:40", "--size: expected at least 64x64"),
+        ("native", "`size` native: expected good images of one size, found 2 of 3 have 150x200 .*; give `size=fit:HEIGHTx"),
+        ("keep:128", "`size` keep:128: expected good images of one aspect ratio, found 2 of 3 have 150x200"),
+        ("keep:40", "`size`: expected at least 64x64"),
     ],
 )
 def test_images_that_are_not_alike(tmp_path: Path, size: str, says: str) -> None:
@@ -190,5 +190,5 @@ def test_a_fitted_image_keeps_its_aspect_ratio(height: int, width: int, canvas_h
 @pytest.mark.parametrize("size", ["", "x", "fit:", "fit:native", "12x12x12", "keep:", "keep:64x64", "fit:96x-128", "1e3"])
 def test_sizes_that_are_none(tmp_path: Path, size: str) -> None:
     data = write_plain(tmp_path / "good", 2)
-    with pytest.raises(InputError, match=r"--size: expected 256, 256x320 \(height x width\), fit:256x320, keep:256 or native"):
+    with pytest.raises(InputError, match=r"`size`: expected 256, 256x320 \(height x width\), fit:256x320, keep:256 or native"):
         patchcli.extract(data, tmp_path / "s.zarr", ImageOptions(size=size))

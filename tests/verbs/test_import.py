@@ -59,7 +59,7 @@ def test_weights_come_in(world: World, tmp_path: Path, D: int, zipped: bool) -> 
 
 
 def test_an_encoder_is_not_replaced_unasked(kept: World, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"holds an encoder already.*--overwrite.*--store"):
+    with pytest.raises(StoreError, match=r"holds an encoder already.*`overwrite`.*`store`"):
         patchcli.import_weights(saved(tmp_path / "weave.pkl", weights()), kept.store)
 
 

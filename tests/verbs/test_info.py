@@ -1,6 +1,7 @@
 """info: what is in a store, and what is next."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -18,16 +19,16 @@ def test_what_is_next_at_each_stage(made: World, tmp_path: Path, monkeypatch: py
     path = tmp_path / "s.zarr"
     patchcli.extract(made.data, path, ImageOptions(size=(128, 128)))
     found = patchcli.info(path)
-    assert (found["images"], found["height"], found["width"]) == (10, 128, 128)
-    assert found["encoder_sha256"] is found["bank"] is None
-    assert found["next"].startswith("patchcli train")
+    assert (found.images, found.height, found.width) == (10, 128, 128)
+    assert found.encoder_sha256 is found.bank is None
+    assert found.next.startswith("train()")
 
     trained = patchcli.train(store=path, steps=0, encoder="flat", D=8)
     found = patchcli.info(path)
-    assert (found["encoder_architecture"], found["encoder_D"], found["encoder_steps"]) == ("flat", 8, 0)
-    assert (found["encoder_sha256"], found["encoder_source"]) == (trained.sha256, "untrained")
-    assert found["bank"] is None
-    assert found["next"] == "patchcli embed"
+    assert (found.encoder_architecture, found.encoder_D, found.encoder_steps) == ("flat", 8, 0)
+    assert (found.encoder_sha256, found.encoder_source) == (trained.sha256, "untrained")
+    assert found.bank is None
+    assert found.next == "embed()"
 
     write = Blocks.write_block
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
@@ -40,21 +41,21 @@ def test_what_is_next_at_each_stage(made: World, tmp_path: Path, monkeypatch: py
         patched.setattr(Blocks, "write_block", interrupted)
         patchcli.embed(path)
     found = patchcli.info(path)
-    assert found["bank"] == "incomplete"
-    assert found["next"].startswith("patchcli embed")
+    assert found.bank == "incomplete"
+    assert found.next.startswith("embed()")
     assert patchcli.info(path, check=True) == found  # and nothing of it is damaged
 
     patchcli.embed(path)
     found = patchcli.info(path)
-    assert found["bank"] == "complete"
-    assert (found["bank_vectors"], found["distance_error"]) == ({"big": 250}, 0)
-    assert found["bank_memory"] > 250 * 8 * 4
-    assert found["next"].startswith("patchcli score")
+    assert found.bank == "complete"
+    assert (found.bank_vectors, found.distance_error) == ({"big": 250}, 0)
+    assert found.bank_memory > 250 * 8 * 4
+    assert found.next.startswith("score(")
 
     patchcli.train(store=path, steps=0, encoder="flat", D=8, seed=1, overwrite=True)
     found = patchcli.info(path)
-    assert found["bank"] == "of another encoder"
-    assert found["next"] == "patchcli embed"
+    assert found.bank == "of another encoder"
+    assert found.next == "embed()"
 
 
 def test_provenance(made: World) -> None:
@@ -62,17 +63,17 @@ def test_provenance(made: World) -> None:
     found = patchcli.info(made.store)
     assert touched(made.store) == before
     opened = Store.open(made.store)
-    assert found["schema"] == "patchcli.info/1"
-    assert found["store"] == str(made.store)
+    assert found.schema == "patchcli.info/1"
+    assert found.store == str(made.store)
     told = {
         key: getattr(opened.source, key) for key in ("root", "layout", "category", "manifest", "keeps_aspect", "bits", "large")
     }
-    assert {key: found[key] for key in told} == told
-    assert [found["height"], found["width"]] == opened.source.size
-    assert found["held_out"] == len(opened.source.holdout) == 0
-    assert found["versions"] == opened.root.versions
-    assert found["recipe"]["seed"] == 0
-    assert json.loads(json.dumps(found)) == found
+    assert {key: getattr(found, key) for key in told} == told
+    assert [found.height, found.width] == opened.source.size
+    assert found.held_out == len(opened.source.holdout) == 0
+    assert found.versions == opened.root.versions
+    assert found.recipe["seed"] == 0
+    assert json.loads(json.dumps(asdict(found))) == asdict(found)
 
 
 def test_everything_is_read_and_each_damage_named(world: World) -> None:
@@ -84,10 +85,10 @@ def test_everything_is_read_and_each_damage_named(world: World) -> None:
         "images": "size", "encoder": "training/history", "bank": "small/index/0/ids", "calibration": "peaks",
     }  # fmt: skip
     repairs = {
-        "images": "extract the images again with --overwrite", "encoder": "train again with --overwrite",
-        "bank": "run: patchcli embed --overwrite", "calibration": "run: patchcli calibrate",
+        "images": "extract the images again with `overwrite`", "encoder": "train again with `overwrite`",
+        "bank": "run: `embed(overwrite)`", "calibration": "run: `calibrate()`",
     }  # fmt: skip
-    arrays["encoder"] = "training/average.conv2.bias"  # what only --resume reads
+    arrays["encoder"] = "training/average.conv2.bias"  # what only `resume` reads
     for kind, array in arrays.items():
         folder = part_folder(world.store, kind)
         truncate(next(path for path in (folder / array / "c").rglob("*") if path.is_file()))

@@ -93,7 +93,7 @@ def test_a_linked_lot_is_known_by_its_names(tmp_path: Path) -> None:
     store = make_store(data, tmp_path / "s.zarr", encoder="flat", D=4)
     assert Store.open(store).images.ids[-1] == "train/good/lot1/003.png"
     assert patchcli.bank_remove(store, data / "train" / "good" / "lot1" / "003.png").images == 5
-    with pytest.raises(InputError, match=r"--out .*elsewhere: lies among the data set's images"):
+    with pytest.raises(InputError, match=r"`out` .*elsewhere: lies among the data set's images"):
         patchcli.score(store, outputs=Outputs(lot))
 
 
@@ -105,7 +105,9 @@ def test_one_path_is_scored_calibrated_and_reported(made: World, world: World, t
     assert image.as_posix() in page.read_text(encoding="utf-8")
     write_plain(tmp_path / "more", 12, seed=7)
     assert patchcli.calibrate(world.store, str(tmp_path / "more"), false_alarms=0.25).images == 12
-    with pytest.raises(InputError, match="--from: expected holdout, validation, loo or paths, found 'none', which is no file"):
+    with pytest.raises(
+        InputError, match="`source`: expected holdout, validation, loo or paths, found 'none', which is no file"
+    ):
         patchcli.calibrate(world.store, "none")
     patchcli.score(world.store, image, outputs=Outputs(regions_out=tmp_path / "r.csv"))
     found = list(patchcli.score(world.store, image, outputs=Outputs(regions_out=tmp_path / "r.csv")))
@@ -171,7 +173,7 @@ def test_an_image_is_no_map(made: World, tmp_path: Path, link: Callable[[Path, P
     place = tmp_path / "maps" / "test" / "good" / "000.png"
     place.parent.mkdir(parents=True)
     link(made.data / "test" / "good" / "000.png", place)
-    with pytest.raises(InputError, match=r"--maps .*maps: .*000\.png is an image of the data set, not a map"):
+    with pytest.raises(InputError, match=r"`maps` .*maps: .*000\.png is an image of the data set, not a map"):
         patchcli.evaluate(made.store, maps=tmp_path / "maps")
 
 
@@ -192,7 +194,7 @@ def test_a_map_is_not_written_through_a_link_out_of_its_folder(made: World, tmp_
     (tmp_path / "maps").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "maps" / "test").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match=r"--out .*maps: the map of test/good/000.png would lie outside of it, in .*elsewhere"):
+    with pytest.raises(InputError, match=r"`out` .*maps: the map of test/good/000.png would lie outside of it, in .*elsewhere"):
         list(patchcli.score(made.store, outputs=Outputs(tmp_path / "maps")))
     assert list((tmp_path / "elsewhere").iterdir()) == []
 

@@ -20,8 +20,8 @@ from patchcli.errors import InputError
 from patchcli.verbs import report as module
 
 FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--window-size=1280,900",
+    "`headless`=new", "`no_sandbox`", "`disable_gpu`", "`disable_quic`", "`no_first_run`", "`disable_sync`",
+    "`disable_background_networking`", "`disable_component_update`", "`window_size`=1280,900",
 )  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def test_an_image_that_is_gone_by_then_is_left_out(calibrated: World, tmp_path: 
 def test_refused(made: World, tmp_path: Path) -> None:
     for options, says in (
         ({"out": tmp_path / "r.pdf"}, "expected the name of a .html file"),
-        ({"limit": 0}, "--limit: expected 1 image or more, found 0"),
+        ({"limit": 0}, "`limit`: expected 1 image or more, found 0"),
         ({"paths": [tmp_path / "none.png"]}, "no image could be scored"),
     ):
         with pytest.raises(InputError, match=says):
@@ -131,7 +131,7 @@ def browser(tmp_path: Path) -> Iterator[Any]:
 
     options = webdriver.ChromeOptions()
     options.binary_location = str(programs[0])
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
+    for flag in (*FLAGS, f"`user_data_dir`={tmp_path / 'profile'}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(str(programs[1])))
@@ -240,6 +240,6 @@ def test_both_thresholds_are_marked(made: World, tmp_path: Path) -> None:
 
 def test_an_output_that_cannot_be_is_refused_before_anything_is_scored(made: World, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match=r"--out .*x\.html: expected a folder above it, found the file .*file"):
+    with pytest.raises(InputError, match=r"`out` .*x\.html: expected a folder above it, found the file .*file"):
         patchcli.write_report(made.store, [tmp_path / "none.png"], out=tmp_path / "file" / "below" / "x.html")
     assert (tmp_path / "file").read_text() == "mine"

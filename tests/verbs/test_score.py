@@ -32,13 +32,12 @@ from smallworld import (
 import patchcli
 from patchcli import runtime
 from patchcli.bank import pages as paged
-from patchcli.detection.calibration import Calibration
-from patchcli.detection.detector import Scorer, Setup
+from patchcli.detection import detector, stream
+from patchcli.detection.detector import Detector, Setup
+from patchcli.detection.records import Record
 from patchcli.errors import DamagedError, IncompleteError, InputError
 from patchcli.store import Store
-from patchcli.verbs import score as module
 from patchcli.verbs.outputs import Outputs
-from patchcli.verbs.score import Record
 
 
 def flip(path: Path) -> None:
@@ -88,12 +87,12 @@ def test_the_batch_does_not_matter(made: World) -> None:
 
 def test_large_images_are_few_at_a_time(made: World, monkeypatch: pytest.MonkeyPatch) -> None:
     together: list[int] = []
-    embed = Scorer.embed_stored
-    monkeypatch.setattr(Scorer, "embed_stored", lambda self, *args: together.append(len(args[0])) or embed(self, *args))
+    embed = Detector.embed_fitted
+    monkeypatch.setattr(Detector, "embed_fitted", lambda self, *args: together.append(len(args[0])) or embed(self, *args))
     whole = [record.score for record in patchcli.score(made.store)]
-    monkeypatch.setattr(module, "PIXELS", 2 * 128 * 128 + 1)
+    monkeypatch.setattr(detector, "PIXELS", 2 * 128 * 128 + 1)
     assert [record.score for record in patchcli.score(made.store)] == pytest.approx(whole, rel=1e-4)
-    monkeypatch.setattr(module, "PIXELS", 1)
+    monkeypatch.setattr(detector, "PIXELS", 1)
     assert [record.score for record in patchcli.score(made.store)] == pytest.approx(whole, rel=1e-4)
     assert together == [5, 2, 2, 1, 1, 1, 1, 1, 1]
 
@@ -152,16 +151,16 @@ def test_search_and_memory_change_nothing(made: World, search: str, memory: int,
 
 def test_input_is_checked_before_the_first_record(made: World, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for arguments, says in (
-        ({"out": tmp_path / "file"}, r"--out .*file: expected a folder, found a file"),
-        ({"out": made.data}, r"--out .*weave: lies among the data set's images"),
-        ({"overlay": True}, r"--overlay: expected --out DIR too"),
-        ({"search": "annoy"}, r"--search: expected auto, pruned, brute or keops, found 'annoy'"),
-        ({"device": "tpu"}, r"--device: expected one of auto, cpu, cuda, found 'tpu'"),
-        ({"threads": 0}, r"--threads: expected 1 or more"),
+    for outputs, setup, says in (
+        ({"out": tmp_path / "file"}, {}, r"`out` .*file: expected a folder, found a file"),
+        ({"out": made.data}, {}, r"`out` .*weave: lies among the data set's images"),
+        ({"overlay": True}, {}, r"`overlay`: expected `out` too"),
+        ({}, {"search": "annoy"}, r"`search`: expected auto, pruned, brute or keops, found 'annoy'"),
+        ({}, {"device": "tpu"}, r"`device`: expected .*auto, cpu.* cuda, found 'tpu'"),
+        ({}, {"threads": 0}, r"`threads`: expected 1 or more"),
     ):
         with pytest.raises(InputError, match=says):
-            patchcli.score(made.store, **arguments)  # type: ignore[arg-type]
+            patchcli.score(made.store, outputs=Outputs(**outputs), setup=Setup(**setup))  # type: ignore[arg-type]
 
 
 def test_unreadable_images_are_left_out(world: World) -> None:
@@ -302,7 +301,7 @@ def test_a_data_set_that_is_gone(world: World) -> None:
     image = world.data / "test" / "hole" / "000.png"
     kept = image.rename(world.data.with_name("kept.png"))
     world.data.rename(world.data.with_name("elsewhere"))
-    says = r"weave: the data set .* is gone; where it moved, .*: patchcli extract DATA --store"
+    says = r"weave: the data set .* is gone; where it moved, .*: `extract\(data\)`, with the same `store`"
     for verb in (patchcli.score, patchcli.evaluate):
         with pytest.raises(InputError, match=says):
             verb(world.store)
@@ -328,7 +327,7 @@ def test_the_flat_encoder_has_one_scale(made: World, tmp_path: Path) -> None:
 def test_a_lost_chunk_of_the_bank(world: World, array: str) -> None:
     page = part_folder(world.store, "bank") / "big/index/0"
     next(path for path in (page / array / "c").rglob("*") if path.is_file()).unlink()
-    says = rf"bank[-0-9a-f]*: missing \(a chunk of big/index/0/{array}\); run: patchcli embed --overwrite"
+    says = rf"bank[-0-9a-f]*: missing \(a chunk of big/index/0/{array}\); run: `embed\(overwrite\)`"
     with pytest.raises(DamagedError, match=says):
         list(patchcli.score(world.store))
     patchcli.embed(world.store, overwrite=True)
@@ -338,13 +337,13 @@ def test_a_lost_chunk_of_the_bank(world: World, array: str) -> None:
 def test_a_lost_page_or_index(world: World) -> None:
     index = part_folder(world.store, "bank") / "small/index"
     shutil.rmtree(index / "0")
-    with pytest.raises(DamagedError, match=r"missing \(a chunk of small/index/0/\w+\); run: patchcli embed --overwrite"):
+    with pytest.raises(DamagedError, match=r"missing \(a chunk of small/index/0/\w+\); run: `embed\(overwrite\)`"):
         list(patchcli.score(world.store))
     shutil.rmtree(index)
-    with pytest.raises(DamagedError, match=r"missing \(a chunk of small/index/\w+\); run: patchcli embed --overwrite"):
+    with pytest.raises(DamagedError, match=r"missing \(a chunk of small/index/\w+\); run: `embed\(overwrite\)`"):
         list(patchcli.score(world.store))
     shutil.rmtree(index.parents[1])
-    with pytest.raises(DamagedError, match=r"missing \(its metadata\); run: patchcli embed --overwrite"):
+    with pytest.raises(DamagedError, match=r"missing \(its metadata\); run: `embed\(overwrite\)`"):
         list(patchcli.score(world.store))
 
 
@@ -355,7 +354,7 @@ PARTS = ["bank/big/index/0/vectors", "bank/small/index/axes", "encoder/conv2.wei
 @pytest.mark.parametrize("harm", [truncate, Path.unlink, flip])
 def test_a_file_of_the_store_that_is_not_as_it_was(world: World, part: str, harm: Callable[[Path], object]) -> None:
     kind, array = part.split("/", 1)
-    repair = {"bank": "patchcli embed --overwrite", "encoder": "train again", "images": "extract the images again"}[kind]
+    repair = {"bank": r"`embed\(overwrite\)`", "encoder": "train again", "images": "extract the images again"}[kind]
     folder = part_folder(world.store, kind)
     harm(next(path for path in sorted((folder / array / "c").rglob("*")) if path.is_file()))
     with pytest.raises(DamagedError, match=rf"{folder}: (damaged|missing) \(.*{array}.*\); .*{repair}"):
@@ -390,7 +389,7 @@ def test_a_submission(private: World, tmp_path: Path) -> None:
         *(f"anomaly_images/weave/{name}.tiff" for name in names),
         *(f"anomaly_images_thresholded/weave/{name}.png" for name in names),
     ]
-    threshold = Calibration.read(Store.open(private.store)).thresholds.pixel_threshold
+    threshold = Store.open(private.store).calibration.thresholds.pixel_threshold
     paths = [private.data / record.image for record in found]
     for record, whole in zip(found, patchcli.score(private.store, paths, outputs=Outputs(tmp_path / "maps")), strict=True):
         values, exact = tifffile.imread(str(record.map)), tifffile.imread(str(whole.map))
@@ -404,16 +403,17 @@ def test_a_submission(private: World, tmp_path: Path) -> None:
 def test_submissions_that_are_refused(private: World, made: World, tmp_path: Path) -> None:
     out = tmp_path / "s"
     for store, options, error, says in (
-        (private.store, {"submission": "mvtec"}, InputError, "--submission: expected mvtec-ad-2, found 'mvtec'"),
-        (private.store, {"out": None}, InputError, "--submission: expected --out DIR too"),
-        (private.store, {"paths": [private.data]}, InputError, "leave PATHS and --overlay out"),
-        (private.store, {"overlay": True}, InputError, "leave PATHS and --overlay out"),
+        (private.store, {"submission": "mvtec"}, InputError, "`submission`: expected mvtec-ad-2, found 'mvtec'"),
+        (private.store, {"out": None}, InputError, "`submission`: expected `out` too"),
+        (private.store, {"paths": [private.data]}, InputError, "leave `(paths|overlay)` out"),
+        (private.store, {"overlay": True}, InputError, "leave `(paths|overlay)` out"),
         (made.store, {}, InputError, "no private test images there; expected those of MVTec AD 2: test_private and"),
     ):
         with pytest.raises(error, match=says):
-            patchcli.score(store, **{"out": out, "submission": "mvtec-ad-2", **options})
+            paths = options.pop("paths", None)
+            patchcli.score(store, paths, outputs=Outputs(**{"out": out, "submission": "mvtec-ad-2", **options}))
     uncalibrated = without(Path(shutil.copytree(private.store, tmp_path / "u.zarr")), "calibration")
-    with pytest.raises(IncompleteError, match="patchcli calibrate"):
+    with pytest.raises(IncompleteError, match="run: `calibrate\\(\\)`"):
         patchcli.score(uncalibrated, outputs=Outputs(out, submission="mvtec-ad-2"))
     assert not out.exists()
 
@@ -431,7 +431,7 @@ def test_images_of_the_bank_say_nothing(world: World, tmp_path: Path) -> None:
     assert note.startswith(f"3 of these images are in the bank (first: {(good / '003.png').as_posix()}): they score 0")
     told = Told()
     list(patchcli.score(world.store, observer=told))
-    assert told.notes == ["no verdicts: not calibrated; run: patchcli calibrate"]
+    assert told.notes == ["no verdicts: not calibrated; run: `calibrate()`"]
     patchcli.embed(world.store, keep=0.5)
     told = Told()
     list(patchcli.score(world.store, [good], observer=told))  # a thinned bank: by their names
@@ -447,7 +447,7 @@ def test_memory_is_said_beforehand(made: World, tmp_path: Path, monkeypatch: pyt
     large = save(tmp_path / "b.png", texture(rng, 600, 1000))
     missing = tmp_path / "missing.png"
     bank = paged.total_memory(Store.open(made.store).bank())
-    working = 128 * 128 * module.FEATURES
+    working = 128 * 128 * stream.FEATURES
 
     def said(whole: int, size: str) -> str:
         return f"images of up to {size} pixels need about {runtime.megabytes(whole)} of memory in all"
@@ -457,7 +457,7 @@ def test_memory_is_said_beforehand(made: World, tmp_path: Path, monkeypatch: pyt
             made.store, [small, missing, small, large, small], outputs=Outputs(tmp_path / "maps"), batch=2, observer=told
         )
     )
-    whole = module.PROGRAM + bank
+    whole = stream.PROGRAM + bank
     assert details[1:] == [  # the first is about the bank
         said(whole + working + 8 * 10_000, "100x100"),
         said(whole + 2 * working + 8 * 600_000, "1000x600"),
@@ -469,5 +469,5 @@ def test_memory_is_said_beforehand(made: World, tmp_path: Path, monkeypatch: pyt
         )
     )
     own = working + 19 * 600_000
-    needs = said(module.PROGRAM + 100 + own, "1000x600")
+    needs = said(stream.PROGRAM + 100 + own, "1000x600")
     assert f"{needs}, {runtime.megabytes(own)} of it for themselves; 1.0 MB are free" in told.notes

@@ -121,13 +121,13 @@ def test_epochs_and_minutes(store: Path) -> None:
 
 
 def test_loss_that_is_not_finite(store: Path) -> None:
-    with pytest.raises(ArithmeticError, match=r"not finite.*lower --lr"):
+    with pytest.raises(ArithmeticError, match=r"not finite.*lower `lr`"):
         patchcli.train(store=store, steps=20, lr=1e30, **QUICK)
     trouble = str(patchcli.info(store)["encoder_trouble"])
     assert trouble.startswith("training failed at step 2: a loss is not finite")
-    assert patchcli.info(store)["next"] == "patchcli train --overwrite"
+    assert patchcli.info(store).next == "train(overwrite)"
     before = tree(store)
-    with pytest.raises(StoreError, match=r"a loss is not finite.*lower --lr.*train --overwrite .or insist with embed --force"):
+    with pytest.raises(StoreError, match=r"a loss is not finite.*lower `lr`.*`embed\(force\)`.*`train\(overwrite\)`"):
         patchcli.embed(store)
     assert tree(store) == before
 
@@ -135,26 +135,26 @@ def test_loss_that_is_not_finite(store: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"steps": -1}, "--steps: expected 0 or more"),
-        ({"epochs": float("nan")}, "--epochs: expected 0 or more"),
-        ({"minutes": -0.5}, "--minutes: expected 0 or more"),
+        ({"steps": -1}, "`steps`: expected 0 or more"),
+        ({"epochs": float("nan")}, "`epochs`: expected 0 or more"),
+        ({"minutes": -0.5}, "`minutes`: expected 0 or more"),
         ({"steps": 1, "epochs": 1}, "give one of the two"),
-        ({"encoder": "deep"}, "--encoder: expected hierarchical or flat"),
-        ({"sampler": "random"}, "--sampler: expected dense or patch"),
-        ({"precision": "float16"}, "--precision: expected float32 or bfloat16"),
-        ({"lam": -1.0}, "--lambda: expected a number of 0 or more"),
-        ({"lr": float("inf")}, "--lr: expected a number of 0 or more"),
-        ({"D": 0}, "--dim: expected 1 or more"),
-        ({"batch": 0}, "--batch: expected 1 or more"),
-        ({"seed": -1}, "--seed: expected 0 or more"),
-        ({"threads": 0}, "--threads: expected 1 or more"),
-        ({"device": "tpu"}, "--device: expected one of auto, cpu, cuda"),
-        ({"epochs": float("inf")}, "--epochs: expected 0 or more, found inf"),
-        ({"minutes": float("inf")}, "--minutes: expected 0 or more, found inf"),
-        ({"seed": 1 << 63}, r"--seed: expected less than 2\^63"),
+        ({"encoder": "deep"}, "`encoder`: expected hierarchical or flat"),
+        ({"sampler": "random"}, "`sampler`: expected dense or patch"),
+        ({"precision": "float16"}, "`precision`: expected float32 or bfloat16"),
+        ({"lam": -1.0}, "`lam`: expected a number of 0 or more"),
+        ({"lr": float("inf")}, "`lr`: expected a number of 0 or more"),
+        ({"D": 0}, "`D`: expected 1 or more"),
+        ({"batch": 0}, "`batch`: expected 1 or more"),
+        ({"seed": -1}, "`seed`: expected 0 or more"),
+        ({"threads": 0}, "`threads`: expected 1 or more"),
+        ({"device": "tpu"}, "`device`: expected one of auto, cpu, cuda"),
+        ({"epochs": float("inf")}, "`epochs`: expected 0 or more, found inf"),
+        ({"minutes": float("inf")}, "`minutes`: expected 0 or more, found inf"),
+        ({"seed": 1 << 63}, r"`seed`: expected less than 2\^63"),
         ({"size": "64"}, "training needs images of at least 128×128 pixels, found a working size of 64×64"),
         ({"size": "200x100", "encoder": "flat"}, "at least 128×128 pixels, found a working size of 100×200"),
-        ({"resume": True}, "--resume and --overwrite: give one of the two"),
+        ({"resume": True}, "`resume` and `overwrite`: give one of the two"),
         ({"precision": "bfloat16", "device": "cpu"}, "this CPU has no bfloat16 instructions"),
     ],
 )
@@ -176,19 +176,19 @@ def test_refused_before_the_data_set_is_read(kept: World, tmp_path: Path) -> Non
     moved = Path(shutil.copytree(kept.data, tmp_path / "moved"))  # a store follows it, but not when it is refused
     with pytest.raises(StoreError, match="holds an encoder already"):
         patchcli.train(moved, kept.store)
-    with pytest.raises(InputError, match="the checkpoint has --dim 16, found 8"):
+    with pytest.raises(InputError, match="the checkpoint has `D` 16, found 8"):
         patchcli.train(moved, kept.store, resume=True, D=8)
 
 
 def test_an_encoder_is_not_replaced_unasked(kept: World) -> None:
-    with pytest.raises(StoreError, match=r"untrained, 0 steps.*--resume.*--overwrite"):
+    with pytest.raises(StoreError, match=r"untrained, 0 steps.*`resume`.*`overwrite`"):
         patchcli.train(store=kept.store, steps=0)
 
 
 def test_resume_keeps_the_recipe(store: Path) -> None:
     patchcli.train(store=store, steps=0, **QUICK)
     before = tree(store)
-    with pytest.raises(InputError, match=r"the checkpoint has --lr 0\.0003, found 0\.1; leave it out"):
+    with pytest.raises(InputError, match=r"the checkpoint has `lr` 0\.0003, found 0\.1; leave it out"):
         patchcli.train(store=store, steps=2, resume=True, lr=0.1)
     assert tree(store) == before
     assert patchcli.train(store=store, steps=1, resume=True, lr=0.0003).steps == 1  # the same is no change

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ from smallworld import Told, World, save, texture, tree, truncate, write_plain
 
 import patchcli
 from patchcli.datasets import images
-from patchcli.detection.detector import Scorer
+from patchcli.detection.detector import Detector
 from patchcli.errors import InputError, StoreError
 from patchcli.store import Store
-from patchcli.verbs import watch as module
+from patchcli.verbs import arrivals as module
+from patchcli.verbs import ledger, watcher
+from patchcli.verbs.arrivals import PATIENCE, arrivals
 from patchcli.verbs.outputs import Outputs
-from patchcli.verbs.watch import PATIENCE, arrivals, watch
+from patchcli.verbs.watch import watch
 
 LOOK = module._look
 
@@ -211,7 +213,7 @@ def records(made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
             pass
 
     monkeypatch.setattr(module, "_look", looked)
-    monkeypatch.setattr(module.runtime, "stopping", Stop)
+    monkeypatch.setattr(watcher.runtime, "stopping", Stop)
     yield tmp_path / "in"
 
 
@@ -219,29 +221,29 @@ def test_records_are_scores_and_none_is_made_twice(made: World, records: Path, t
     log = tmp_path / "logs" / "line.jsonl"
     told = list(watch(records, made.store, log=log, every=1e-6))
     expected = {record.image.split("/")[-1]: record for record in patchcli.score(made.store, [records])}
-    assert [record["file"] for record in told] == sorted(expected)
+    assert [record.file for record in told] == sorted(expected)
     for record in told:
-        assert record["score"] == pytest.approx(expected[record["file"]].score, rel=1e-5)
-    assert [json.loads(line) for line in log.read_text().splitlines()] == told
+        assert record.score == pytest.approx(expected[record.file].score, rel=1e-5)
+    assert [json.loads(line) for line in log.read_text().splitlines()] == [asdict(record) for record in told]
     assert list(watch(records, made.store, log=log, every=1e-6)) == []  # again
     log.write_bytes(log.read_bytes()[:-20])  # killed while the last record was written
-    assert [record["file"] for record in watch(records, made.store, log=log, every=1e-6)] == [told[-1]["file"]]
-    assert [json.loads(line)["file"] for line in log.read_text().splitlines()] == [record["file"] for record in told]
+    assert [record.file for record in watch(records, made.store, log=log, every=1e-6)] == [told[-1].file]
+    assert [json.loads(line)["file"] for line in log.read_text().splitlines()] == [record.file for record in told]
 
 
 def test_a_log_of_before_counts(made: World, records: Path, tmp_path: Path) -> None:
     """Its records have size and time of change alone."""
     log = tmp_path / "line.jsonl"
     told = list(watch(records, made.store, log=log, every=1e-6))
-    status = (records / told[0]["file"]).stat()
-    assert [told[0][name] for name in module.STATE] == [
+    status = (records / told[0].file).stat()
+    assert [getattr(told[0], name) for name in ledger.STATE] == [
         status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino,
     ]  # fmt: skip
-    before = [{name: value for name, value in record.items() if name not in ("ctime_ns", "inode")} for record in told]
+    before = [{name: value for name, value in asdict(record).items() if name not in ("ctime_ns", "inode")} for record in told]
     log.write_text("".join(f"{json.dumps(record)}\n" for record in before))
     assert list(watch(records, made.store, log=log, every=1e-6)) == []
-    os.utime(records / told[1]["file"])
-    assert [record["file"] for record in watch(records, made.store, log=log, every=1e-6)] == [told[1]["file"]]
+    os.utime(records / told[1].file)
+    assert [record.file for record in watch(records, made.store, log=log, every=1e-6)] == [told[1].file]
 
 
 def test_each_image_is_decoded_once(world: World, records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,7 +275,7 @@ def test_each_image_is_decoded_once(world: World, records: Path, tmp_path: Path,
         every=1e-6,
         observer=told,
     )
-    assert {record["file"]: record["score"] for record in found} == pytest.approx(expected, rel=1e-5)
+    assert {record.file: record.score for record in found} == pytest.approx(expected, rel=1e-5)
     assert sorted(decoded) == sorted(expected) and told.problems == []
 
 
@@ -284,15 +286,15 @@ def test_the_changed_store_is_used_from_the_next_image_on(world: World, records:
     told = Told()
     found = watch(records, world.store, log=tmp_path / "l.jsonl", every=1e-6, observer=told)
     before, first = scores(), next(found)
-    assert first["score"] == pytest.approx(before[first["file"]], rel=1e-5)
+    assert first.score == pytest.approx(before[first.file], rel=1e-5)
     patchcli.bank_remove(world.store, [f"train/good/{number:03}.png" for number in range(6)])
     after, second = scores(), next(found)
-    assert after[second["file"]] != pytest.approx(before[second["file"]], rel=1e-3)
-    assert second["score"] == pytest.approx(after[second["file"]], rel=1e-5)
-    assert second["verdict"] is None
+    assert after[second.file] != pytest.approx(before[second.file], rel=1e-3)
+    assert second.score == pytest.approx(after[second.file], rel=1e-5)
+    assert second.verdict is None
     write_plain(tmp_path / "more", 12, seed=7)
     patchcli.calibrate(world.store, [tmp_path / "more"], false_alarms=0.25)
-    assert next(found)["verdict"] is not None
+    assert next(found).verdict is not None
     assert [note for note in told.notes if "store changed" in note] == [
         "the store changed: images from now on get its new bank and thresholds"
     ] * 2
@@ -309,7 +311,7 @@ def test_a_store_that_cannot_be_used_yet_leaves_the_bank_of_before(world: World,
     world.store.rename(tmp_path / "away.zarr")  # as if it were made anew
     scores.append(next(found))
     for record in scores:
-        assert record["score"] == pytest.approx(expected[record["file"]], rel=1e-5)
+        assert record.score == pytest.approx(expected[record.file], rel=1e-5)
     kept = [note for note in told.notes if "the store changed, but images are still compared with its old bank" in note]
     assert len(kept) == 2 and told.problems == []
 
@@ -318,15 +320,15 @@ def test_a_store_that_changes_while_it_is_read_is_waited_for(
     world: World, records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where its bank is read page by page, and the pages are gone."""
-    compare, told = Scorer.compare, Told()
+    compare, told = Detector.compare, Told()
 
-    def gone(self: Scorer, *arguments: Any) -> Any:
-        monkeypatch.setattr(Scorer, "compare", compare)
+    def gone(self: Detector, *arguments: Any) -> Any:
+        monkeypatch.setattr(Detector, "compare", compare)
         with Store.writing(world.store) as opened:
             opened.update_source(replace(opened.source, category="other"))
         raise StoreError("page 3 is gone")
 
-    monkeypatch.setattr(Scorer, "compare", gone)
+    monkeypatch.setattr(Detector, "compare", gone)
     found = list(watch(records, world.store, log=tmp_path / "l.jsonl", every=1e-6, observer=told))
     assert len(found) == 3
     assert len(told.problems) == 1 and "waiting until it can be used again: page 3 is gone" in told.problems[0]
@@ -336,7 +338,7 @@ def test_a_damaged_store_ends_it(world: World, records: Path, tmp_path: Path, mo
     def damaged(*_: object) -> None:
         raise StoreError("page 3 is damaged")
 
-    monkeypatch.setattr(Scorer, "compare", damaged)
+    monkeypatch.setattr(Detector, "compare", damaged)
     with pytest.raises(StoreError, match="page 3 is damaged"):
         list(watch(records, world.store, log=tmp_path / "l.jsonl", every=1e-6))
 
@@ -353,19 +355,19 @@ def test_without_a_log_it_is_remembered_too(
     logs = sorted((tmp_path / "state" / "patchcli").iterdir())
     assert len(logs) == 2 and all(log.name.startswith("watch-in-") for log in logs)
     monkeypatch.setenv("XDG_STATE_HOME", str(records / "000.png"))
-    with pytest.raises(InputError, match=r"--log .*: cannot be written .*; name another place"):
+    with pytest.raises(InputError, match=r"`log` .*: cannot be written .*; name another place"):
         list(watch(other, made.store, every=1e-6))
 
 
 def test_overlays_come_with_their_records(world: World, records: Path, tmp_path: Path) -> None:
-    options = {"log": tmp_path / "l.jsonl", "every": 1e-6, "out": tmp_path / "maps", "overlay": True}
-    with pytest.raises(InputError, match="--overlay: there is no scale for the colours yet; run: patchcli calibrate"):
+    options = {"log": tmp_path / "l.jsonl", "every": 1e-6, "outputs": Outputs(tmp_path / "maps", overlay=True)}
+    with pytest.raises(InputError, match=r"`overlay`: there is no scale for the colours yet; run: `calibrate\(\)`"):
         list(watch(records, world.store, **options))  # type: ignore[arg-type]
     write_plain(tmp_path / "more", 12, seed=7)
     patchcli.calibrate(world.store, [tmp_path / "more"], false_alarms=0.25)
     for record in watch(records, world.store, **options):  # type: ignore[arg-type]
-        assert Path(record["map"]).is_file()
-        assert images.decode(Path(record["overlay"])).shape == images.decode(records / record["file"]).shape
+        assert Path(record.map).is_file()
+        assert images.decode(Path(record.overlay)).shape == images.decode(records / record.file).shape
 
 
 def test_a_folder_without_permission_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,7 +393,7 @@ def test_names_that_are_not_utf8(made: World, records: Path, tmp_path: Path) -> 
     except OSError:
         pytest.skip("this file system takes no such name")
     log = tmp_path / "l.jsonl"
-    assert {record["file"] for record in watch(records, made.store, log=log, every=1e-6)} >= {"caf\\udce9.png"}
+    assert {record.file for record in watch(records, made.store, log=log, every=1e-6)} >= {"caf\\udce9.png"}
     assert list(watch(records, made.store, log=log, every=1e-6)) == []
     assert Path(name).exists()
 
@@ -399,7 +401,7 @@ def test_names_that_are_not_utf8(made: World, records: Path, tmp_path: Path) -> 
 def test_two_watchers_do_not_share_a_log(made: World, records: Path, tmp_path: Path) -> None:
     first = watch(records, made.store, log=tmp_path / "l.jsonl", every=1e-6)
     next(first)
-    with pytest.raises(InputError, match=r"--log .*l\.jsonl: another watcher writes to it"):
+    with pytest.raises(InputError, match=r"`log` .*l\.jsonl: another watcher writes to it"):
         next(watch(records, made.store, log=tmp_path / "l.jsonl"))
     first.close()  # type: ignore[attr-defined]
 
@@ -417,11 +419,11 @@ def test_a_log_that_cannot_be_locked_or_written(
     for number in (errno.ENOLCK, errno.EOPNOTSUPP):
         with monkeypatch.context() as patch:
             patch.setattr(fcntl, "flock", fails(number))
-            with pytest.raises(InputError, match=r"--log .*l\.jsonl: its file system has no locks \(.*\); name a place"):
+            with pytest.raises(InputError, match=r"`log` .*l\.jsonl: its file system has no locks \(.*\); name a place"):
                 list(watch(records, made.store, log=log, every=1e-6))
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fails(errno.ENOSPC))
-        with pytest.raises(InputError, match=r"--log .*l\.jsonl: cannot be written \(No space left on device\)"):
+        with pytest.raises(InputError, match=r"`log` .*l\.jsonl: cannot be written \(No space left on device\)"):
             list(watch(records, made.store, log=log, every=1e-6))
 
 
@@ -429,7 +431,7 @@ def test_a_log_that_cannot_be_locked_or_written(
 def test_a_file_that_is_no_log_is_left_as_it_is(made: World, records: Path, tmp_path: Path, text: str) -> None:
     """Without a newline at its end, and yet no record that was cut off."""
     (tmp_path / "notes.json").write_text(text)
-    with pytest.raises(InputError, match="expected records of patchcli watch, found something else in line 1"):
+    with pytest.raises(InputError, match=r"expected records of `watch\(\)`, found something else in line 1"):
         list(watch(records, made.store, log=tmp_path / "notes.json", every=1e-6))
     assert (tmp_path / "notes.json").read_text() == text
 
@@ -441,16 +443,16 @@ def test_refused(made: World, tmp_path: Path) -> None:
     wrong = (
         ((tmp_path / "none",), {}, "expected a folder to watch, found none"),
         ((folder / "a.png",), {}, "expected a folder to watch, found a file"),
-        ((folder,), {"every": 0}, "--every: expected seconds above 0, found 0"),
+        ((folder,), {"every": 0}, "`every`: expected seconds above 0, found 0"),
         ((folder,), {"log": tmp_path}, "expected the name of a file, found a folder"),
         ((folder,), {"log": os.devnull}, "expected the name of a file, found a device or pipe"),
-        ((folder,), {"log": folder / "l.jsonl"}, "--log .*: lies in the folder that is watched"),
-        ((folder,), {"out": folder / "maps"}, "--out .*: lies in the folder that is watched"),
-        ((folder,), {"log": tmp_path / "other.jsonl"}, "expected records of patchcli watch, found something else in line 1"),
-        ((folder,), {"store": tmp_path / "none.zarr"}, "none.zarr"),
+        ((folder,), {"log": folder / "l.jsonl"}, "`log` .*: lies in the folder that is watched"),
+        ((folder,), {"outputs": Outputs(folder / "maps")}, "`out` .*: lies in the folder that is watched"),
+        ((folder,), {"log": tmp_path / "other.jsonl"}, "expected records of `watch()`, found something else in line 1"),
+        ((folder,), {"detector": tmp_path / "none.zarr"}, "none.zarr"),
     )
     before = tree(tmp_path)
     for arguments, options, says in wrong:
-        with pytest.raises(InputError if "store" not in options else Exception, match=says):
-            list(watch(*arguments, **{"store": made.store, **options}))  # type: ignore[arg-type]
+        with pytest.raises(InputError if "detector" not in options else Exception, match=says):
+            list(watch(*arguments, **{"detector": made.store, **options}))  # type: ignore[arg-type]
     assert tree(tmp_path) == before

@@ -58,7 +58,7 @@ def test_a_store_that_cannot_be_written_to(sealed: Path, monkeypatch: pytest.Mon
     store, before = sealed / "s.zarr", tree(sealed)
     monkeypatch.setattr(embedding, "embed", lambda *_: pytest.fail("work was done"))
     monkeypatch.setattr(images, "decode", lambda *_: pytest.fail("an image was decoded"))
-    with pytest.raises(PatchcliError, match=r"s\.zarr: .*cannot be written .*--store") as refusal:
+    with pytest.raises(PatchcliError, match=r"s\.zarr: .*cannot be written .*`store`") as refusal:
         VERBS[verb](store, sealed / "more")
     assert len(str(refusal.value).splitlines()) == 1
     assert tree(sealed) == before
