@@ -12,10 +12,10 @@ from smallworld import SIZE, WORKING, Told, World, save, truncate, write_dataset
 import patchcli
 from patchcli.datasets.layouts import Sample
 from patchcli.datasets.masks import Rule
+from patchcli.detection.evaluation import totals
 from patchcli.errors import InputError
 from patchcli.store import Store
 from patchcli.verbs.data import Kind, read_mask
-from patchcli.verbs.evaluate import totals
 from patchcli.verbs.extraction import ImageOptions
 from patchcli.verbs.outputs import Outputs
 
