@@ -14,8 +14,8 @@ from patchcli.datasets import decoding, images
 from patchcli.detection.detector import Setup
 from patchcli.errors import InputError, StoreError
 from patchcli.store import Store
-from patchcli.verbs.evaluate import totals
 from patchcli.verbs.cut_patches import cut_patches
+from patchcli.verbs.evaluate import totals
 from patchcli.verbs.extraction import ImageOptions
 from patchcli.verbs.outputs import Outputs
 
