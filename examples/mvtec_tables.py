@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 import patchcli
+from patchcli.detection.evaluation import Row, totals
 from patchcli.errors import StoreError
-from patchcli.verbs.evaluate import Row, totals
 
 PAPER = {"sampler": "patch", "lr": 1e-4, "lam": 1e-3}
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 import patchcli
+from patchcli.detection.evaluation import Row, totals
 from patchcli.store import Store
-from patchcli.verbs.evaluate import Row, totals
 from patchcli.verbs.extraction import ImageOptions
 
 FIGURES = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro_30")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
+from patchcli.bank.search import METHODS
 from patchcli.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,10 +19,13 @@ if TYPE_CHECKING:
     from patchcli.detection.regions import RegionOptions
     from patchcli.verbs.extraction import ImageOptions
 
+    SearchName = str
+else:
+    SearchName = Literal["auto", *METHODS]
+
 # Closed choices, here because the library's registries take long to import; a test compares them.
 LayoutName = Literal["manifest", "mvtec2", "loco", "btad", "mvtec", "visa", "ksdd2", "ksdd", "folders", "plain"]
 DeviceName = Literal["auto", "cpu", "cuda"]
-SearchName = Literal["auto", "pruned", "brute", "keops"]
 FormatName = Literal["table", "jsonl", "csv"]
 
 IMAGES, COMPUTATION, MESSAGES = "Images", "Computation", "Messages"  # headings in a help text

@@ -244,7 +244,7 @@ def _calibration(store: Store, roi: Roi | None) -> tuple[Calibration | None, Sto
     except DamagedError:
         raise
     except StoreError as error:
-        return None, error
+        return None, error.with_traceback(None)  # whose frames would keep the store open
     return calibration, None
 
 

@@ -12,7 +12,7 @@ from commands import done, records, refused, run
 from smallworld import World, make_store, touched, write_dataset
 
 import patchcli
-from patchcli.verbs.evaluate import Row
+from patchcli.detection.evaluation import Row
 
 
 def test_rows_of_a_store(made: World) -> None:

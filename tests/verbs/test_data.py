@@ -14,9 +14,9 @@ from patchcli.datasets.layouts import Sample
 from patchcli.datasets.masks import Rule
 from patchcli.datasets.sample_masks import read_mask
 from patchcli.datasets.survey import Kind
+from patchcli.detection.evaluation import totals
 from patchcli.errors import InputError
 from patchcli.store import Store
-from patchcli.verbs.evaluate import totals
 from patchcli.verbs.extraction import ImageOptions
 from patchcli.verbs.outputs import Outputs
 

@@ -12,6 +12,7 @@ from smallworld import HOLE, SIZE, Told, make_store, texture, write_plain
 import patchcli
 from patchcli.datasets import decoding, images
 from patchcli.detection.detector import Setup
+from patchcli.detection.evaluation import totals
 from patchcli.errors import InputError, StoreError
 from patchcli.store import Store
 from patchcli.verbs.cut_patches import cut_patches

@@ -21,9 +21,9 @@ from patchcli.datasets import images, layouts
 from patchcli.datasets.layouts import Sample
 from patchcli.datasets.masks import Rule
 from patchcli.detection.detector import Setup
+from patchcli.detection.evaluation import totals
 from patchcli.errors import InputError
 from patchcli.store import Store
-from patchcli.verbs.evaluate import totals
 from patchcli.verbs.extraction import ImageOptions
 from patchcli.verbs.outputs import Outputs, Places, below, description
 from patchcli.verbs.sources import each, expanded
