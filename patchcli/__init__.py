@@ -3,13 +3,13 @@
 Arrays: `Detector.open(store)` scores arrays, PIL images and files, and returns a `Result` for each. Files: the verbs of the
 command line are functions here. Where the paper's algorithms are:
 
-    Algorithm 1, 2-3   a patch and its jitter          training.sampling.DensePairs
+    Algorithm 1, 2-3   a patch and its jitter          training.sampling.dense_batch
     Algorithm 1, 4     SVDD'                           training.losses.PatchSVDDLoss
-    Algorithm 1, 5     a neighbour                     training.sampling.DensePairs
+    Algorithm 1, 5     a neighbour                     training.sampling.dense_batch
     Algorithm 1, 6     SSL                             training.losses.PositionClassifier
     Algorithm 1, 7     the total loss                  training.losses.total
     Algorithm 1, 9     f_big and f_small               features.hierarchical.HierarchicalEncoder
-    Algorithm 1, 10-17 the sets S_big and S_small      bank.build.index
+    Algorithm 1, 10-17 the sets S_big and S_small      bank.build.embed_blocks
     Algorithm 2, 2-6   distances to the nearest        detection.detector.Detector.compare
     Algorithm 2, 7-10  from patches to pixels          detection.maps.spread
     Algorithm 2, 11    the product                     detection.maps.multiply
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from patchcli.bank.build import BankSummary
     from patchcli.datasets.layouts import Sample
     from patchcli.datasets.roi import Roi
+    from patchcli.datasets.survey import Kind
     from patchcli.detection.calibration import Calibration
     from patchcli.detection.detector import Detector, Setup
     from patchcli.detection.evaluation import Row
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from patchcli.verbs.bank_list import BankImage, bank_list
     from patchcli.verbs.calibrate import calibrate
     from patchcli.verbs.cut_patches import cut_patches
-    from patchcli.verbs.data import Kind, data
+    from patchcli.verbs.data import data
     from patchcli.verbs.demo import Demo, demo
     from patchcli.verbs.embed import embed
     from patchcli.verbs.evaluate import evaluate
@@ -59,6 +60,7 @@ _HOMES = {
     "bank.build": ["BankSummary"],
     "datasets.layouts": ["Sample"],
     "datasets.roi": ["Roi"],
+    "datasets.survey": ["Kind"],
     "detection.calibration": ["Calibration"],
     "detection.detector": ["Detector", "Setup"],
     "detection.evaluation": ["Row"],
@@ -75,7 +77,7 @@ _HOMES = {
     "verbs.bank_list": ["BankImage", "bank_list"],
     "verbs.calibrate": ["calibrate"],
     "verbs.cut_patches": ["cut_patches"],
-    "verbs.data": ["Kind", "data"],
+    "verbs.data": ["data"],
     "verbs.demo": ["Demo", "demo"],
     "verbs.embed": ["embed"],
     "verbs.evaluate": ["evaluate"],

@@ -39,7 +39,7 @@ def trouble(path: Path) -> str | None:
 def check_regular(path: Path) -> None:
     """Raise InputError where a path leads to no regular file."""
     if why := trouble(path):
-        raise InputError(f"{shown(path)}: {why}")
+        raise InputError(why, subject=shown(path))
 
 
 def shown(path: Path) -> str:
@@ -69,37 +69,39 @@ def place(path: Path) -> Path:
     return real(path) if path.name in ("", "..") else real(path.parent) / path.name
 
 
-def target(option: str, path: Path | str, *suffixes: str) -> Path:
-    """The file, or without suffixes the folder, that an option names to be written; raises InputError where it cannot be.
+def target(parameter: str, path: Path | str, *suffixes: str) -> Path:
+    """The file, or without suffixes the folder, that an argument names to be written; raises InputError where it cannot be.
 
     A file without a name is made in the nearest folder that exists, and vanishes: permissions say nothing of a file system
     that is read-only.
     """
     path = Path(path)
     try:
-        _try(f"{option} {path}", path, suffixes)
+        if wrong := _unsuitable(path, suffixes):
+            raise InputError(wrong, parameter=parameter, subject=path)
     except OSError as error:
-        raise InputError(f"{option} {path}: cannot be written ({error.strerror}); name another place") from None
+        cannot = f"cannot be written ({error.strerror})"
+        raise InputError(cannot, parameter=parameter, subject=path, advice="name another place") from None
     return path
 
 
-def _try(named: str, path: Path, suffixes: tuple[str, ...]) -> None:
-    """Raise InputError, or an OSError of the file system, where `target` refuses."""
+def _unsuitable(path: Path, suffixes: tuple[str, ...]) -> str | None:
+    """Why `target` refuses a path, or an OSError of the file system."""
     if path.suffix not in suffixes if suffixes else path.exists() and not path.is_dir():
-        what = f"the name of a {' or '.join(suffixes)} file" if suffixes else "a folder, found a file"
-        raise InputError(f"{named}: expected {what}")
+        return f"expected the name of a {' or '.join(suffixes)} file" if suffixes else "expected a folder, found a file"
     if suffixes and path.is_dir():
-        raise InputError(f"{named}: expected the name of a file, found a folder")
+        return "expected the name of a file, found a folder"
     folders = path.parents if suffixes else (path, *path.parents)
     above = next((folder for folder in folders if folder.exists()), path.parent)
     if above.exists() and not above.is_dir():
-        raise InputError(f"{named}: expected a folder above it, found the file {above}")
+        return f"expected a folder above it, found the file {above}"
     for part in path.relative_to(above).parts:
         if (above / part).is_symlink() and not (suffixes and part == path.name):
-            raise InputError(f"{named}: expected a folder, found a link to nowhere: {above / part}")
+            return f"expected a folder, found a link to nowhere: {above / part}"
         (above / f".{part}.part").exists()  # too long a name is an error
     with tempfile.TemporaryFile(dir=above):
         pass
+    return None
 
 
 def spreadsheet(value: Any) -> Any:

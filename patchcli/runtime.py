@@ -23,9 +23,10 @@ DEVICES = ("auto", "cpu", "cuda")
 def device(name: str = "auto") -> torch.device:
     """The device by that name; auto is the GPU where there is one."""
     if name not in DEVICES:
-        raise InputError(f"--device: expected one of {', '.join(DEVICES)}, found {name!r}")
+        raise InputError(repr(name), parameter="device", expected=f"one of {', '.join(DEVICES)}")
     if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: no CUDA device found by PyTorch; use --device cpu, or install a CUDA build of torch")
+        advice = "use `device=cpu`, or install a CUDA build of torch"
+        raise InputError("no CUDA device found by PyTorch", parameter="device", subject=name, advice=advice)
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
@@ -81,7 +82,7 @@ def set_threads(threads: int | None) -> None:
     if threads is None:
         return
     if threads < 1:
-        raise InputError(f"--threads: expected 1 or more, found {threads}")
+        raise InputError(f"{threads}", parameter="threads", expected="1 or more")
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
 

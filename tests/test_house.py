@@ -62,7 +62,7 @@ def test_a_verb_is_short_and_typed(verb: str) -> None:
     assert function.__doc__
     for parameter in inspect.signature(function).parameters.values():
         assert parameter.annotation is not inspect.Parameter.empty
-        assert parameter.kind is not parameter.VAR_KEYWORD or "Unpack" in str(parameter.annotation), parameter
+        assert parameter.kind is not parameter.VAR_KEYWORD or "Fields" in str(parameter.annotation), parameter
 
 
 def test_no_room_holds_more_than_a_fifth() -> None:
@@ -74,7 +74,7 @@ def test_no_room_holds_more_than_a_fifth() -> None:
     assert max(rooms.values()) <= sum(lines.values()) / 5, rooms
 
 
-@pytest.mark.parametrize("name", [name for name in SOURCES if not name.startswith("cli/")])
+@pytest.mark.parametrize("name", [name for name in SOURCES if not name.startswith(("cli/", "reporting/"))])
 def test_the_library_speaks_python(name: str) -> None:
     """No flag and no shell command in a text of the library; arguments and verbs stand in backquotes."""
     for node in ast.walk(parsed(name)):

@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 import patchcli
 from patchcli.detection.evaluation import totals
 from patchcli.store import Store
-from patchcli.training.trainer import JUDGED_EVERY
+from patchcli.training.criterion import JUDGED_EVERY
 from patchcli.verbs.extraction import ImageOptions
 
 FIGURES = ("image_auroc", "pixel_auroc", "aupro_30")

@@ -1,5 +1,6 @@
 """A stored bank as pages: written when it is complete, and read to search."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -7,8 +8,8 @@ from numpy.typing import NDArray
 
 from patchcli.bank.search import trees
 from patchcli.bank.search.trees import Array, Axes, Index, Page, Pages, Stream
-from patchcli.errors import StoreError
-from patchcli.store import Bank
+from patchcli.errors import IncompleteError, StoreError
+from patchcli.store import Bank, Store
 
 
 def write(
@@ -63,3 +64,17 @@ def memory(bank: Bank, scale: str) -> int:
 def total_memory(bank: Bank) -> int:
     """The same of all scales together."""
     return sum(memory(bank, scale) for scale in bank.scales)
+
+
+def damages(store: Store) -> list[str]:
+    """Read a whole store, every page of its bank too: a line for each thing that is damaged, with its repair."""
+    lines = list(store.check())
+    try:
+        if not lines and (bank := store.finished_bank()) is not None:
+            for scale in bank.scales:
+                deque(read(bank, scale, budget=0), maxlen=0)
+    except IncompleteError:  # no encoder yet
+        pass
+    except StoreError as error:
+        lines.append(str(error))
+    return lines

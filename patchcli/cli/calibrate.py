@@ -1,5 +1,6 @@
 """patchcli calibrate."""
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -11,6 +12,34 @@ COLUMNS = {
     "threshold": "reject above", "review_threshold": "review above", "pixel_threshold": "pixel", "images": "images",
     "source": "source",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What the thresholds guarantee."""
+
+    false_alarms: Annotated[
+        float | None,
+        typer.Option(
+            "--false-alarms",
+            metavar="RATE",
+            parser=options.share,
+            help="Share of good images that may be rejected. [default: the lowest of 1, 2, 5, 10 and 20% that the number of "
+            "images can guarantee]",
+        ),
+    ] = None
+    confidence: Annotated[
+        float, typer.Option("--confidence", metavar="SHARE", parser=options.share, help="Confidence of the guarantee.")
+    ] = 0.95
+    review: Annotated[
+        float | None,
+        typer.Option(
+            "--review",
+            metavar="RATE",
+            parser=options.share,
+            help="Higher rate, such as 5%, for a second threshold; images between the two get the verdict review.",
+        ),
+    ] = None
 
 
 def calibrate(
@@ -25,30 +54,9 @@ def calibrate(
             "[default: the first of holdout, validation and loo that exists]",
         ),
     ] = None,
-    false_alarms: Annotated[
-        float | None,
-        typer.Option(
-            "--false-alarms",
-            metavar="RATE",
-            parser=options.share,
-            help="Share of good images that may be rejected. [default: the lowest of 1, 2, 5, 10 and 20% that the number of "
-            "images can guarantee]",
-        ),
-    ] = None,
-    confidence: Annotated[
-        float, typer.Option("--confidence", metavar="SHARE", parser=options.share, help="Confidence of the guarantee.")
-    ] = 0.95,
-    review: Annotated[
-        float | None,
-        typer.Option(
-            "--review",
-            metavar="RATE",
-            parser=options.share,
-            help="Higher rate, such as 5%, for a second threshold; images between the two get the verdict review.",
-        ),
-    ] = None,
     form: options.Format = None,
     *,
+    guarantee: Guarantee,
     images: options.Images,
     search: options.Search,
     messages: options.Planned,
@@ -69,9 +77,7 @@ def calibrate(
         calibration = calibrate(
             store,
             source[0] if source in (["holdout"], ["validation"], ["loo"]) else source,
-            false_alarms=false_alarms,
-            confidence=confidence,
-            review=review,
+            **vars(guarantee),
             setup=options.setup(search, images),
             observer=terminal,
         )

@@ -90,7 +90,7 @@ def _name(parameter: Any) -> str:
 
 def _explanation(parameter: Any) -> str:
     notes = [f"env: {parameter.envvar}"] if parameter.envvar else []
-    if parameter.default not in (None, False):
+    if parameter.default is not None and parameter.default is not False:
         notes.append(f"default: {parameter.default}")
     return f"{parameter.help} [{'; '.join(notes)}]" if notes else str(parameter.help)
 

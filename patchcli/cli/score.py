@@ -1,19 +1,48 @@
 """patchcli score."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from patchcli.cli import options
 from patchcli.cli.terminal import REJECTED, Terminal
 
+if TYPE_CHECKING:
+    from patchcli.detection.records import Record
+
 SubmissionName = Literal["mvtec-ad-2"]
 COLUMNS = {
     "image": "image", "score": "score", "verdict": "verdict", "peak_x": "peak x", "peak_y": "peak y", "regions": "regions",
     "nearest_image": "nearest normal", "nearest_x": "x", "nearest_y": "y", "p_value": "p-value", "map": "map",
 }  # fmt: skip
+
+
+ExitCode = Annotated[
+    bool, typer.Option("--exit-code", help="Exit with status 1 if an image is rejected; needs patchcli calibrate first.")
+]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Which files are written."""
+
+    out: options.Out = None
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="With --out: also write heat maps as PNG, with the outline of the mask in red.")
+    ] = False
+    regions_out: Annotated[
+        Path | None,
+        typer.Option("--regions", metavar="FILE", help="Write the regions of all images to this .csv or .json (COCO) file."),
+    ] = None
+    submission: Annotated[
+        SubmissionName | None,
+        typer.Option(
+            "--submission", help="With --out: write what the benchmark's server expects, from its private test images."
+        ),
+    ] = None
 
 
 def score(
@@ -23,27 +52,12 @@ def score(
             metavar="PATHS", help="Images and folders; - reads paths from standard input. [default: the test images]"
         ),
     ] = None,
+    *,
     null: options.Null = False,
     store: options.Store = options.STORE,
-    out: options.Out = None,
-    overlay: Annotated[
-        bool, typer.Option("--overlay", help="With --out: also write heat maps as PNG, with the outline of the mask in red.")
-    ] = False,
-    exit_code: Annotated[
-        bool, typer.Option("--exit-code", help="Exit with status 1 if an image is rejected; needs patchcli calibrate first.")
-    ] = False,
-    regions_out: Annotated[
-        Path | None,
-        typer.Option("--regions", metavar="FILE", help="Write the regions of all images to this .csv or .json (COCO) file."),
-    ] = None,
-    submission: Annotated[
-        SubmissionName | None,
-        typer.Option(
-            "--submission", help="With --out: write what the benchmark's server expects, from its private test images."
-        ),
-    ] = None,
+    written: Files,
+    exit_code: ExitCode = False,
     form: options.Format = None,
-    *,
     regions: options.Regions,
     search: options.Search,
     messages: options.Planned,
@@ -63,11 +77,10 @@ def score(
 
     Example: patchcli score --min-area 20 --roi part.png --regions regions.csv
     """
-    rejected = False
+    verdicts: set[str | None] = set()
     with Terminal(**vars(messages)) as terminal:
         terminal.check_output()
         from patchcli.detection.detector import BATCH
-        from patchcli.detection.records import Record
         from patchcli.verbs.outputs import Outputs
         from patchcli.verbs.score import score
 
@@ -76,7 +89,7 @@ def score(
         records = score(
             store,
             chosen,
-            outputs=Outputs(out, overlay, regions_out, submission),
+            outputs=Outputs(**vars(written)),
             regions=regions.options(),
             batch=1 if piped else BATCH,
             calibrated=exit_code,
@@ -84,13 +97,13 @@ def score(
             setup=options.setup(search, regions),
             observer=terminal,
         )
-
-        def watched() -> Iterator[Record]:
-            nonlocal rejected
-            for record in records:
-                rejected |= record.verdict == "reject"
-                yield record
-
-        terminal.write(watched(), form, COLUMNS)
-    if exit_code and rejected:
+        terminal.write(_noted(records, verdicts), form, COLUMNS)
+    if exit_code and "reject" in verdicts:
         raise typer.Exit(REJECTED)
+
+
+def _noted(records: "Iterable[Record]", verdicts: set[str | None]) -> "Iterator[Record]":
+    """The same records; their verdicts are collected."""
+    for record in records:
+        verdicts.add(record.verdict)
+        yield record

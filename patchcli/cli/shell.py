@@ -20,8 +20,9 @@ FLAGS |= {"calibrated": "--exit-code", "patches": "--patches", "image": "--image
 FLAGS |= {"data": "DATA", "paths": "PATHS", "names": "IMAGES", "folder": "FOLDER", "weights": "WEIGHTS"}
 
 _VALUE = r"(?:\"[^\"`]*\"|'[^'`]*'|[^`,()\s]*)"
-_ARGUMENT = re.compile(rf"(\w+)(?:=({_VALUE}))?")
-_QUOTED = re.compile(rf"(?<![^\s(:/])`(\w+)(?:\(((?:\w+={_VALUE}(?:, )?)*)\)|=({_VALUE}))?`(?![^\s.,;:)?])")
+_ARGUMENT = rf"(\w+)(?:=({_VALUE}))?"
+_ARGUMENTS = rf"((?:\w+(?:={_VALUE})?(?:, )?)*)"
+_QUOTED = re.compile(rf"(?<![^\s(:/])`(?:(\w+)\({_ARGUMENTS}\)|{_ARGUMENT})`(?![^\s.,;:)?])")
 
 
 def in_shell(text: str) -> str:
@@ -31,11 +32,12 @@ def in_shell(text: str) -> str:
     """
 
     def shell(match: re.Match[str]) -> str:
-        name, arguments, value = match.groups()
-        if arguments is None:
-            return _flag(name, value) if name in FLAGS else match[0]
-        flags = [_flag(*found.groups()) for found in _ARGUMENT.finditer(arguments) if found[1] in FLAGS]
-        return " ".join(("patchcli", COMMANDS[name], *flags)) if name in COMMANDS else match[0]
+        function, arguments, name, value = match.groups()
+        named = [(name, value)] if function is None else [one.groups() for one in re.finditer(_ARGUMENT, arguments)]
+        if not FLAGS.keys() >= {name for name, _ in named} or function not in {None, *COMMANDS}:
+            return match[0]
+        flags = [_flag(name, value) for name, value in named]
+        return " ".join(flags if function is None else ("patchcli", COMMANDS[function], *flags))
 
     return _QUOTED.sub(shell, text)
 

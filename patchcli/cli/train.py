@@ -158,7 +158,7 @@ def train(
         losses = ", ".join(f"{name} {value:.3f}" for name, value in trained.losses.items())
         terminal.note(f"{trained.steps} steps in {trained.seconds:.0f} s{': ' if losses else ''}{losses}")
         if trained.interrupted:
-            usable = f"the encoder is usable; resume with: patchcli train --resume --store {store}"
-            terminal.note(f"interrupted; {trained.trouble or usable}")
+            state = trained.trouble or "the encoder is usable"
+            terminal.note(f"interrupted; {state}; resume with: patchcli train --resume --store {store}")
             raise typer.Exit(128 + (trained.signal or signal.SIGINT))
         terminal.note(f"encoder {trained.sha256[:12]} (of step {trained.chosen}) is in {store}; next: patchcli embed")

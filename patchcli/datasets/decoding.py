@@ -90,7 +90,7 @@ def read(path: Path, large: bool = False, labels: bool = False, file: BinaryIO |
         found = opened.head
         if found.height * found.width > LIMIT and not large:
             size = f"{found.width}×{found.height} pixels are more than {LIMIT / 1e6:.0f} megapixels"
-            raise InputError(f"{path}: {size}; if that is right, give --large")
+            raise InputError(size, subject=path, advice="if that is right, give `large`")
         values, inverted, remark = opened.samples(labels)
         remarks = [remark for remark in (found.remark, remark) if remark]
         return Samples(found, values, inverted, remarks)

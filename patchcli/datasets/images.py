@@ -149,7 +149,7 @@ def check_size(path: Path, head: decoding.Head) -> tuple[int, int]:
 def too_high(path: Path, highest: int, bits: int) -> str:
     """What to say of a 16-bit file with values that the data set's depth does not have."""
     expected = f"expected values up to {full_scale(bits)} (the good images have {bits} bits), found {highest}"
-    return f"{path}: {expected}; where that is right, extract again with --bits"
+    return f"{path}: {expected}; where that is right, extract again with `bits`"
 
 
 def _scaled(values: NDArray[Any], full: int, top: int, inverted: bool) -> Pixels:
@@ -204,7 +204,7 @@ class Depth:
 def check_bits(bits: int) -> None:
     """Raise InputError where pixels cannot have so many bits."""
     if not 8 <= bits <= 16:
-        raise InputError(f"--bits: expected 8 to 16, found {bits}")
+        raise InputError(f"{bits}", parameter="bits", expected="8 to 16")
 
 
 def levels(pixels: Pixels) -> NDArray[Any]:

@@ -34,7 +34,7 @@ class Rule:
         """The rule for these masks, all of a data set's, or one that is `stated`. Those that cannot be read do not count."""
         if stated is not None:
             if stated < 0:
-                raise InputError(f"--mask-threshold: expected 0 or more, found {stated}")
+                raise InputError(f"{stated}", parameter="mask_threshold", expected="0 or more")
             return cls(stated, True, large)
         counts, flat = Counter[int](), Counter[int]()
         for path in paths:
@@ -61,7 +61,7 @@ class Rule:
         mask: NDArray[np.bool_] = values > threshold
         if mask.all() and values.min() < values.max():
             found = f"expected 0 where the mask is off, found values from {values.min()} to {values.max()}"
-            raise InputError(f"{path}: {found}; give --mask-threshold, above which values count")
+            raise InputError(found, subject=path, advice="give `mask_threshold`, above which values count")
         return mask
 
 

@@ -25,7 +25,8 @@ class Roi:
         """The pixels of an image that count, by the rule of masks. Raises InputError where it has none or is no image."""
         mask = masks.Rule.of([Path(path)], mask_threshold, large).read(Path(path))
         if not mask.any():
-            raise InputError(f"--roi {path}: expected pixels that are not 0 where to look, found none")
+            empty = "the mask is empty; mark the region with non-zero pixels"
+            raise InputError(empty, parameter="roi", subject=path)
         return cls(Path(path), mask)
 
     @property
@@ -45,8 +46,9 @@ class Roi:
         """Raise InputError where an image of this size has another aspect ratio, or is too small for any of the mask."""
         own_height, own_width = self.mask.shape
         if abs(own_width * height / (own_height * width) - 1) > ASPECT:
-            found = f"found {width}x{height} pixels"
-            raise InputError(f"{image}: expected the aspect ratio of --roi, {own_width}x{own_height}, {found}")
+            expected = f"the aspect ratio of `roi`, {own_width}x{own_height}"
+            raise InputError(f"{width}x{height} pixels", subject=image, expected=expected)
         if not self.at(height, width).any():
-            found = f"nothing of it is left at {width}x{height} pixels"
-            raise InputError(f"{image}: expected a size at which --roi {self.path} has pixels, {found}")
+            nothing = f"nothing of it at {width}x{height} pixels"
+            expected = f"a size at which `roi` {self.path} has pixels"
+            raise InputError(nothing, subject=image, expected=expected)

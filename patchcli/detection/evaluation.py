@@ -13,7 +13,7 @@ from patchcli.datasets.images import resize_map
 from patchcli.datasets.layouts import Sample
 from patchcli.datasets.roi import Roi
 from patchcli.detection import metrics
-from patchcli.detection.metrics import Pixels
+from patchcli.detection.pixel_metrics import Pixels
 
 SCHEMA = "patchcli.eval/1"
 

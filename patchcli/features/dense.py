@@ -25,7 +25,8 @@ def grids(encoder: Encoder, height: int, width: int, strides: Mapping[str, int])
     """The patch grid of each of the encoder's scales on images of height × width pixels, at `strides` or the paper's."""
     largest = max(scale.K for scale in encoder.scales.values())
     if min(height, width) < largest:
-        raise InputError(f"images of {width}×{height} pixels are smaller than a patch ({largest}×{largest}); use --size")
+        small = f"images of {width}×{height} pixels are smaller than a patch ({largest}×{largest})"
+        raise InputError(small, advice="give a larger `size`")
     return {name: PatchGrid(height, width, scale.K, strides.get(name, scale.S)) for name, scale in encoder.scales.items()}
 
 

@@ -12,15 +12,6 @@ _COLOURS = 4  # of lines, in the style
 _LETTER = 7  # about the width of a letter, in pixels
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _BOTTOM = 560, 240, 52, 20, 34  # of a chart, and its margins, in pixels
 
-# The style of a page with charts. Colours of Okabe & Ito, who see to it that they differ with colour blindness too.
-STYLE = """
-:root { --line0: #0072b2; --line1: #d55e00; --line2: #009e73; --line3: #b0508a; }
-@media (prefers-color-scheme: dark) { :root { --line0: #56b4e9; --line1: #f08a3c; --line2: #2fc79b; --line3: #e39ac6; } }
-svg { width: 100%; height: auto; display: block; } svg text { font-size: 13px; fill: currentColor; }
-svg .grid { stroke: #8884; } svg polyline { fill: none; stroke-width: 2; }
-svg .mark { stroke: currentColor; stroke-dasharray: 4 3; }
-"""
-
 
 @dataclass(frozen=True)
 class Chart:

@@ -2,7 +2,7 @@
 
 Nothing is pickled. A store is a folder of parts, and a root that names those of the present version:
 
-    zarr.json           the root (root.py), the only thing that is ever replaced, by one rename: the switch
+    zarr.json           the root (root.py), the only object that is ever replaced, by one rename: the switch
     images/             train uint8 or uint16 (N, H, W, 3), 8 a chunk; id string (N,); size int32 (N, 2); mean float32 (H, W, 3)
     encoder/            one array per weight; attrs: architecture, D, sha256, …; training/: what training needs to continue
     blocks/             an unfinished bank: <scale>/features float32 (N, rows, columns, D), done uint8 (blocks,)
@@ -12,9 +12,9 @@ Nothing is pickled. A store is a folder of parts, and a root that names those of
     calibration/        attrs: fingerprint, source, rates, thresholds, promise; scores, peaks float64 (n,), id string (n,)
     .lock               who writes
 
-What is new is written beside, as bank-1f2e3d4c/, sealed (parts.py) and synced; then the root names it instead of the old
-part, which goes when its last reader has closed it. Only blocks are written in place, each followed by its flag, so that an
-interrupted `embed` resumes where it stopped. One process writes at a time, each reader reads one version (locks.py).
+A new part is written beside the old one, as bank-1f2e3d4c/, sealed (parts.py) and synced; then the root names it instead. The
+old part is removed when its last reader has closed it. Only blocks are written in place, each followed by its flag, so an
+interrupted `embed` resumes where it stopped. One process writes at a time; each reader sees one version (locks.py).
 """
 
 from patchcli.store.bank import Bank, Blocks, Thinning, bank_bytes

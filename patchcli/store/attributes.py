@@ -12,19 +12,19 @@ T = TypeVar("T", bound="DataclassInstance")
 
 
 def to_stored(attributes: "DataclassInstance") -> dict[str, Any]:
-    """The fields as JSON has them; those that have their default are left out."""
+    """The fields as JSON has them, without those that have their default."""
     values = asdict(attributes)
     usual = {f.name: f.default_factory() if f.default_factory is not MISSING else f.default for f in fields(attributes)}
     return {name: value for name, value in values.items() if usual[name] is MISSING or value != usual[name]}
 
 
 def from_stored(kind: type[T], stored: object) -> T:
-    """The inverse; raises ValueError, in one line, where a field is missing or of another type. Unknown names are ignored."""
+    """The inverse. Raises ValueError, in one line, if a field is missing or of another type; ignores unknown names."""
     return cast(T, _checked(kind, stored, "attributes"))
 
 
 def _checked(kind: Any, value: Any, at: str) -> Any:
-    """A value of JSON as a dataclass, a list, a tuple, a dict with texts for keys, one of these or None, or a plain type."""
+    """A JSON value as a dataclass, list, tuple, dict with string keys, plain type, or one of these or None."""
     origin, inner = get_origin(kind), get_args(kind)
     if is_dataclass(kind) and isinstance(value, dict):
         types = get_type_hints(kind)

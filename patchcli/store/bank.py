@@ -20,7 +20,7 @@ CHUNK_BYTES = 8 << 20  # a block of the bank's largest scale: between 4 and 16 M
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a bank depends on."""
+    """What a bank was made from."""
 
     encoder: str  # sha256 of the weights
     manifest: str  # identity of the images
@@ -30,9 +30,9 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Thinning:
-    """Which vectors a bank keeps, and how: by default all of them, as float32."""
+    """Which vectors a bank keeps: by default all of them, as float32."""
 
-    tolerance: float | None = None  # keep as few vectors as greedy k-centre needs for this cover radius
+    tolerance: float | None = None  # keep as few vectors as greedy k-centre needs for this radius
     keep: float | None = None  # or this share of them
     half: bool = False  # as float16
 
@@ -52,18 +52,18 @@ class Thinning:
 
 @dataclass(frozen=True)
 class BlocksAttributes:
-    """Of an unfinished bank."""
+    """Attributes of an unfinished bank."""
 
     fingerprint: Fingerprint
-    images: int  # the bank will have
-    first: int  # the image that the first block begins with
+    images: int  # of the finished bank
+    first: int  # number of the first image
     block: int  # images a block
     scales: dict[str, tuple[int, int, int]]  # (rows, columns, D) of each
 
 
 @dataclass(frozen=True)
 class ScaleAttributes:
-    """Of one scale of a bank."""
+    """Attributes of one scale of a bank."""
 
     K: int
     S: int
@@ -82,7 +82,7 @@ class ScaleAttributes:
 
 @dataclass(frozen=True)
 class BankAttributes:
-    """Of a bank. While its pages are written, `status` is empty."""
+    """Attributes of a bank. `status` is empty until all pages are written."""
 
     fingerprint: Fingerprint
     images: int
@@ -116,7 +116,7 @@ class Blocks:
         return cls(part, BlocksAttributes(fingerprint, images, first, block, scales))
 
     def seal(self) -> str:
-        """Make the part readable, with its blocks still to be written; the digest of its metadata."""
+        """Seal the part before its blocks are written; the digest of its metadata."""
         return self._part.seal(to_stored(self.attributes))
 
     @property
@@ -139,7 +139,7 @@ class Blocks:
         self._part.array("done")[block] = 1
 
     def stream(self, scale: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """What was embedded, block by block: (ids, vectors (M, D) float32)."""
+        """The embedded patches, block by block: (ids (M,), vectors (M, D) float32)."""
         rows, columns, D = self.scales[scale]
         for block in range(len(self.done)):
             start, stop = self.bounds(block)
@@ -149,7 +149,7 @@ class Blocks:
             yield np.arange(start * rows * columns, stop * rows * columns), vectors.reshape(-1, D)
 
     def damaged(self) -> Iterator[str]:
-        """Read every block that is done; a line for each that is damaged."""
+        """Read every finished block; a line for each that is damaged."""
         for block in np.flatnonzero(self.done).tolist():
             start, stop = self.bounds(block)
             try:
@@ -159,14 +159,14 @@ class Blocks:
                 yield str(error)
 
     def check(self) -> None:
-        """Raise where a block is not embedded yet."""
+        """Raise IncompleteError if a block is not embedded yet."""
         missing = np.flatnonzero(self.done == 0)
         if missing.size:
-            raise IncompleteError(f"blocks {missing.tolist()} of the bank are not written; run: `embed()`")
+            raise IncompleteError(f"blocks {missing.tolist()} of the bank are not written", run="embed()")
 
 
 class Bank:
-    """The memory bank of `images` images: at each scale a vector for each patch, or for those kept of a thinned bank."""
+    """The memory bank: at each scale a vector for every patch of `images` images, or for a selection (see Thinning)."""
 
     def __init__(self, part: Part, attributes: BankAttributes | None = None) -> None:
         self._part = part
@@ -175,7 +175,7 @@ class Bank:
 
     @classmethod
     def create(cls, part: Part, fingerprint: Fingerprint, grids: Mapping[str, PatchGrid], D: int, images: int) -> "Bank":
-        """A bank without pages, in an empty part."""
+        """A bank that has no pages yet, in an empty part."""
         scales = {scale: ScaleAttributes(grid.K, grid.S, *grid.shape, 0, 0, 0.0, "") for scale, grid in grids.items()}
         return cls(part, BankAttributes(fingerprint, images, D, scales, Thinning(), dict.fromkeys(scales, 0.0), ""))
 
@@ -186,7 +186,7 @@ class Bank:
 
     @property
     def identity(self) -> str:
-        """sha256 of what the bank was made from, and how: the same for the same bank, whenever it was made."""
+        """sha256 over what the bank was made from, and how; independent of when it was made."""
         source = {"fingerprint": to_stored(self.attributes.fingerprint), "thinning": asdict(self.attributes.thinning)}
         return hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()
 
@@ -207,7 +207,7 @@ class Bank:
             self._part.write(f"{scale}/{index}/{number}/{name}", kept)
 
     def write_index(self, scale: str, index: str, arrays: Mapping[str, Array], vectors: int, pages: int, radius: float) -> None:
-        """Write what is read of all pages, when they are there; from now on these are the scale's pages."""
+        """Write the arrays that describe all pages, after the pages; from now on the scale has this index."""
         for name, values in arrays.items():
             self._part.write(f"{scale}/{index}/{name}", values)
         before = self.attributes.scales[scale].index
@@ -217,7 +217,7 @@ class Bank:
             del self._part.group[f"{scale}/{before}"]
 
     def begin_index(self, scale: str) -> str:
-        """The name of an index to write beside the one that the scale has."""
+        """The name for a new index, which is written beside the present one."""
         return "index2" if self.attributes.scales[scale].index == "index" else "index"
 
     def seal(self) -> str:
@@ -228,7 +228,7 @@ class Bank:
     # ---- read -------------------------------------------------------------------------------------------------------
 
     def read_index(self, scale: str) -> tuple[dict[str, Array], float]:
-        """What write_index wrote: the arrays, and the radius."""
+        """The arrays that write_index wrote, and the radius."""
         attributes = self.attributes.scales[scale]
         return self._part.read_all(f"{scale}/{attributes.index}"), attributes.radius
 
@@ -240,12 +240,12 @@ class Bank:
         return page
 
     def damaged(self, what: str) -> DamagedError:
-        """The error for contents that make no sense."""
+        """The error for contents that are inconsistent."""
         return self._part.damaged(what)
 
 
 def _sealed(part: Part) -> BankAttributes:
-    """The attributes of a bank whose every page is there."""
+    """The attributes of a complete bank."""
     attributes = part.read_attributes(BankAttributes)
     if attributes.status != "complete" or attributes.radius.keys() != attributes.scales.keys():
         raise part.damaged("attributes do not fit each other")
@@ -253,5 +253,5 @@ def _sealed(part: Part) -> BankAttributes:
 
 
 def bank_bytes(grids: Mapping[str, PatchGrid], D: int, images: int) -> int:
-    """What a bank takes on disk while it is made: blocks, and then pages."""
+    """Disk space that making a bank takes: blocks, and then pages."""
     return 2 * images * D * 4 * sum(grid.patches for grid in grids.values())

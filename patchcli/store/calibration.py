@@ -13,12 +13,12 @@ from patchcli.store.parts import Array, Part, write_arrays
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What verdicts rest on, as stored and printed. Each threshold carries its own guarantee; they do not hold jointly."""
+    """The basis of verdicts, as stored and printed. Each threshold carries its own guarantee; they do not hold jointly."""
 
     schema: str
     source: str  # where the good images came from
     images: int
-    false_alarms: float  # promised: at most this share of good images has a higher score
+    false_alarms: float  # the guarantee: at most this share of good images has a higher score
     confidence: float
     threshold: float  # of an image's score
     pixel_threshold: float  # of a map at the image's size: at most the same share of good images has any pixel above it
@@ -33,7 +33,7 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The bank that the scores depend on, None where there was none."""
+    """The bank that the scores came from; None if there was none."""
 
     bank: Fingerprint | None
     thinning: Thinning | None
@@ -41,7 +41,7 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class CalibrationAttributes:
-    """What is stored beside the thresholds."""
+    """The attributes beside the thresholds."""
 
     fingerprint: Calibrated
 

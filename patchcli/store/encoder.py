@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EncoderAttributes:
-    """How an encoder came to be. Only a trained one has what follows `file`."""
+    """The provenance of an encoder. Imported weights have nothing after `file`."""
 
     architecture: str  # a name of features.registry.ENCODERS
     D: int
@@ -26,10 +26,10 @@ class EncoderAttributes:
     sha256: str = ""  # of the weights; the store fills it in
     file: str | None = None  # that the weights were imported from
     steps: int | None = None
-    chosen: int | None = None  # the step that the weights are of
+    chosen: int | None = None  # the step of the weights
     kept: int | None = None  # the step of the best candidate so far
     criterion: float | None = None
-    judged: bool = True  # whether the criterion had images to judge by
+    judged: bool = True  # whether the criterion had images to judge with
     recipe: dict[str, Any] | None = None
     processes: int | None = None
     seconds: float | None = None
@@ -50,7 +50,7 @@ class StoredEncoder:
 
     @cached_property
     def attributes(self) -> EncoderAttributes:
-        """How it came to be. Raises DamagedError where that is not told in full."""
+        """Its provenance. Raises DamagedError if that is incomplete."""
         attributes = self._part.read_attributes(EncoderAttributes)
         everything = {field.name for field in fields(EncoderAttributes)} - {"file", "repair"}
         required = {"sha256"} if attributes.source == "imported" else everything
@@ -59,7 +59,7 @@ class StoredEncoder:
         return attributes
 
     def weights(self) -> dict[str, Array]:
-        """The weights by name. Raises DamagedError where they are not those that were written, or not finite."""
+        """The weights by name. Raises DamagedError if they are not those that were written, or not finite."""
         weights = self._part.read_all()
         if not all(np.isfinite(values).all() for values in weights.values()):
             raise self._part.damaged("weights hold NaN or infinity")

@@ -1,4 +1,4 @@
-"""The images that the store learns from, and where they came from."""
+"""The training images, and where they came from."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ Decoded = Iterator[tuple[str, tuple[int, int], Array]]  # id, original (height, 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the images came from, and how image files become pixels of theirs."""
+    """Where the images came from, and how files were decoded to pixels."""
 
     root: str
     layout: str
@@ -29,16 +29,16 @@ class Source:
     size: tuple[int, int] | None = None  # the working size (height, width)
     bits: int = 8
     large: bool = False
-    edited: str | None = None  # identity of the images since some were added or removed
+    edited: str | None = None  # the identity of the images after some were added or removed
 
     @property
     def reader(self) -> Reader:
-        """How image files become pixels."""
+        """How files are decoded."""
         return Reader(self.bits, self.large)
 
     @property
     def identity(self) -> str:
-        """What the images are known by."""
+        """What identifies the images."""
         return self.edited or self.manifest
 
 
@@ -82,7 +82,7 @@ class Images:
 
 
 def write(part: Part, decoded: Decoded, height: int, width: int, mean: Array | None = None) -> int:
-    """Write images into an empty part; how many. The mean is theirs where none is given."""
+    """Write images into an empty part; how many. Without a mean, theirs is computed."""
     train: Any = None
     total, count = np.zeros((height, width, 3), np.float64), 0
     ids: list[str] = []

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from patchcli.errors import StoreError
 from patchcli.observer import Observer
-from patchcli.store.parts import METADATA
+from patchcli.store.parts import METADATA, no_store, unwritable
 
 try:
     import fcntl
@@ -22,15 +22,15 @@ except ImportError:  # Windows, where a folder with open files cannot be removed
 
 LOCK = ".lock"
 NO_LOCK = "PATCHCLI_NO_LOCK"
-AT_ONCE, PATIENCE = 0.2, 60.0  # seconds before a waiting writer says so, and after which it gives up
+AT_ONCE, PATIENCE = 0.2, 60.0  # seconds until a waiting writer says so, and until it gives up
 
 
 @contextlib.contextmanager
 def locked(path: Path, observer: Observer, create: bool = False) -> Iterator[None]:
-    """Hold the lock of the store at `path`; the same thread may take it again within. In a dry run there is none.
+    """Hold the lock of the store at `path`; the same thread may take it again. A dry run takes none.
 
-    Another writer is waited for, with a note, for PATIENCE seconds. With `create` the folder is made, and removed again
-    where no store is in it in the end. Raises StoreError where the lock cannot be had.
+    Waits up to PATIENCE seconds for another writer, with a note. `create` makes the folder, and removes it again if there is
+    no store in it at the end. Raises StoreError if the lock is not available.
     """
     if observer.dry:
         yield
@@ -43,7 +43,7 @@ def locked(path: Path, observer: Observer, create: bool = False) -> Iterator[Non
         with contextlib.suppress(FileNotFoundError):  # whoever had made the folder has just removed it again
             lock = _acquire(path, observer)
         if not create and lock is None:
-            raise StoreError("no store found", subject=path, advice="make it with: `train(data)`, or name another with `store`")
+            raise no_store(path)
     try:
         yield
     finally:
@@ -51,7 +51,7 @@ def locked(path: Path, observer: Observer, create: bool = False) -> Iterator[Non
             shutil.rmtree(path, ignore_errors=True)
         if isinstance(lock, FileLock):
             if lock.lock_counter == 1:
-                _tell(Path(lock.lock_file), "")
+                _sign(Path(lock.lock_file), "")
             lock.release()
 
 
@@ -59,16 +59,16 @@ def _make(path: Path) -> bool:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"cannot be written ({error.strerror or error}); name another with `store`", subject=path) from None
+        raise unwritable(path, error) from None
     return True
 
 
 def _acquire(path: Path, observer: Observer) -> FileLock | bool:
-    """The lock, held; True where the user says that there is none."""
+    """The lock; True if the user says that there is none."""
     place = path.resolve() / LOCK
     if os.environ.get(NO_LOCK):
         if not os.access(path, os.W_OK):
-            raise StoreError("cannot be written; name another with `store`", subject=path)
+            raise StoreError("cannot be written", subject=path, advice="name another with `store`")
         return True
     lock = FileLock(place, is_singleton=True, fallback_to_soft=False)
     try:
@@ -78,22 +78,22 @@ def _acquire(path: Path, observer: Observer) -> FileLock | bool:
             observer.note(f"waiting for {_holder(place)}, which writes to {path}")
             lock.acquire(timeout=PATIENCE)
     except Timeout:
-        raise StoreError(f"{path}: {_holder(place)} writes to it; run this again when that has ended") from None
+        raise StoreError(f"{_holder(place)} writes to it", subject=path, advice="run this again when that has ended") from None
     except FileNotFoundError:
         raise
     except (PermissionError, NotADirectoryError) as error:
-        raise StoreError(f"cannot be written ({error.strerror}); name another with `store`", subject=path) from None
+        raise unwritable(path, error) from None
     except OSError as error:
         if not os.access(path, os.W_OK):
-            raise StoreError(f"cannot be written ({error.strerror}); name another with `store`", subject=path) from None
+            raise unwritable(path, error) from None
         advice = f"make sure that nothing else writes to the store, and set {NO_LOCK}=1"
-        raise StoreError(f"{path}: its file system has no locks ({error.strerror}); {advice}") from None
-    _tell(place, f"process {os.getpid()} on {socket.gethostname()} (since {time.strftime('%H:%M:%S')})")
+        raise StoreError(f"its file system has no locks ({error.strerror})", subject=path, advice=advice) from None
+    _sign(place, f"process {os.getpid()} on {socket.gethostname()} (since {time.strftime('%H:%M:%S')})")
     return lock
 
 
-def _tell(place: Path, holder: str) -> None:
-    """Leave a word in the lock's file on who holds it, for whoever waits."""
+def _sign(place: Path, holder: str) -> None:
+    """Write into the lock file who holds the lock, for those who wait."""
     with contextlib.suppress(OSError):
         place.write_text(holder)
 
@@ -105,19 +105,19 @@ def _holder(place: Path) -> str:
 
 
 class Leases:
-    """Parts that are not removed until `end` is called, or nothing refers to this any more.
+    """Keep parts from being removed until `end` is called, or nothing refers to this any more.
 
-    Where the file system has no locks, they are not kept: a reader may then find one gone, and says so.
+    On a file system without locks they are not kept: a reader whose part is gone says so.
     """
 
     def __init__(self, folders: Iterable[Path]) -> None:
-        held: list[int] = []
-        self.end = weakref.finalize(self, _close, held)
+        descriptors: list[int] = []
+        self.end = weakref.finalize(self, _close, descriptors)
         for folder in folders:
             try:
-                held.append(os.open(folder / METADATA, os.O_RDONLY))
+                descriptors.append(os.open(folder / METADATA, os.O_RDONLY))
                 if fcntl is not None:
-                    fcntl.flock(held[-1], fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    fcntl.flock(descriptors[-1], fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:  # it is gone, or being removed, or there are no locks
                 continue
 
@@ -129,7 +129,7 @@ def _close(descriptors: list[int]) -> None:
 
 @contextlib.contextmanager
 def unread(folder: Path) -> Iterator[bool]:
-    """Whether no reader has a lease of a part; none gets one within."""
+    """Whether no reader has a lease on a part; none gets one inside the block."""
     try:
         file = (folder / METADATA).open("rb")
     except OSError:

@@ -1,8 +1,7 @@
 """A part of a store: a Zarr group of its own, sealed by the digest of its metadata.
 
-A sealed part never changes. The digest is that of its consolidated metadata, which the root keeps, so that no byte of
-it changes unseen; every chunk ends in its crc32c. A chunk that is lost reads as NaN, -1, "" or zeros: where a whole row
-does, the chunks are counted.
+A sealed part never changes. The root keeps the digest of its consolidated metadata, so no byte of that changes unnoticed;
+every chunk ends in its crc32c. A lost chunk reads as NaN, -1, "" or zeros: if a whole row does, the chunks are counted.
 """
 
 import contextlib
@@ -21,7 +20,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from patchcli.errors import DamagedError
+from patchcli.errors import DamagedError, StoreError
 from patchcli.store.attributes import T, from_stored
 
 REPAIR = {
@@ -40,12 +39,12 @@ Stored = zarr.Array[Any]  # an array of a store, to be read in slices
 
 
 class Part:
-    """One part of a store: to read once it is sealed, to write until then."""
+    """One part of a store: writable until it is sealed, then read only."""
 
     def __init__(self, path: Path | str, kind: str, name: str, group: zarr.Group) -> None:
         self.path, self.kind, self.name, self.group = path, kind, name, group
         self._sealed = False
-        self.leases: object = None  # a reader's, held while somebody reads the part
+        self.leases: object = None  # of a reader: they last as long as somebody refers to the part
 
     # ---- written ------------------------------------------------------------------------------------------------
 
@@ -60,7 +59,7 @@ class Part:
         return cls(path, kind, name, zarr.open_group(str(path / name), mode="a", zarr_format=3))
 
     def seal(self, attributes: Attributes) -> str:
-        """Finish a part: its attributes and metadata as one object, everything on disk. The digest of the metadata."""
+        """Finish a part: write attributes and metadata as one object, sync everything to disk; the digest of the metadata."""
         self.group.attrs.update(attributes)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that Zarr v3 does not specify consolidated metadata yet
@@ -96,7 +95,7 @@ class Part:
 
     @classmethod
     def open(cls, path: Path | str, kind: str, name: str, sha256: str, writable: bool = False) -> "Part":
-        """The part that the root names. Raises DamagedError where its metadata is gone or has changed."""
+        """The part that the root names. Raises DamagedError if its metadata is gone or has changed."""
         part = cls(path, kind, name, cast(zarr.Group, None))
         part._sealed = True
         content = read_object(path, f"{name}/{METADATA}")
@@ -110,22 +109,19 @@ class Part:
         return part
 
     def damaged(self, what: str, missing: bool = False) -> DamagedError:
-        """The error that names this part and its repair; or that the store has another version by now.
-
-        Where a file system has no locks, a part may be removed while it is read.
-        """
+        """The error that names this part and its repair; or, without locks, says that the part was replaced meanwhile."""
         if self._sealed and f'"name": "{self.name}"'.encode() not in (read_object(self.path, METADATA) or b""):
-            return DamagedError("another process has changed it meanwhile; run this again", subject=self.path)
+            return DamagedError("another process has changed it meanwhile", subject=self.path, advice="run this again")
         state = "missing" if missing else "damaged"
         return DamagedError(f"{state} ({what})", subject=f"{self.path}/{self.name}", advice=REPAIR[self.kind])
 
     @property
     def attributes(self) -> Attributes:
-        """What is stored with the whole part."""
+        """The attributes as stored."""
         return dict(self.group.attrs)
 
     def read_attributes(self, kind: type[T]) -> T:
-        """The same as a dataclass. Raises DamagedError where a field is missing or of another type."""
+        """The same as a dataclass. Raises DamagedError if a field is missing or of another type."""
         try:
             return from_stored(kind, self.attributes)
         except ValueError as error:
@@ -139,7 +135,7 @@ class Part:
         return array
 
     def flags(self, name: str) -> Array:
-        """An array of which chunks may be missing yet: these read as 0."""
+        """An unsigned array; chunks that are not written yet read as 0."""
         return self._values(name, ...)
 
     def _values(self, name: str, selection: Any) -> Array:
@@ -150,7 +146,7 @@ class Part:
             raise self.damaged(f"{name}: {error}") from None
 
     def read(self, name: str, selection: Any = ...) -> Array:
-        """An array's values, or some of them. Raises DamagedError where a chunk is damaged or lost, or a row is NaN."""
+        """An array's values, or some of them. Raises DamagedError if a chunk is damaged or lost, or a row is NaN."""
         values = self._values(name, selection)
         if values.size and _blank_row(values):
             array = self.array(name)
@@ -184,7 +180,7 @@ class Part:
 
 
 def _blank_row(values: Array) -> bool:
-    """Whether some row holds nothing but what a lost chunk reads as."""
+    """Whether some row is what a lost chunk reads as."""
     rows = values.reshape(len(values) if values.ndim else 1, -1)
     kind = values.dtype.kind
 
@@ -203,7 +199,7 @@ def write_arrays(part: Part, arrays: Mapping[str, Array]) -> None:
 
 
 def read_object(path: Path | str, key: str) -> bytes | None:
-    """A small object of a store, None where it is not there; `path` is a folder, or a URL that fsspec knows."""
+    """A small object of a store, None if there is none; `path` is a folder, or a URL that fsspec knows."""
     if isinstance(path, str) and "://" in path:
         import fsspec
 
@@ -216,8 +212,18 @@ def read_object(path: Path | str, key: str) -> bytes | None:
         return None
 
 
+def no_store(path: Path | str) -> StoreError:
+    """The error for a place without a store."""
+    return StoreError("no store found", subject=path, advice="make it with: `train(data)`, or name another with `store`")
+
+
+def unwritable(path: Path | str, error: OSError) -> StoreError:
+    """The error for a place that cannot be written."""
+    return StoreError(f"cannot be written ({error.strerror or error})", subject=path, advice="name another with `store`")
+
+
 def synchronise(folder: Path) -> None:
-    """Have everything below a folder on disk."""
+    """Sync everything below a folder to disk."""
     for above, _, names in os.walk(folder):
         for name in (*names, "."):
             _fsync(Path(above) / name)
@@ -236,6 +242,6 @@ def _fsync(path: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a part that no version names; its metadata first, so that no half of it is taken for one."""
+    """Remove a part that no version names, its metadata first: half a part is never mistaken for a whole one."""
     (folder / METADATA).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)

@@ -15,7 +15,7 @@ from patchcli import files
 from patchcli.errors import DamagedError, StoreError
 from patchcli.store.attributes import from_stored, to_stored
 from patchcli.store.images import Source
-from patchcli.store.parts import METADATA, Attributes, _fsync, read_object
+from patchcli.store.parts import METADATA, Attributes, _fsync, no_store, read_object
 
 FORMAT_VERSION = 1
 REMAKE = "make the store again, or restore a copy"
@@ -38,19 +38,19 @@ class Root:
     parts: dict[str, Named]  # by kind
     versions: dict[str, str]  # of the libraries that made the store
     revision: str  # another for each version; "" before the first
-    plain: bool  # whether a part that is the first of its kind is the first that the store has ever had
+    plain: bool  # whether the first part of a kind is the first that the store ever had
 
     @classmethod
     def new(cls, dataset: Source, parts: dict[str, Named], revision: str, plain: bool) -> "Root":
-        """A version of a store that these libraries make, in the place of `revision`."""
+        """A version that the installed libraries make, to replace `revision`."""
         return cls(dataset, parts, {name: version(name) for name in LIBRARIES}, revision, plain)
 
     @classmethod
     def read(cls, path: Path | str) -> "Root":
-        """The present version. Raises StoreError where there is no store, or it is damaged or of another format."""
+        """The present version. Raises StoreError if there is no store, or it is damaged or of another format."""
         content = read_object(path, METADATA)
         if content is None:
-            raise StoreError("no store found", subject=path, advice="make it with: `train(data)`, or name another with `store`")
+            raise no_store(path)
         try:
             whole = json.loads(content)
             stored = whole["attributes"]["patchcli"] if isinstance(whole, dict) and "attributes" in whole else {}
@@ -63,8 +63,8 @@ class Root:
         sealed = stored.pop("sha256", None) == _digest(stored)
         if format_version != FORMAT_VERSION or type(format_version) is not int:
             expected = f"a patchcli store of format {FORMAT_VERSION}"
-            other = format_version or "another Zarr group"
-            raise StoreError(f"{other}", subject=path, expected=expected, advice="name another with `store`")
+            other = str(format_version or "another Zarr group")
+            raise StoreError(other, subject=path, expected=expected, advice="name another with `store`")
         if "revision" not in stored:
             advice = "make it again: `train(data, overwrite)`"
             raise StoreError("one of an earlier patchcli", subject=path, expected="a store with checksums", advice=advice)

@@ -20,14 +20,14 @@ from patchcli.store.calibration import Calibrated, StoredCalibration, Thresholds
 from patchcli.store.encoder import EncoderAttributes, StoredEncoder, digest_of
 from patchcli.store.images import Decoded, Images, Source
 from patchcli.store.locks import LOCK, Leases, locked, unread
-from patchcli.store.parts import FOLDER, METADATA, REPAIR, Array, Part, remove
+from patchcli.store.parts import FOLDER, METADATA, REPAIR, Array, Part, remove, unwritable
 from patchcli.store.root import Named, Root
 
-TRIES = 10  # to read a version that is not replaced meanwhile
+TRIES = 10  # at reading a version that nobody replaces meanwhile
 
 
 class Store:
-    """One version of a store. `path` is a folder; what is only read may have a URL."""
+    """One version of a store. `path` is a folder, or a URL to read from."""
 
     def __init__(self, path: Path | str, root: Root, leases: Leases | None = None) -> None:
         self.path, self.root = path, root
@@ -39,9 +39,9 @@ class Store:
 
     @classmethod
     def open(cls, path: Path | str) -> "Store":
-        """Open a store to read. Its parts stay as they are while it or one of them lives, whatever is written meanwhile.
+        """Open a store to read. Its parts stay as they are as long as anything refers to them, whatever is written meanwhile.
 
-        Raises StoreError where there is none, or one that is damaged or of another format.
+        Raises StoreError if there is none, or one that is damaged or of another format.
         """
         if isinstance(path, str) and "://" in path:
             return cls(path, Root.read(path), Leases(()))
@@ -51,12 +51,12 @@ class Store:
             leases = Leases(path / named.name for named in root.parts.values())
             if Root.read(path).revision == root.revision:
                 return cls(path, root, leases)
-        raise StoreError("changes all the time; run this again when the writing has ended", subject=path)
+        raise StoreError("changes all the time", subject=path, advice="run this again when the writing has ended")
 
     @classmethod
     @contextlib.contextmanager
     def writing(cls, path: Path | str, observer: Observer | None = None) -> Iterator["Store"]:
-        """Open a store to write; no other process does meanwhile. In a dry run it is opened to read."""
+        """Open a store to write; other writers wait. In a dry run it is opened to read."""
         path, observer = Path(path), observer or Observer()
         Root.read(path)  # no lock file goes into a folder that is no store
         with locked(path, observer):
@@ -74,9 +74,9 @@ class Store:
     def creating(
         cls, path: Path, source: Source, overwrite: bool = False, observer: Observer | None = None, repair: bool = False
     ) -> Iterator["Store"]:
-        """A new store, or new images in the place of all that a store holds: the switch comes when the block ends well.
+        """A new store, or new images that replace all that a store holds: the switch comes when the block ends well.
 
-        With `repair` the images are those that the store has already, and what was made from them stays.
+        `repair` says that the images are those the store had, and keeps what was made from them.
         """
         check_replaceable(path, overwrite)
         with locked(path, observer or Observer(), create=True):
@@ -93,7 +93,7 @@ class Store:
                 store._sweep()
 
     def close(self) -> None:
-        """Give the parts of this version up, so that a writer may remove them."""
+        """Release the parts of this version, so that a writer may remove them."""
         if self._leases is not None:
             self._leases.end()
 
@@ -103,7 +103,7 @@ class Store:
             raise StoreError("is open to read only", subject=self.path)
         path = Path(self.path)
         if (revision(path) or "") != self.root.revision:
-            raise StoreError("another process has written to it meanwhile; run this again", subject=path)
+            raise StoreError("another process has written to it meanwhile", subject=path, advice="run this again")
         named = {kind: part for kind, part in {**self.root.parts, **parts}.items() if part is not None}
         self.root = replace(self.root, dataset=source or self.root.dataset, parts=named).write(path)
         self._parts.clear()
@@ -112,7 +112,7 @@ class Store:
         self._sweep()
 
     def _sweep(self) -> None:
-        """Remove what no version names and no reader reads: parts that were replaced, and what a killed process left."""
+        """Remove what no version names and no reader uses: replaced parts, and leftovers of a killed process."""
         path = Path(self.path)
         present = _present(path)
         if present is None and (path / METADATA).exists():  # it cannot be read: until another is in its place
@@ -131,7 +131,7 @@ class Store:
                 child.unlink(missing_ok=True)
 
     def part(self, kind: str) -> Part | None:
-        """A part of this version, None where it has none of that kind."""
+        """A part of this version, None if it has none of that kind."""
         named = self.root.parts.get(kind)
         if named is None:
             return None
@@ -143,11 +143,11 @@ class Store:
 
     @contextlib.contextmanager
     def _new(self, kind: str) -> Iterator[Part]:
-        """A part to be written; removed again where that fails."""
+        """A new part to write; removed again on failure."""
         try:
             part = Part.create(Path(self.path), kind, self.root.plain and kind not in self.root.parts)
         except OSError as error:
-            raise StoreError(f"cannot be written ({error.strerror}); name another with `store`", subject=self.path) from None
+            raise unwritable(self.path, error) from None
         self._unsealed.add(part.name)
         try:
             yield part
@@ -167,11 +167,11 @@ class Store:
         return self.root.dataset
 
     def update_source(self, source: Source) -> None:
-        """Change what is said of the data set."""
+        """Change the description of the data set."""
         self._switch(source)
 
     def check(self, *kinds: str) -> Iterator[str]:
-        """Read these parts, or everything; a line for each thing that is damaged, with its repair."""
+        """Read these parts, or all; a line for each damage, with its repair."""
         for kind in kinds or self.root.parts:
             try:
                 part = self.part(kind)
@@ -201,7 +201,7 @@ class Store:
         return self.images.canvas(self.source)
 
     def write_images(self, decoded: Decoded, height: int, width: int) -> int:
-        """Write the images of a new store and their mean; how many. They are there when `creating` ends."""
+        """Write the images of a new store and their mean; how many. `creating` makes them visible when it ends."""
         with self._new("images") as part:
             count = images_part.write(part, decoded, height, width)
             if count:
@@ -210,8 +210,10 @@ class Store:
 
     @contextlib.contextmanager
     def editing(self, decoded: Decoded, edited: str) -> Iterator["Edit"]:
-        """Other images with a bank of their own, instead of the present ones; the mean stays, as encoder and features
-        depend on it. The switch comes when the block has given the bank; `edited` (sha256) is the images' identity."""
+        """Replace the images together with their bank; the mean stays, since encoder and features depend on it.
+
+        The switch comes at the end of the block, which writes the bank; `edited` (sha256) is the images' new identity.
+        """
         _, height, width, channels = self.images.shape
         with self._new("images") as part:
             count = images_part.write(part, decoded, height, width, self.images.mean)
@@ -227,14 +229,14 @@ class Store:
 
     @cached_property
     def encoder(self) -> StoredEncoder:
-        """The encoder. Raises IncompleteError where nothing is trained."""
+        """The encoder. Raises IncompleteError if there is none."""
         part = self.part("encoder")
         if part is None:
-            raise IncompleteError("holds no encoder yet (or take one: `import_weights()`)", subject=self.path, run="train()")
+            raise IncompleteError("holds no encoder yet (or import one: `import_weights()`)", subject=self.path, run="train()")
         return StoredEncoder(part)
 
     def write_encoder(self, weights: Mapping[str, Array], attributes: EncoderAttributes, state: Mapping[str, Array]) -> str:
-        """Replace the encoder, with what training needs to continue; the sha256 of the weights."""
+        """Replace the encoder and the state that training continues from; the sha256 of the weights."""
         sha256 = digest_of(weights)
         with self._new("encoder") as part:
             sealed = encoder_part.write(part, weights, replace(attributes, sha256=sha256), state)
@@ -244,18 +246,18 @@ class Store:
     # ---- bank ---------------------------------------------------------------------------------------------------
 
     def bank_fingerprint(self) -> Fingerprint:
-        """What a bank depends on: encoder, images, their geometry, and where it samples patches."""
+        """What a bank of the present encoder and images is made from."""
         encoder = self.encoder.attributes
         return Fingerprint(encoder.sha256, self.source.identity, self.images.shape, encoder.strides)
 
     def blocks(self) -> Blocks | None:
-        """What has been embedded of an unfinished bank of the present encoder and images."""
+        """The blocks of an unfinished bank of the present encoder and images, None if there are none."""
         part = self.part("blocks")
         blocks = None if part is None else Blocks(part)
         return blocks if blocks is not None and blocks.attributes.fingerprint == self.bank_fingerprint() else None
 
     def begin_blocks(self, grids: Mapping[str, PatchGrid], D: int) -> Blocks:
-        """Room for the embedded patches of all images, which stays when the process ends."""
+        """Empty blocks for all images; they survive the process."""
         self.check_space(bank_bytes(grids, D, len(self.images)))
         with self._new("blocks") as part:
             blocks = Blocks.create(part, self.bank_fingerprint(), grids, D, len(self.images))
@@ -265,13 +267,13 @@ class Store:
         return begun
 
     def drop_blocks(self) -> None:
-        """Remove what was embedded of an unfinished bank."""
+        """Remove the blocks of an unfinished bank."""
         if self.holds("blocks"):
             self._switch(blocks=None)
 
     @contextlib.contextmanager
     def scratch_blocks(self, grids: Mapping[str, PatchGrid], D: int, images: int, first: int) -> Iterator[Blocks]:
-        """Room for the embedded patches of images from `first` on, which goes when the block ends."""
+        """Empty blocks for images from `first` on, removed at the end."""
         with self._new("blocks") as part:
             try:
                 yield Blocks.create(part, self.bank_fingerprint(), grids, D, images, first)
@@ -280,31 +282,31 @@ class Store:
 
     @contextlib.contextmanager
     def writing_bank(self, grids: Mapping[str, PatchGrid], D: int) -> Iterator[Bank]:
-        """A bank of the present encoder and images, to be filled with pages; the switch comes when the block ends well."""
+        """A bank of the present encoder and images, to fill with pages; the switch comes when the block ends well."""
         edit = Edit(self, self.bank_fingerprint())
         with edit.writing_bank(grids, D) as bank:
             yield bank
         self._switch(bank=edit.bank, blocks=None)
 
     def finished_bank(self) -> Bank | None:
-        """The bank of the present encoder and images; None where there is none."""
+        """The bank of the present encoder and images, None if there is none."""
         bank = self.any_bank()
         return bank if bank is not None and bank.attributes.fingerprint == self.bank_fingerprint() else None
 
     def any_bank(self) -> Bank | None:
-        """The bank, also of an encoder or images that the store no longer has."""
+        """The bank, even if it belongs to an encoder or images that the store no longer has."""
         part = self.part("bank")
         return None if part is None else Bank(part)
 
     def check_space(self, needed: int) -> None:
-        """Refuse to write `needed` bytes where they are not free."""
+        """Raise StoreError if fewer than `needed` bytes are free."""
         free = shutil.disk_usage(self.path).free
         if needed > free:
             numbers = f"the bank needs {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
             raise StoreError(numbers, subject=self.path, advice="make room, or put the store elsewhere with `store`")
 
     def bank(self) -> Bank:
-        """The finished bank, to read. Raises where it is missing, half-written or of another encoder."""
+        """The finished bank. Raises StoreError if it is missing, half-written or of another encoder."""
         if (finished := self.finished_bank()) is not None:
             return finished
         bank, now = self.any_bank(), self.bank_fingerprint()
@@ -317,7 +319,7 @@ class Store:
         if before.encoder != now.encoder:
             other = f"the bank is of encoder {before.encoder[:12]}, the store's encoder is {now.encoder[:12]}"
         elif before.strides != now.strides:
-            other = "the bank is of patches at other places than the encoder's"
+            other = "the bank has patches at other places than the encoder's"
         else:
             other = "the bank is of other images than the store's"
         raise StoreError(other, subject=self.path, run="embed()")
@@ -325,13 +327,13 @@ class Store:
     # ---- calibration --------------------------------------------------------------------------------------------
 
     def _calibration_fingerprint(self) -> Calibrated:
-        """What scores depend on: encoder, images, and how the bank was thinned."""
+        """The bank that scores depend on."""
         bank = self.any_bank()
         return Calibrated(None, None) if bank is None else Calibrated(bank.attributes.fingerprint, bank.attributes.thinning)
 
     @cached_property
     def calibration(self) -> StoredCalibration:
-        """The calibration. Raises IncompleteError where there is none, StoreError where it belongs to another bank."""
+        """The calibration. Raises IncompleteError if there is none, StoreError if it belongs to another bank."""
         part = self.part("calibration")
         if part is None:
             raise IncompleteError("holds no calibration yet", subject=self.path, run="calibrate()")
@@ -348,7 +350,7 @@ class Store:
 
 
 class Edit:
-    """A bank that is written for images with this fingerprint."""
+    """The bank of an edited set of images, while it is written."""
 
     def __init__(self, store: Store, fingerprint: Fingerprint) -> None:
         self._store, self._fingerprint = store, fingerprint
@@ -356,7 +358,7 @@ class Edit:
 
     @contextlib.contextmanager
     def writing_bank(self, grids: Mapping[str, PatchGrid], D: int) -> Iterator[Bank]:
-        """The bank of these images, to be filled with pages."""
+        """The bank, to fill with pages."""
         with self._store._new("bank") as part:
             bank = Bank.create(part, self._fingerprint, grids, D, self._fingerprint.images[0])
             yield bank
@@ -364,14 +366,14 @@ class Edit:
 
 
 def _present(path: Path) -> Root | None:
-    """The version on disk, None where there is none, or none that can be read."""
+    """The version on disk, None if there is none that can be read."""
     with contextlib.suppress(StoreError):
         return Root.read(path)
     return None
 
 
 def _is_store(path: Path) -> bool:
-    """Whether a folder is a store of any format version, a damaged one, or what a killed process left of a new one."""
+    """Whether a folder is a store of any format version, a damaged one, or the leftovers of a killed creation."""
     try:
         return "patchcli" in json.loads((path / METADATA).read_text())["attributes"]
     except (FileNotFoundError, ValueError):
@@ -382,31 +384,32 @@ def _is_store(path: Path) -> bool:
 
 
 def revision(path: Path) -> str | None:
-    """Another text for each version of the store at `path`; None while it cannot be read."""
+    """A string that differs for each version of the store at `path`; None if it cannot be read."""
     present = _present(path)
     return present.revision if present else None
 
 
 def existing(path: Path) -> bool:
-    """Whether something is at `path` that is no empty folder, nor what a killed process left of a new store."""
+    """Whether something is at `path` other than an empty folder or the leftovers of a killed creation."""
     return path.exists() and ((path / METADATA).exists() or not _is_store(path))
 
 
 def check_replaceable(path: Path, overwrite: bool) -> None:
-    """Raise where a new store must not take the place of what is at `path`."""
+    """Raise StoreError if a new store must not replace what is at `path`."""
     if path.is_symlink() and not path.exists():
-        raise StoreError(
-            f"is a link to {path.readlink()}, which is not there; mend the link, or name another store", subject=path
-        )
+        target = f"is a link to {path.readlink()}, which is not there"
+        raise StoreError(target, subject=path, advice="fix the link, or name another store")
     if existing(path) and not overwrite:
-        raise StoreError("already exists; go on with it, name another with `store`, or give `overwrite`", subject=path)
+        raise StoreError(
+            "already exists", subject=path, advice="continue with it, name another with `store`, or give `overwrite`"
+        )
     if existing(path) and not _is_store(path):
-        raise StoreError("is not a store and will not be replaced; name another with `store`", subject=path)
+        raise StoreError("is not a store and will not be replaced", subject=path, advice="name another with `store`")
 
 
 def stores_in(folder: Path) -> list[Path]:
-    """The stores directly inside a folder, by name; raises where there is none."""
-    found = sorted(child for child in folder.iterdir() if (child / METADATA).is_file())
-    if not found:
-        raise InputError("no store found in this folder; expected one Zarr store per class", subject=folder)
-    return found
+    """The stores directly inside a folder, by name. Raises InputError if there are none."""
+    stores = sorted(child for child in folder.iterdir() if (child / METADATA).is_file())
+    if not stores:
+        raise InputError("no store found in this folder", subject=folder, advice="expected one Zarr store per class")
+    return stores

@@ -1,1 +1,1 @@
-"""The encoder learns (Algorithm 1, lines 2 to 8)."""
+"""The encoder learns (supplement, Algorithm 1, lines 1 to 9): start at loop.py."""

@@ -80,7 +80,7 @@ class Checkpoint:
             processes=trainer.process.size,
             steps=step,
             chosen=chosen.step,
-            kept=criterion.kept.step if criterion.kept else None,
+            kept=criterion.candidate.step if criterion.candidate else None,
             criterion=chosen.criterion,
             alignment=trainer.alignment,
             separation=trainer.separates,
@@ -132,13 +132,13 @@ class Checkpoint:
         criterion.judged = state["judged"].tolist() if "judged" in state else []
         if (kept := attributes.kept) is not None:
             criteria = {step: value for step, value, *_ in criterion.judged}
-            criterion.kept = Candidate(kept, criteria[kept], _part(state, "kept."))
+            criterion.candidate = Candidate(kept, criteria[kept], _part(state, "kept."))
         self.ours = True
         return trainer, criterion
 
 
 def size(trainer: Trainer) -> int:
-    """Bytes of a checkpoint: weights and Adam's two moments, the average, the candidate that is kept, and the encoder."""
+    """Bytes of a checkpoint: weights and Adam's two moments, the average, the candidate, and the encoder."""
     of_loss, of_encoder = (sum(values.numel() for values in module.parameters()) for module in (trainer.loss, trainer.average))
     return 4 * 3 * (of_loss + of_encoder)
 
@@ -149,7 +149,7 @@ def _state(trainer: Trainer, criterion: Criterion, weights: Weights) -> dict[str
     state |= {"judged": np.array(criterion.judged)} if criterion.judged else {}
     state |= {f"loss.{name}": values for name, values in weights.items()}
     state |= {f"average.{name}": values for name, values in arrays(trainer.average).items()}
-    state |= {f"kept.{name}": values for name, values in (criterion.kept.weights if criterion.kept else {}).items()}
+    state |= {f"kept.{name}": values for name, values in (criterion.candidate.weights if criterion.candidate else {}).items()}
     names = [name for name, _ in trainer.loss.named_parameters()]
     for index, moments in trainer.optimiser.state_dict()["state"].items():
         state.update({f"adam.{names[index]}.{key}": np.asarray(moment.cpu()) for key, moment in moments.items()})

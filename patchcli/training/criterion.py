@@ -91,7 +91,7 @@ class Criterion:
     def __init__(self, images: GoodImages, objective: str) -> None:
         self._images, self._objective = images, objective
         self.judged: list[list[float]] = []  # step, criterion, rank, spread
-        self.kept: Candidate | None = None
+        self.candidate: Candidate | None = None
 
     @cached_property
     def _validation(self) -> Validation:
@@ -117,7 +117,7 @@ class Criterion:
         if step % JUDGED_EVERY == 0 and (not self.judged or self.judged[-1][0] < step):
             self.judged.append([step, judgement.criterion, judgement.rank, judgement.spread])
             if step and self._holds(judgement.criterion):  # step 0 is there to compare with
-                self.kept = candidate
+                self.candidate = candidate
         return candidate
 
     def _holds(self, criterion: float) -> bool:
@@ -126,15 +126,17 @@ class Criterion:
         return criterion >= best - TOLERANCE
 
     def choice(self, last: Candidate | None) -> Candidate | None:
-        """The last candidate, or the one kept before if the criterion has fallen since; None if the criterion has no say."""
+        """The last candidate, or the earlier one if the criterion has fallen since; None if the criterion has no say."""
         if self._objective == "paper":
             return None
-        return last if last is not None and last.criterion is not None and self._holds(last.criterion) else self.kept
+        return last if last is not None and last.criterion is not None and self._holds(last.criterion) else self.candidate
 
     @property
     def gained(self) -> bool:
-        """Whether the candidate that is kept beats the untrained encoder."""
-        return self.kept is not None and self.kept.criterion is not None and self.kept.criterion > self.judged[0][1]
+        """Whether the candidate beats the untrained encoder."""
+        return (
+            self.candidate is not None and self.candidate.criterion is not None and self.candidate.criterion > self.judged[0][1]
+        )
 
     def unproven(self, step: int) -> str | None:
         """What is wrong with an encoder if training stops at this step; None if it beats the untrained one.
@@ -144,7 +146,7 @@ class Criterion:
         compared = step == 0 or (self.judged and self.judged[0][0] == 0)  # at step 0 there may have been too few images
         if self._objective == "paper" or not len(self._images.validation) or not compared or self.gained:
             return None
-        numbers = f" ({self.kept.criterion:.3f}, untrained {self.judged[0][1]:.3f})" if self.kept is not None else ""
+        numbers = f" ({self.candidate.criterion:.3f}, untrained {self.judged[0][1]:.3f})" if self.candidate is not None else ""
         return f"training stopped at step {step}, before its criterion was above the untrained encoder's{numbers}"
 
 

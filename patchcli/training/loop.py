@@ -112,7 +112,7 @@ def run(training: Training, bounds: Bounds, progress: Callable[[Step], None], st
     """
     trainer, course = training.trainer, _Course(training, bounds, progress, stop)
     try:
-        while course.continues():  # 1
+        while course.continues():  # 1: repeat
             # 2, 3, 5: patches, jittered patches and neighbours
             batch = trainer.batch(len(trainer.history))
             # 4, 6: SVDD' (or the contrast in its place, and the separation) and SSL, at both scales
@@ -122,7 +122,7 @@ def run(training: Training, bounds: Bounds, progress: Callable[[Step], None], st
             # 8: update encoder and classifiers
             trainer.update(loss, losses)
             course.tell(judging=False)
-        # 9: f_big and f_small are the scales of the encoder that is kept
+        # 9: f_big and f_small are the scales of the encoder in the store
         return course.end()
     except TrainingError as error:
         training.checkpoint.fail(trainer, training.criterion, error)
@@ -171,7 +171,7 @@ class _Course:
         return values
 
     def _judge(self) -> Candidate | None:
-        """Judge the average. If a separation has collapsed after it had gained something, that is kept and the run ends."""
+        """Judge the average. If a separation has collapsed after it had gained something, the run ends with the candidate."""
         trainer = self._trainer
         try:
             return self._criterion.judge(len(trainer.history), trainer.average, trainer.device)
@@ -188,7 +188,7 @@ class _Course:
         self._progress(Step(len(self._trainer.history), self._bounds.steps, spent, criterion, judging))
 
     def end(self) -> Trained:
-        """The encoder that is kept, in the store."""
+        """Put the encoder into the store, with the last checkpoint."""
         trainer, last = self._trainer, None
         if trainer.history and trainer.process.rank == 0 and not (self._interrupted or self._collapsed):
             trainer.check_position()

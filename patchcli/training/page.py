@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from patchcli import files
-from patchcli.reporting import pictures
 from patchcli.reporting.charts import Chart, Line
+from patchcli.reporting.page import page
 from patchcli.training.checkpoint import History
 from patchcli.training.progress import not_aligned
 
@@ -22,7 +22,7 @@ SMOOTH = 10  # steps of a running mean
 def write_page(history: History, path: Path) -> None:
     """Write the page of the run that the store's encoder comes from."""
     charts = [*_criterion(history), *_losses(history)]
-    files.write_text(path, pictures.page(f"Training on {history.category}", _sentences(history), charts))
+    files.write_text(path, page(f"Training on {history.category}", _sentences(history), charts))
 
 
 def _sentences(history: History) -> list[str]:

@@ -240,8 +240,8 @@ def _damage(rng: np.random.Generator, image: Floats, mean: Floats, dtype: str) -
 
 def _undamaged(pairs: Pairs, changed: Ints, stride: int) -> Pairs:
     """The pairs without a label whose second patch has no changed pixel."""
-    kept = changed[tuple(pairs.second.T // stride)] == 0
-    return Pairs(pairs.view, pairs.entry[kept], pairs.first[kept], pairs.second[kept], pairs.label)
+    undamaged = changed[tuple(pairs.second.T // stride)] == 0
+    return Pairs(pairs.view, pairs.entry[undamaged], pairs.first[undamaged], pairs.second[undamaged], pairs.label)
 
 
 def _places(rng: np.random.Generator, changed: Ints, stride: int, least: float) -> tuple[Places, Places]:

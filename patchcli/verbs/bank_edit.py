@@ -37,8 +37,7 @@ def bank_remove(
             name = images.printable(path)
             name = name if name in ids else id_of(path, opened, known)
             if name not in ids:
-                expected = f"not in the bank; expected an id such as {ids[0]}"
-                raise InputError(expected, subject=path, advice="see: `bank_list()`")
+                raise InputError(f"not in the bank; expected an id such as {ids[0]} (see: `bank_list()`)", subject=path)
             unwanted.add(name)
         if not unwanted:
             raise InputError("none", expected="ids of images to remove", advice="see: `bank_list()`")

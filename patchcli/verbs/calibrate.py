@@ -48,9 +48,8 @@ def calibrate(
     `source` of good images: "holdout", those that `extract` or `train` reserved; "validation", the data set's split;
     "loo", leaving out each of the bank's images in turn, for which the promise holds approximately (the encoder knows the
     image, and one bank is not the other); or files and folders, one or many. By default, the first of the three that there
-    is. `review` is the higher rate of a lower threshold. With a region of interest the thresholds hold for that region; those
-    without one hold within any. `setup` says how the detector of a store is opened. Raises InputError where the images are
-    too few, of the bank, or test images.
+    is. `review` is the higher rate of a lower threshold. With a region of interest the thresholds hold for that region, else
+    within any. `setup` says how a store's detector is opened. Raises InputError for images that are too few, or not good.
     """
     observer = observer or Observer()
     promise = Promise(false_alarms, confidence, review)

@@ -25,7 +25,7 @@ def cut_patches(
     unknown = [name for name in names if name not in ids]
     if unknown:
         raise InputError(f"not in the store; expected an id such as {ids[0]}", parameter="image", subject=unknown[0])
-    files.target("--patches", folder)
+    files.target("patches", folder)
     _, height, width, _ = opened.images.shape
     grid = PatchGrid(height, width, scales[scale].K, scales[scale].S)
     names = names or ids[:1]

@@ -10,6 +10,7 @@ from patchcli import files, runtime
 from patchcli.datasets import images
 from patchcli.datasets.layouts import Dataset, Sample
 from patchcli.datasets.roi import Roi
+from patchcli.datasets.sample_masks import mask_rule, read_mask
 from patchcli.detection.detector import BATCH, Detector, Setup, path_and_setup, scale_names
 from patchcli.detection.evaluation import Evaluation, MappedImage, Row, average, numbers, totals
 from patchcli.detection.stream import stream
@@ -17,7 +18,6 @@ from patchcli.errors import IncompleteError, InputError
 from patchcli.observer import Observer
 from patchcli.store import Store, stores_in
 from patchcli.verbs import sources
-from patchcli.verbs.data import mask_rule, read_mask
 from patchcli.verbs.outputs import Maps, below, description
 
 
@@ -42,7 +42,7 @@ def evaluate(
     what is outside its region of interest counts neither in scores nor as pixels.
     """
     observer = observer or Observer()
-    target = None if metrics_out is None else files.target("--metrics", metrics_out, ".json")
+    target = None if metrics_out is None else files.target("metrics_out", metrics_out, ".json")
     path, setup = path_and_setup(detector, setup)
     folder = None if maps is None else Path(maps)
     if isinstance(detector, Detector):

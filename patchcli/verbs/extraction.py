@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from patchcli.datasets import images
+from patchcli.datasets.depth import depth
 from patchcli.datasets.images import Canvas, Pixels, Reader
 from patchcli.datasets.layouts import Dataset, Sample
+from patchcli.datasets.sizes import SIDE, canvas_of
 from patchcli.errors import InputError, StoreError
+from patchcli.features.registry import largest_patch
 from patchcli.observer import Observer, Remarks
 from patchcli.store import Source, Store, check_replaceable, existing, locked
-from patchcli.verbs.data import depth
-from patchcli.verbs.sizes import SIDE, canvas_of
 
 Check = Callable[[Store | None, Canvas], object]
 
@@ -67,7 +68,7 @@ class Extraction:
         self._dataset, self._options, self._store = dataset, options, store
         self._overwrite, self._observer, self._check = overwrite, observer, check
         self._manifest = dataset.manifest()
-        self._wanted = None if options.size is None else canvas_of(options.size, dataset.split("train"))
+        self._wanted = None if options.size is None else canvas_of(options.size, dataset.split("train"), largest_patch())
         self._reserved = {} if options.holdout is None else dataset.set_aside(options.holdout)
         self._bits, self._repair = options.bits, False
 

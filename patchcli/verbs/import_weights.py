@@ -49,7 +49,8 @@ def import_weights(
     observer = observer or Observer()
     with Store.writing(store, observer) as opened:
         if not overwrite and opened.holds("encoder"):
-            raise StoreError(f"{store}: holds an encoder already; replace it with --overwrite, or name another with --store")
+            advice = "replace it with `overwrite`, or name another with `store`"
+            raise StoreError("holds an encoder already", subject=store, advice=advice)
         observer.plan(str(path), f"the encoder of {store}", sum(values.nbytes for values in arrays.values()))
         attributes = EncoderAttributes("hierarchical", D, "imported", file=path.name)
         return opened.write_encoder(arrays, attributes, {})

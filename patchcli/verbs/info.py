@@ -1,6 +1,5 @@
 """What is in a store, and what is still to do."""
 
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from patchcli.errors import DamagedError, IncompleteError, StoreError
 from patchcli.store import FORMAT_VERSION, Bank, EncoderAttributes, Store, Thresholds
 
 SCHEMA = "patchcli.info/1"
+_SOURCE = ("root", "layout", "category", "manifest", "keeps_aspect", "bits", "large")  # fields that Info takes as they are
 DONE = "score(out=maps/)"  # there is nothing else to do
 
 
@@ -58,31 +58,23 @@ def info(store: Path | str = "patchcli.zarr", check: bool = False) -> Info:
     With `check` everything in the store is read: raises StoreError with a line for each thing that is damaged.
     """
     opened = Store.open(store)
-    if check and (damaged := _damaged(opened)):
-        raise StoreError("\n".join(damaged))
+    if check and (damages := pages.damages(opened)):
+        raise StoreError("\n".join(damages))
     source, (images, height, width, _) = opened.source, opened.images.shape
     encoder = opened.encoder.attributes if opened.holds("encoder") else None
     bank, bank_state, following = _bank(opened)
-    thresholds, calibration = None, None
-    if bank is not None:
-        thresholds, calibration, following = _calibration(opened)
-    elif encoder is not None and encoder.trouble:
+    thresholds, calibration, following = _calibration(opened) if bank else (None, None, following)
+    if bank is None and encoder is not None and encoder.trouble:
         following = encoder.repair or "train(overwrite)"
     return Info(
         schema=SCHEMA,
         store=str(store),
         format_version=FORMAT_VERSION,
-        root=source.root,
-        layout=source.layout,
-        category=source.category,
-        manifest=source.manifest,
+        **{name: getattr(source, name) for name in _SOURCE},
         held_out=len(source.holdout),
         images=images,
         height=height,
         width=width,
-        keeps_aspect=source.keeps_aspect,
-        bits=source.bits,
-        large=source.large,
         **_encoder(encoder),
         bank=bank_state,
         bank_vectors=None if bank is None else {scale: bank.vectors(scale) for scale in bank.scales},
@@ -126,17 +118,3 @@ def _calibration(store: Store) -> tuple[Thresholds | None, str | None, str]:
         raise
     except StoreError as error:
         return None, "of another bank", error.run or DONE
-
-
-def _damaged(store: Store) -> list[str]:
-    """A line for each thing that is damaged, with its repair."""
-    lines = list(store.check())
-    try:
-        if not lines and (bank := store.finished_bank()) is not None:
-            for scale in bank.scales:
-                deque(pages.read(bank, scale, budget=0), maxlen=0)
-    except IncompleteError:  # no encoder yet
-        pass
-    except StoreError as error:
-        lines.append(str(error))
-    return lines

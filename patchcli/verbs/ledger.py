@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from patchcli.datasets.arrivals import State
 from patchcli.detection.records import SCHEMA, Record
 from patchcli.errors import InputError
-from patchcli.verbs.arrivals import State
 
 START = json.dumps({"schema": SCHEMA})[:-1].encode()  # of every record in a log
 STATE = ("bytes", "mtime_ns", "ctime_ns", "inode")  # logs of earlier versions have two of them

@@ -47,9 +47,9 @@ class Outputs:
         if self.submission and self.overlay:
             raise InputError("draws nothing; leave `overlay` out", parameter="submission")
         if self.out is not None:
-            object.__setattr__(self, "out", files.target("--out", self.out))
+            object.__setattr__(self, "out", files.target("out", self.out))
         if self.regions_out is not None:
-            object.__setattr__(self, "regions_out", files.target("--regions", self.regions_out, *regions.SUFFIXES))
+            object.__setattr__(self, "regions_out", files.target("regions_out", self.regions_out, *regions.SUFFIXES))
 
     @property
     def folder(self) -> Path | None:

@@ -34,7 +34,7 @@ def write_report(
     Figures are there for the test images of a data set with labels; verdicts where the store is calibrated. Of more than
     `limit` images those with the highest scores are shown, and the page says so.
     """
-    observer, out = observer or Observer(), files.target("--out", out, ".html")
+    observer, out = observer or Observer(), files.target("out", out, ".html")
     if limit < 1:
         raise InputError(f"{limit}", parameter="limit", expected="1 image or more")
     detector = opened(detector, setup, observer)

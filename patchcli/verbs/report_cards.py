@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 from patchcli.datasets import images
 from patchcli.datasets.images import Pixels
 from patchcli.datasets.layouts import Sample
+from patchcli.datasets.sample_masks import mask_rule, read_mask
 from patchcli.detection.detector import Detector
 from patchcli.detection.records import Record
 from patchcli.errors import InputError
 from patchcli.observer import Observer
 from patchcli.reporting import pictures
-from patchcli.reporting.pictures import Card, ColourScale
-from patchcli.verbs.data import mask_rule, read_mask
+from patchcli.reporting.page import Card
+from patchcli.reporting.pictures import ColourScale
 from patchcli.verbs.sources import all_samples
 
 BYTES = 30_000_000  # of all pictures of the page, at most

@@ -13,7 +13,7 @@ from patchcli.detection.detector import Detector
 from patchcli.detection.evaluation import Row, share_above
 from patchcli.detection.records import Record
 from patchcli.observer import Observer
-from patchcli.reporting import pictures
+from patchcli.reporting import page as pages
 from patchcli.reporting.charts import Chart, bars
 from patchcli.reporting.pictures import ColourScale
 from patchcli.store import Thresholds
@@ -47,17 +47,17 @@ def page(
     shown = ranked[:limit]
     text = [*lines]
     if thresholds is None:
-        text.append("There are no verdicts: the store is not calibrated. Run patchcli calibrate for thresholds with a promise.")
+        text.append("There are no verdicts, since the store is not calibrated.")
     else:
         text.append(f"The threshold: {thresholds.promise}.")
     count = f"Of {len(ranked)} images the {limit} with the highest scores are" if len(ranked) > limit else "All images are"
     text.append(f"{count} shown, the most anomalous first.")
     scale = _scale(shown, thresholds)
-    legend = pictures.colour_bar(scale, {} if thresholds is None else {"pixel threshold": thresholds.pixel_threshold})
+    legend = pages.colour_bar(scale, {} if thresholds is None else {"pixel threshold": thresholds.pixel_threshold})
     threshold = None if thresholds is None else thresholds.threshold
     rows = [_at_threshold(row, scored, threshold) for row in rows]
     drawn = cards(detector, shown, scale, observer, mask_threshold)
-    return pictures.page(title, text, _charts(scored, thresholds, rows), _table(rows), drawn, legend, _facts(detector))
+    return pages.page(title, text, _charts(scored, thresholds, rows), _table(rows), drawn, legend, _facts(detector))
 
 
 def _scale(shown: Sequence[tuple[Sample, Record]], thresholds: Thresholds | None) -> ColourScale:

@@ -77,7 +77,7 @@ def _check(unused: ImageOptions, both: bool, report: Path | None) -> None:
     if both:
         raise InputError("`resume` and `overwrite`: give one of the two")
     if report is not None:
-        files.target("`report`", report, ".html")
+        files.target("report", report, ".html")
 
 
 def _silent(observer: Observer) -> Observer:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from patchcli import runtime
 from patchcli.datasets import images
+from patchcli.datasets.arrivals import Arrival, arrivals, pause
 from patchcli.datasets.images import Pixels, Remark
 from patchcli.detection.records import Record
 from patchcli.errors import PatchcliError, StoreError
 from patchcli.observer import Observer
 from patchcli.store import revision
-from patchcli.verbs.arrivals import Arrival, arrivals, pause
 from patchcli.verbs.ledger import ledger
 from patchcli.verbs.scoring import Scoring
 

@@ -14,11 +14,11 @@ from patchcli import files
 from patchcli.datasets import images
 from patchcli.datasets.images import Read
 from patchcli.datasets.layouts import Sample
+from patchcli.datasets.sample_masks import mask_rule, read_mask
 from patchcli.detection.detector import Detector
 from patchcli.detection.result import Result
 from patchcli.observer import Observer
 from patchcli.reporting.pictures import ColourScale, overlay
-from patchcli.verbs.data import mask_rule, read_mask
 from patchcli.verbs.outputs import Outputs, Places, below, unwritable
 
 

@@ -428,7 +428,7 @@ def _full(*_: object, **__: object) -> None:
     [
         (["extract", "DATA", "--store", "s.zarr", "--size", "128"], "patchcli.store.Store.write_images"),
         (["score", "--quiet", "--store", "STORE", "--out", "maps"], "tifffile.imwrite"),
-        (["eval", "--quiet", "--store", "STORE", "--metrics", "m.json"], "patchcli.detection.metrics.Pixels.add"),
+        (["eval", "--quiet", "--store", "STORE", "--metrics", "m.json"], "patchcli.detection.pixel_metrics.Pixels.add"),
         (["train", "--store", "STORE", "--overwrite", "--steps", "0"], "patchcli.store.Store.write_encoder"),
         (["embed", "--quiet", "--store", "STORE", "--overwrite"], "patchcli.store.Blocks.write_block"),
     ],

@@ -16,11 +16,10 @@ from patchcli.cli import extract, options, score, shell, train, usage
 from patchcli.datasets.layouts import LAYOUTS
 from patchcli.features.hierarchical import HierarchicalEncoder
 from patchcli.features.registry import ENCODERS
-from patchcli.training import trainer
-from patchcli.training.trainer import Recipe
-from patchcli.verbs import extract as extract_verb
-from patchcli.verbs import score as score_verb
-from patchcli.verbs import train as train_verb
+from patchcli.training import loop
+from patchcli.training import recipe as recipes
+from patchcli.training.recipe import Recipe
+from patchcli.verbs import outputs, sizes
 
 LEAVES = leaves()
 FUNCTIONS = {words: getattr(patchcli, function) for function, words in shell.COMMANDS.items()}
@@ -31,11 +30,11 @@ def test_choices_are_those_of_the_library() -> None:
     assert get_args(options.DeviceName) == runtime.DEVICES
     assert set(get_args(options.SearchName)) == {"auto", *search.METHODS}
     assert get_args(train.EncoderName) == tuple(ENCODERS)
-    assert set(get_args(train.SamplerName)) == set(trainer.SAMPLERS)
-    assert set(get_args(train.ObjectiveName)) == set(trainer.OBJECTIVES)
-    assert set(get_args(train.PrecisionName)) == set(trainer.PRECISIONS)
+    assert set(get_args(train.SamplerName)) == set(recipes.SAMPLERS)
+    assert set(get_args(train.ObjectiveName)) == set(recipes.OBJECTIVES)
+    assert set(get_args(train.PrecisionName)) == set(recipes.PRECISIONS)
     assert get_args(extract.ScaleName) == tuple(HierarchicalEncoder.scales)
-    assert get_args(score.SubmissionName) == (score_verb.MVTEC2,)
+    assert get_args(score.SubmissionName) == (outputs.MVTEC2,)
 
 
 def test_every_closed_choice_is_completed() -> None:
@@ -61,48 +60,52 @@ def test_the_table_of_the_shell_is_that_of_the_commands() -> None:
     assert {flag for flag in shell.FLAGS.values() if flag.startswith("-")} <= flags
 
 
-# Verbs that hand arguments on, or have a store without a default, and others with those arguments.
-LIKE = {
-    patchcli.watch: patchcli.score, patchcli.write_report: patchcli.score,
-    patchcli.bank_remove: patchcli.audit, patchcli.bank_add: patchcli.audit,
+BUNDLES = {
+    "options": patchcli.ImageOptions, "images": patchcli.ImageOptions, "setup": patchcli.Setup,
+    "regions": patchcli.RegionOptions, "outputs": patchcli.Outputs,
 }  # fmt: skip
 
 
 def defaults(function: Callable[..., Any]) -> dict[str, Any]:
-    """The defaults of a verb's arguments."""
-    parameters = inspect.signature(function).parameters.values()
-    own = {parameter.name: parameter.default for parameter in parameters if parameter.default is not inspect.Parameter.empty}
-    return (defaults(LIKE[function]) if function in LIKE else {}) | own
+    """The defaults of a verb's arguments, and of the fields of its options."""
+    known: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name in BUNDLES:
+            known |= defaults(BUNDLES[name])
+        elif parameter.default is not inspect.Parameter.empty:
+            known["store" if name == "detector" else name] = parameter.default
+    return known
 
 
 @pytest.mark.parametrize("words", LEAVES)
 def test_defaults_are_those_of_the_library(words: str) -> None:
     known = defaults(FUNCTIONS[words])
     if words == "extract":
-        known |= defaults(extract_verb.cut_patches)
+        known |= defaults(patchcli.cut_patches)
     for parameter in LEAVES[words].params:
-        if parameter.default in (None, False):
+        if parameter.default is None or parameter.default is False:
             assert not known.get(parameter.name), f"{parameter.name}: the library's is {known[parameter.name]}"
-        else:
+        elif parameter.name != "store" or "store" in known:  # bank_remove and bank_add need it named
             assert str(parameter.default) == str(known[parameter.name]), parameter.name
 
 
+PAPER, PATCH, FLAT = Recipe.paper(), Recipe(sampler="patch"), Recipe(encoder="flat")
 # Defaults that help texts give in words: (flag, words) → whether the library does so.
 PROSE: dict[tuple[str, str], Callable[[], bool]] = {
-    ("--size", "256"): lambda: extract_verb.SIDE == 256,
-    ("--steps", "1000"): lambda: train_verb.STEPS == 1000,
+    ("--size", "256"): lambda: sizes.SIDE == 256,
+    ("--steps", "1000"): lambda: loop.STEPS == 1000,
     ("--encoder", "hierarchical"): lambda: Recipe().encoder == "hierarchical",
     ("--sampler", "dense"): lambda: Recipe().sampler == "dense",
     ("--objective", "contrast; with --sampler patch: paper"): lambda: (
-        Recipe().objective == "contrast" and train_verb._PATCH["objective"] == "paper"
+        (Recipe().objective, PATCH.objective) == ("contrast", "paper")
     ),
-    ("--lambda", "0; with --objective paper: 0.5"): lambda: Recipe().lam == 0 and train_verb._PAPER["lam"] == 0.5,
+    ("--lambda", "0; with --objective paper: 0.5"): lambda: (Recipe().lam, PAPER.lam, PATCH.lam) == (0, 0.5, 0.5),
     ("--warmup", "0; with --objective paper: 100; with --sampler patch: 0"): lambda: (
-        Recipe().warmup == 0 and train_verb._PAPER["warmup"] == 100 and "warmup" not in train_verb._PATCH
+        (Recipe().warmup, PAPER.warmup, PATCH.warmup) == (0, 100, 0)
     ),
     ("--dim", "64"): lambda: Recipe().D == 64,
-    ("--lr", "0.001; with --encoder flat: 0.0003"): lambda: Recipe().lr == 0.001 and train_verb._FLAT["lr"] == 0.0003,
-    ("--batch", "4; with --sampler patch: 64"): lambda: Recipe().batch == 4 and train_verb._PATCH["batch"] == 64,
+    ("--lr", "0.001; with --encoder flat: 0.0003"): lambda: (Recipe().lr, FLAT.lr) == (0.001, 0.0003),
+    ("--batch", "4; with --sampler patch: 64"): lambda: (Recipe().batch, PAPER.batch, PATCH.batch) == (4, 4, 64),
     ("--precision", "float32"): lambda: Recipe().precision == "float32",
     ("--seed", "0"): lambda: Recipe().seed == 0,
     ("--memory", "half of the free memory"): lambda: runtime.memory(None) == pytest.approx(runtime.free_memory() / 2, rel=0.1),

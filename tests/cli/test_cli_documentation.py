@@ -23,7 +23,7 @@ from smallworld import SIZE, save, texture, write_dataset, write_plain
 import patchcli
 from patchcli.cli.app import app
 from patchcli.features.hierarchical import HierarchicalEncoder
-from patchcli.training import trainer as training
+from patchcli.training import criterion
 from patchcli.verbs import watch as watch_module
 from patchcli.verbs.extraction import ImageOptions
 from patchcli.verbs.outputs import Outputs
@@ -101,7 +101,7 @@ def workshop(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     monkeypatch.setattr(watch_module.runtime, "stopping", lambda: contextlib.nullcontext(over))
     train: Callable[..., object] = patchcli.train
     monkeypatch.setattr(patchcli, "train", lambda *a, **k: train(*a, **{"size": (128, 128), "steps": 2, **k, "minutes": 1}))
-    monkeypatch.setattr(training, "JUDGED_EVERY", 10)
+    monkeypatch.setattr(criterion, "JUDGED_EVERY", 10)
     return place
 
 

@@ -29,12 +29,12 @@ bank.Blocks.write_block = slow
 SIGINT_AT_STEP_2 = """
 import os, signal
 from patchcli.training.trainer import Trainer
-step = Trainer.step
-def signalled(self, batch):
+update = Trainer.update
+def signalled(self, total, losses):
     if len(self.history) == 1:
         os.kill(os.getpid(), signal.SIGINT)
-    return step(self, batch)
-Trainer.step = signalled
+    return update(self, total, losses)
+Trainer.update = signalled
 """
 
 

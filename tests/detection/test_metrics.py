@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from patchcli.detection import metrics
+from patchcli.detection import metrics, pixel_metrics
 from patchcli.detection.metrics import PixelFigures, Pixels
 
 Picture = tuple[str, NDArray[np.float32], NDArray[np.bool_]]  # kind, map, mask
@@ -65,7 +65,7 @@ def test_image_figures_of_one_class_are_none(labels: list[bool]) -> None:
 
 def draws(positives: int, negatives: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """How often the positive and the negative images are drawn, each (RESAMPLES, images)."""
-    both = metrics._draws(positives, negatives)
+    both = metrics.draws(positives, negatives)
     return np.array(list(both[True])).T, np.array(list(both[False])).T
 
 
@@ -311,7 +311,7 @@ def test_the_bins_of_the_pixels_interval_are_fine(monkeypatch: pytest.MonkeyPatc
     pictures: list[Picture] = [("cut", (rng.gamma(2, 1, mask.shape) + mask).astype(np.float32), mask) for _ in range(3)]
     found = pooled(pictures).figures()
     assert found.auroc is not None
-    assert found.auroc_interval == pytest.approx((found.auroc, found.auroc), abs=1 / (2 * metrics.EDGES))
+    assert found.auroc_interval == pytest.approx((found.auroc, found.auroc), abs=1 / (2 * pixel_metrics.EDGES))
     assert found.auroc_interval != (found.auroc, found.auroc)  # it is binned, more than EDGES values as there are
 
 

@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from patchcli.reporting import page as pages
 from patchcli.reporting import pictures as report
 from patchcli.reporting.charts import Chart
-from patchcli.reporting.pictures import Card, ColourScale
+from patchcli.reporting.page import Card
+from patchcli.reporting.pictures import ColourScale
 
 H, W = 40, 50
 RED = (255, 0, 0)
@@ -112,9 +114,9 @@ def decoded(address: str) -> np.ndarray:
 
 
 def test_the_page_refers_to_nothing_outside_it(pixels: np.ndarray) -> None:
-    bar = report.colour_bar(ColourScale(0, 1), {"threshold": 0.5})
+    bar = pages.colour_bar(ColourScale(0, 1), {"threshold": 0.5})
     chart = Chart("c", {"l": [(0, 1), (1, 2)]})
-    text = report.page("Grid", ["A sentence."], [chart], [{"map": "product"}], [card("a.png", 1, pixels)], bar, {"a": "b"})
+    text = pages.page("Grid", ["A sentence."], [chart], [{"map": "product"}], [card("a.png", 1, pixels)], bar, {"a": "b"})
     assert not re.search(r"https?:|@import|url\((?!#heat)|<script src", text)
     references = [value for name, value in Page(text).attributes if name in ("src", "href", "srcset", "action")]
     assert len(references) == 5
@@ -123,13 +125,13 @@ def test_the_page_refers_to_nothing_outside_it(pixels: np.ndarray) -> None:
 
 
 def test_what_a_page_has_nothing_of_is_not_on_it() -> None:
-    page = Page(report.page("<run>", ["a & b"], [Chart("loss", {"x": [(1, 1.0)]})]))
+    page = Page(pages.page("<run>", ["a & b"], [Chart("loss", {"x": [(1, 1.0)]})]))
     assert {"script", "dialog", "table", "article", "h2"}.isdisjoint(page.tags)
     assert page.text.count("<run>") == 2 and "a & b" in page.text and "loss" in page.text
 
 
 def test_the_pictures_are_the_cards(pixels: np.ndarray) -> None:
-    text = report.page("Grid", [], [], cards=[card("a.png", 1, pixels)])
+    text = pages.page("Grid", [], [], cards=[card("a.png", 1, pixels)])
     image, *_ = (value for name, value in Page(text).attributes if name == "src")
     assert np.abs(decoded(image).astype(int) - pixels).mean() < 12  # WebP loses a little
 
@@ -148,8 +150,8 @@ def test_the_page_escapes_what_it_shows(pixels: np.ndarray) -> None:
     nasty = "<b>\"&'</b>"
     chart = Chart(nasty, {nasty: [(0, 1), (1, 2)]}, {nasty: 1})
     shown = [card(nasty, 1, pixels, kind=nasty, verdict=nasty)]
-    bar = report.colour_bar(ColourScale(0, 1), {nasty: 0.5})
-    page = Page(report.page(nasty, [nasty], [chart], [{nasty: nasty}], shown, bar, {nasty: nasty}))
+    bar = pages.colour_bar(ColourScale(0, 1), {nasty: 0.5})
+    page = Page(pages.page(nasty, [nasty], [chart], [{nasty: nasty}], shown, bar, {nasty: nasty}))
     assert not [value for name, value in page.attributes if name == "onclick"] and page.tags.count("b") == 1  # the verdict's
     assert page.text.count(nasty) >= 14  # title, h1, sentence, facts, table, chart, filters, card
     assert ("alt", f"{nasty}: image") in page.attributes
@@ -159,7 +161,7 @@ def test_the_page_escapes_what_it_shows(pixels: np.ndarray) -> None:
 def test_any_name_can_be_a_title(name: str) -> None:
     """Control characters, halves of surrogates and marks that turn the direction of text are shown as escapes."""
     pixels = np.zeros((32, 32, 3), np.uint8)
-    text = report.page(name, [name], [], cards=[card(name, 1, pixels)])
+    text = pages.page(name, [name], [], cards=[card(name, 1, pixels)])
     text.encode("utf-8")
     shown = re.findall(r"<h3><span title=\"[^\"]*\">([^<]*)</span>", text)
     assert len(shown) == 1 and all(letter.isprintable() for letter in shown[0])
@@ -169,7 +171,7 @@ def test_any_name_can_be_a_title(name: str) -> None:
 
 def test_a_long_title_keeps_both_ends(pixels: np.ndarray) -> None:
     name = "start/" + "x" * 4000 + "/end.png"
-    text = report.page("Grid", [], [], cards=[card(name, 1, pixels)])
+    text = pages.page("Grid", [], [], cards=[card(name, 1, pixels)])
     (shown,) = re.findall(r"<h3><span title=\"[^\"]*\">([^<]*)</span>", text)
     assert len(shown) <= report.TITLE + 1 and shown.startswith("start/") and shown.endswith("/end.png")
     assert text.count(name) == 1  # what a pointer shows
@@ -177,16 +179,16 @@ def test_a_long_title_keeps_both_ends(pixels: np.ndarray) -> None:
 
 def test_filters_offer_what_there_is(pixels: np.ndarray) -> None:
     cards = [card("a.png", 2, pixels), card("b.png", 1, pixels, "good", "pass"), card("c.png", 0, pixels, None, None)]
-    page = Page(report.page("Grid", [], [], cards=cards))
+    page = Page(pages.page("Grid", [], [], cards=cards))
     values = [value for name, value in page.attributes if name == "value"]
     assert values == ["", "good", "hole", "", "pass", "reject"]
     assert page.tags.count("article") == 3
-    bare = Page(report.page("Grid", [], [], cards=cards[2:]))
+    bare = Page(pages.page("Grid", [], [], cards=cards[2:]))
     assert "select" not in bare.tags
 
 
 def test_the_colour_bar_has_the_colours_and_values_of_the_maps() -> None:
-    root = ElementTree.fromstring(report.colour_bar(ColourScale(0.02, 0.1), {"threshold": 0.06}))
+    root = ElementTree.fromstring(pages.colour_bar(ColourScale(0.02, 0.1), {"threshold": 0.06}))
     stops = [stop.attrib["stop-color"] for stop in root.iter("stop")]
     assert stops[0] == "rgb(128,128,128)"  # nothing is drawn
     grey = np.full((1, 1, 3), 128, np.uint8)

@@ -463,7 +463,7 @@ def test_training_state_comes_back(path: Path) -> None:
 def test_no_encoder_yet(path: Path) -> None:
     with Store.creating(path, SOURCE) as new:
         new.write_images(iter(_images(2)), 70, 80)
-    with pytest.raises(IncompleteError, match=r"no encoder yet; run: `train\(\)`"):
+    with pytest.raises(IncompleteError, match=r"no encoder yet.*run: `train\(\)`"):
         Store.open(path).encoder.weights()
     with pytest.raises(IncompleteError, match=r"no encoder yet"):
         Store.open(path).bank()
@@ -604,7 +604,7 @@ def test_a_bank_goes_on_with_its_own_blocks(path: Path, monkeypatch: pytest.Monk
     [
         (1, {}, r"the bank is of encoder .*; run: `embed\(\)`"),
         # the same weights, but of another training
-        (0, {"strides": {"big": 8}}, r"the bank is of patches at other places than the encoder's; run: `embed\(\)`"),
+        (0, {"strides": {"big": 8}}, r"the bank has patches at other places than the encoder's; run: `embed\(\)`"),
     ],
 )
 def test_a_bank_of_another_encoder(path: Path, seed: int, attributes: dict[str, Any], says: str) -> None:

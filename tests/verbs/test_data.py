@@ -12,10 +12,11 @@ from smallworld import SIZE, WORKING, Told, World, save, truncate, write_dataset
 import patchcli
 from patchcli.datasets.layouts import Sample
 from patchcli.datasets.masks import Rule
+from patchcli.datasets.sample_masks import read_mask
+from patchcli.datasets.survey import Kind
 from patchcli.detection.evaluation import totals
 from patchcli.errors import InputError
 from patchcli.store import Store
-from patchcli.verbs.data import Kind, read_mask
 from patchcli.verbs.extraction import ImageOptions
 from patchcli.verbs.outputs import Outputs
 

@@ -15,7 +15,7 @@ from patchcli.detection.detector import Setup
 from patchcli.detection.evaluation import totals
 from patchcli.errors import InputError, StoreError
 from patchcli.store import Store
-from patchcli.verbs.extract import cut_patches
+from patchcli.verbs.cut_patches import cut_patches
 from patchcli.verbs.extraction import ImageOptions
 from patchcli.verbs.outputs import Outputs
 
@@ -65,8 +65,8 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_the_store_keeps_what_the_camera_gives(deep: tuple[Path, Path]) -> None:
     opened = Store.open(deep[1])
     assert opened.source.reader == images.Reader(BITS)
-    assert opened.images.dtype == np.uint16
-    assert opened.images.sizes.tolist() == [list(SIZE)] * 4
+    assert opened.images.read(0, 1).dtype == np.uint16
+    assert opened.images.sizes == [SIZE] * 4
     stored = opened.images.read(0, 4)
     wanted = np.stack([opened.canvas.fit(opened.source.reader.read(deep[0] / name)) for name in opened.images.ids])
     np.testing.assert_array_equal(stored, wanted)
@@ -136,7 +136,7 @@ def test_16_bit_files_of_8_bit_values_are_no_black_pictures(tmp_path: Path) -> N
     data = write_deep(tmp_path / "weave", bits=8)
     patchcli.extract(data, tmp_path / "s.zarr", ImageOptions(size=(128, 128)), observer=Told())
     opened = Store.open(tmp_path / "s.zarr")
-    assert (opened.images.dtype, opened.source.reader.bits) == (np.uint8, 8)
+    assert (opened.images.read(0, 1).dtype, opened.source.reader.bits) == (np.uint8, 8)
     assert opened.images.read(0, 1).mean() > 60
 
 
@@ -148,7 +148,7 @@ def test_training_and_bank_of_deep_images(deep: tuple[Path, Path], tmp_path: Pat
     patchcli.embed(store)
     patchcli.bank_add(store, [data / "test/good/000.tif"], force=True, observer=Told())
     opened = Store.open(store)
-    assert (opened.images.dtype, len(opened.images)) == (np.uint16, 11)
+    assert (opened.images.read(0, 1).dtype, len(opened.images)) == (np.uint16, 11)
     assert len(patchcli.audit(store)) == 11
     cut_patches(store, tmp_path / "patches")
     assert Image.open(next((tmp_path / "patches").rglob("*.png"))).mode == "RGB"
@@ -189,7 +189,7 @@ def test_what_is_not_read_of_many_files_is_two_notes(tmp_path: Path) -> None:
     patchcli.extract(tmp_path / "good", tmp_path / "s.zarr", ImageOptions(size=(128, 128)), observer=told)
     line = "2 pages; only page 2, the largest, is read"
     assert told.notes == [f"{tmp_path}/good/0.tif: {line}", f"3 other images: {line}"]
-    assert Store.open(tmp_path / "s.zarr").images.sizes.tolist() == [[128, 128]] * 4
+    assert Store.open(tmp_path / "s.zarr").images.sizes == [(128, 128)] * 4
 
 
 def test_another_aspect_ratio_is_one_note(made: object, tmp_path: Path) -> None:

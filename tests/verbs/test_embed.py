@@ -280,5 +280,5 @@ def test_an_interrupted_bank_of_another_encoder_is_begun_anew(world: World, monk
 
 def test_embed_without_an_encoder(tmp_path: Path, made: World) -> None:
     patchcli.extract(made.data, tmp_path / "s.zarr", ImageOptions(size=(128, 128)))
-    with pytest.raises(IncompleteError, match=r"no encoder yet.*; run: `train\(\)`"):
+    with pytest.raises(IncompleteError, match=r"no encoder yet.*run: `train\(\)`"):
         patchcli.embed(tmp_path / "s.zarr")

@@ -27,7 +27,7 @@ def test_images_ids_sizes_and_mean(world: World, tmp_path: Path) -> None:
     store = Store.open(tmp_path / "s.zarr")
     numbered = [f"train/good/{i:03}.png" for i in range(10)]
     assert store.images.ids == [*numbered, "train/good/010.bmp", "train/good/größe 漢.png"]
-    assert store.images.sizes.tolist() == [list(SIZE)] * 10 + [[70, 100], [90, 200]]
+    assert store.images.sizes == [SIZE] * 10 + [(70, 100), (90, 200)]
     expected = np.stack([images.resize(images.decode(world.data / name), 96, 80) for name in store.images.ids])
     np.testing.assert_array_equal(store.images.read(0, 12), expected)
     np.testing.assert_allclose(store.images.mean, expected.mean(axis=0), rtol=1e-5)

@@ -203,7 +203,7 @@ def test_patches_of_an_absolute_id_stay_below_their_folder(tmp_path: Path) -> No
     manifest = write_manifest(tmp_path, "absolute")
     patchcli.extract(manifest, tmp_path / "s.zarr", ImageOptions(size=WORKING))
     before = tree(tmp_path / "weave")
-    from patchcli.verbs.extract import cut_patches
+    from patchcli.verbs.cut_patches import cut_patches
 
     cut_patches(tmp_path / "s.zarr", tmp_path / "patches")
     assert tree(tmp_path / "weave") == before

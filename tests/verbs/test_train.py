@@ -11,13 +11,16 @@ import pytest
 from smallworld import WORKING, Told, World, leftovers, tree, write_plain
 
 import patchcli
-from patchcli import runtime
+from patchcli import ImageOptions, runtime
 from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.store import Store, digest_of
 from patchcli.store.parts import Part
-from patchcli.training import trainer as training
+from patchcli.training import alignment as aligning
+from patchcli.training import criterion
+from patchcli.training import recipe as recipes
+from patchcli.training.loop import Trained
+from patchcli.training.recipe import Recipe
 from patchcli.training.trainer import Trainer
-from patchcli.verbs.extraction import ImageOptions
 
 QUICK: dict[str, Any] = {"encoder": "flat", "D": 4, "batch": 2, "device": "cpu"}
 
@@ -37,22 +40,22 @@ def store(images: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def straight(images: Path, tmp_path_factory: pytest.TempPathFactory) -> training.Trained:
+def straight(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Four steps without interruption."""
     copied = Path(shutil.copytree(images, tmp_path_factory.mktemp("straight") / "good.zarr"))
     return patchcli.train(store=copied, steps=4, **QUICK)
 
 
 def _signal_at_step(monkeypatch: pytest.MonkeyPatch, number: int, signals: tuple[int, ...]) -> None:
-    step = Trainer.step
+    update = Trainer.update
 
-    def signalled(self: Trainer, batch: Any) -> dict[str, float]:
+    def signalled(self: Trainer, *losses: Any) -> dict[str, float]:
         if len(self.history) == number - 1:
             for one in signals:
                 os.kill(os.getpid(), one)
-        return step(self, batch)
+        return update(self, *losses)
 
-    monkeypatch.setattr(Trainer, "step", signalled)
+    monkeypatch.setattr(Trainer, "update", signalled)
 
 
 def test_what_is_written_of_a_run(store: Path) -> None:
@@ -74,7 +77,7 @@ def test_what_is_written_of_a_run(store: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_and_resumed_is_as_if_never_stopped(
-    store: Path, straight: training.Trained, monkeypatch: pytest.MonkeyPatch, number: int
+    store: Path, straight: Trained, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     handler = signal.getsignal(number)
     with monkeypatch.context() as patched:
@@ -88,7 +91,7 @@ def test_interrupted_and_resumed_is_as_if_never_stopped(
     assert resumed.losses == pytest.approx(straight.losses)
 
 
-def test_resumed_before_the_first_step(store: Path, straight: training.Trained) -> None:
+def test_resumed_before_the_first_step(store: Path, straight: Trained) -> None:
     assert patchcli.train(store=store, steps=0, **QUICK).steps == 0
     assert patchcli.train(store=store, steps=4, resume=True, device="cpu").sha256 == straight.sha256
 
@@ -123,11 +126,11 @@ def test_epochs_and_minutes(store: Path) -> None:
 def test_loss_that_is_not_finite(store: Path) -> None:
     with pytest.raises(ArithmeticError, match=r"not finite.*lower `lr`"):
         patchcli.train(store=store, steps=20, lr=1e30, **QUICK)
-    trouble = str(patchcli.info(store)["encoder_trouble"])
-    assert trouble.startswith("training failed at step 2: a loss is not finite")
-    assert patchcli.info(store).next == "train(overwrite)"
+    info = patchcli.info(store)
+    assert str(info.encoder_trouble).startswith("training failed at step 2: a loss is not finite")
+    assert info.next == "train(overwrite)"
     before = tree(store)
-    with pytest.raises(StoreError, match=r"a loss is not finite.*lower `lr`.*`embed\(force\)`.*`train\(overwrite\)`"):
+    with pytest.raises(StoreError, match=r"a loss is not finite.*lower `lr`.*`train\(overwrite\)`.*`embed\(force\)`"):
         patchcli.embed(store)
     assert tree(store) == before
 
@@ -152,8 +155,14 @@ def test_loss_that_is_not_finite(store: Path) -> None:
         ({"epochs": float("inf")}, "`epochs`: expected 0 or more, found inf"),
         ({"minutes": float("inf")}, "`minutes`: expected 0 or more, found inf"),
         ({"seed": 1 << 63}, r"`seed`: expected less than 2\^63"),
-        ({"size": "64"}, "training needs images of at least 128×128 pixels, found a working size of 64×64"),
-        ({"size": "200x100", "encoder": "flat"}, "at least 128×128 pixels, found a working size of 100×200"),
+        (
+            {"images": ImageOptions(size="64")},
+            "training needs images of at least 128×128 pixels, found a working size of 64×64",
+        ),
+        (
+            {"images": ImageOptions(size="200x100"), "encoder": "flat"},
+            "at least 128×128 pixels, found a working size of 100×200",
+        ),
         ({"resume": True}, "`resume` and `overwrite`: give one of the two"),
         ({"precision": "bfloat16", "device": "cpu"}, "this CPU has no bfloat16 instructions"),
     ],
@@ -161,7 +170,7 @@ def test_loss_that_is_not_finite(store: Path) -> None:
 def test_refused_before_anything_is_touched(
     kept: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], says: str
 ) -> None:
-    monkeypatch.setattr(training, "cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(recipes, "cpu_has_bfloat16", lambda: False)
     other = write_plain(tmp_path / "other", 3)
     for store in (kept.store, tmp_path / "new.zarr"):
         with pytest.raises(InputError, match=says):
@@ -192,6 +201,17 @@ def test_resume_keeps_the_recipe(store: Path) -> None:
         patchcli.train(store=store, steps=2, resume=True, lr=0.1)
     assert tree(store) == before
     assert patchcli.train(store=store, steps=1, resume=True, lr=0.0003).steps == 1  # the same is no change
+
+
+def test_a_recipe_and_changes_to_it(store: Path) -> None:
+    recipe = Recipe.paper(encoder="flat", D=4, batch=2)
+    patchcli.train(store=store, steps=0, device="cpu", recipe=recipe, seed=3)
+    stored = Store.open(store).encoder.attributes.recipe
+    assert stored is not None
+    assert Recipe(**stored) == Recipe.paper(encoder="flat", D=4, batch=2, seed=3)
+    with pytest.raises(InputError, match="the checkpoint has `seed` 3, found 0"):
+        patchcli.train(store=store, steps=1, resume=True, device="cpu", recipe=recipe)
+    assert patchcli.train(store=store, steps=1, resume=True, device="cpu", recipe=recipe, seed=3).steps == 1
 
 
 def test_resume_without_an_encoder(store: Path) -> None:
@@ -225,7 +245,7 @@ def test_a_full_disk_at_the_end_keeps_the_last_encoder(store: Path, monkeypatch:
 
 
 def test_a_report_shows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "JUDGED_EVERY", 2)
+    monkeypatch.setattr(criterion, "JUDGED_EVERY", 2)
     data = write_plain(tmp_path / "good", 5, WORKING)
     page = tmp_path / "run.html"
     trained = patchcli.train(
@@ -241,22 +261,22 @@ def test_a_report_shows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_run_with_the_separation_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "ALIGNED", 1.1)
+    monkeypatch.setattr(aligning, "ALIGNED", 1.1)
     data, page, told = write_plain(tmp_path / "good", 5, WORKING), tmp_path / "run.html", Told()
     trained = patchcli.train(
         data, tmp_path / "s.zarr", images=ImageOptions(size=WORKING), steps=3, report=page, observer=told, **QUICK
     )
     alignment = Store.open(tmp_path / "s.zarr").encoder.attributes.alignment
-    found = f"these images are not aligned (their mean explains {alignment:.1%} of their detail)"
-    assert f"{found}; the encoder learned from synthetic defects" in told.notes
+    reason = f"these images are not aligned (their mean explains {alignment:.1%} of their detail)"
+    assert f"{reason}; the encoder learned from synthetic defects" in told.notes
     text = page.read_text(encoding="utf-8")
-    assert f"{found.capitalize()}, so the encoder learned to tell patches with synthetic defects from good ones" in text
+    assert f"{reason.capitalize()}, so the encoder learned to separate patches with synthetic defects from good ones" in text
     assert list(trained.losses) == ["nce_big", "ssl_big", "sep_big"]
     assert text.count("<svg") == 4
     assert "NaN" not in text
     assert "nan" not in text
 
 
-def test_a_report_without_steps_or_held_out_images(store: Path, tmp_path: Path) -> None:
+def test_a_report_without_steps_or_validation_images(store: Path, tmp_path: Path) -> None:
     patchcli.train(store=store, steps=0, report=tmp_path / "run.html", **QUICK)
-    assert "too few images to hold some out and judge by them" in (tmp_path / "run.html").read_text(encoding="utf-8")
+    assert "too few images to validate with some of them" in (tmp_path / "run.html").read_text(encoding="utf-8")

@@ -15,13 +15,13 @@ import pytest
 from smallworld import Told, World, save, texture, tree, truncate, write_plain
 
 import patchcli
+from patchcli.datasets import arrivals as module
 from patchcli.datasets import images
+from patchcli.datasets.arrivals import PATIENCE, arrivals
 from patchcli.detection.detector import Detector
 from patchcli.errors import InputError, StoreError
 from patchcli.store import Store
-from patchcli.verbs import arrivals as module
 from patchcli.verbs import ledger, watcher
-from patchcli.verbs.arrivals import PATIENCE, arrivals
 from patchcli.verbs.outputs import Outputs
 from patchcli.verbs.watch import watch
 

@@ -25,7 +25,7 @@ LAYOUTS = {
 def read(root: Path, layout: str | None = None) -> Dataset:
     """Understand a folder, or a manifest, in the named layout or the first that fits."""
     if layout is not None and layout not in LAYOUTS:
-        raise InputError(f"--layout: expected one of {', '.join(LAYOUTS)}; found {layout!r}")
+        raise InputError(repr(layout), parameter="layout", expected=f"one of {', '.join(LAYOUTS)}")
     if not files.is_folder(root):
         if not os.path.lexists(root):
             raise InputError(f"{root}: no such folder; expected a data set (train/good, test/…) or a folder of good images")
@@ -35,8 +35,8 @@ def read(root: Path, layout: str | None = None) -> Dataset:
     root = files.real(root) if files.is_folder(root) else files.place(root)
     name = layout or next(name for name, known in LAYOUTS.items() if known.fits(root))
     if not LAYOUTS[name].fits(root):
-        wanted = f"{LAYOUTS[name].form} (--layout {name})"
-        raise InputError(f"{root}: expected {wanted}, found none but {contents(root)}; leave --layout away to detect")
+        wanted = f"{LAYOUTS[name].form} (`layout={name}`)"
+        raise InputError(f"{root}: expected {wanted}, found none but {contents(root)}; leave `layout` out to detect it")
     if layout is None and name == "plain":
         _refuse_classes(root)
     dataset = LAYOUTS[name].read(root)
@@ -78,4 +78,4 @@ def _refuse_lookalikes(dataset: Dataset) -> None:
         else:
             continue
         found = f"found {folder}/ but no {expected} beside it (there is {contents(dataset.root)})"
-        raise InputError(f"{dataset.root}: {found}; {advice}, or name their folder (all is good: --layout plain)")
+        raise InputError(f"{dataset.root}: {found}; {advice}, or name their folder (if all are good: `layout=plain`)")

@@ -9,14 +9,16 @@ from patchcli.datasets import images
 from patchcli.datasets.images import Canvas
 from patchcli.datasets.layouts import Sample
 from patchcli.errors import InputError
-from patchcli.features.registry import largest_patch
 
 SIDE = 256  # of the working size, by default
 ASPECT = 0.01  # by how much aspect ratios of images that are alike may differ
 
 
-def canvas_of(size: tuple[int, int] | str, samples: Sequence[Sample]) -> Canvas:
-    """(height, width), or a text: "256", "256x320", "fit:256x320", "native", "keep:256"; see `extract`."""
+def canvas_of(size: tuple[int, int] | str, samples: Sequence[Sample], smallest: int) -> Canvas:
+    """(height, width), or a text: "256", "256x320", "fit:256x320", "native", "keep:256" (see ImageOptions).
+
+    No side may be below `smallest`.
+    """
     if isinstance(size, str) and (size == "native" or re.fullmatch(r"keep:\d+", size)):
         size = _own_size(samples, size)
     fits = isinstance(size, str) and size.startswith("fit:")
@@ -26,7 +28,6 @@ def canvas_of(size: tuple[int, int] | str, samples: Sequence[Sample]) -> Canvas:
             expected = "256, 256x320 (height x width), fit:256x320, keep:256 or native"
             raise InputError(f"{size!r}", parameter="size", expected=expected)
         size = int(sides[0]), int(sides[-1])
-    smallest = largest_patch()
     if min(size) < smallest:
         wrong = f"expected at least {smallest}x{smallest}, the larger patch; found {size[0]}x{size[1]}"
         raise InputError(wrong, parameter="size")
