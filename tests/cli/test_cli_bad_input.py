@@ -442,4 +442,4 @@ def test_a_full_disk(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         refused(*given, says=("No space left on device", "fix this"))
     assert not (tmp_path / "s.zarr").exists()
     done(*given)
-    assert patchcli.info(world.store)["images"] == 10
+    assert patchcli.info(world.store).images == 10
