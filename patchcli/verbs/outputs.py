@@ -174,7 +174,7 @@ class Maps:
 
     def __init__(self, folder: Path, dataset: Dataset) -> None:
         if not files.is_folder(folder):
-            expected = "expected one with maps, such as `score()` writes"
+            expected = "expected one with maps, such as `score(out)` writes"
             raise InputError(f"no such folder; {expected}", parameter="maps", subject=folder)
         if files.real(folder) == files.real(dataset.root):
             raise InputError("is the data set's own folder; expected one with maps", parameter="maps", subject=folder)
