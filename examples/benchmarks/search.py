@@ -22,15 +22,15 @@ import torch
 
 from patchcli.bank import pages as paged
 from patchcli.bank import thinning as cover
-from patchcli.bank.search import brute, pruned
+from patchcli.bank.search import brute, pruned, trees
 from patchcli.datasets import images, layouts
 from patchcli.detection import maps
-from patchcli.detection.detector import Scorer
+from patchcli.detection.detector import Detector
+from patchcli.detection.stream import stream as scored
 from patchcli.features import dense as embedding
 from patchcli.observer import Observer
 from patchcli.store import Store
-from patchcli.verbs import score as score_module
-from patchcli.verbs.embed import pages_stream
+from patchcli.verbs.writer import write_map
 
 IMAGES, CPU = 10, torch.device("cpu")
 
@@ -38,7 +38,7 @@ IMAGES, CPU = 10, torch.device("cpu")
 def loaded(store: Store) -> tuple[np.ndarray, list[torch.Tensor], list[Path]]:
     """The bank's small vectors in image order, queries (3249, 64) of up to 10 test images spread over all, their files."""
     bank = store.bank()
-    ids, vectors = (np.concatenate(column) for column in zip(*pages_stream(bank, "small")(), strict=True))
+    ids, vectors = (np.concatenate(column) for column in zip(*paged.stream(bank, "small")(), strict=True))
     samples = layouts.read(Path(store.source.root), store.source.layout).split("test")
     files = [sample.path for sample in samples[:: max(1, len(samples) // IMAGES)]][:IMAGES]
     encoder, (height, width) = store.encoder.restore(CPU), store.images.mean.shape[:2]
@@ -62,15 +62,15 @@ def blown_up(vectors: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def indexed(vectors: np.ndarray) -> tuple[pruned.Pages, float]:
+def indexed(vectors: np.ndarray) -> tuple[trees.Pages, float]:
     """Pages in memory, and the seconds that they took."""
     begun, written = time.perf_counter(), {}
 
     def stream() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return ((np.arange(s, min(s + 32768, len(vectors))), vectors[s : s + 32768]) for s in range(0, len(vectors), 32768))
 
-    index = pruned.build(stream, len(vectors), written.__setitem__, 1 << 40, lambda done: None)
-    return pruned.Pages(index, written.__getitem__, 1 << 40), time.perf_counter() - begun
+    index = trees.build(stream, len(vectors), written.__setitem__, 1 << 40, lambda done: None)
+    return trees.Pages(index, written.__getitem__, 1 << 40), time.perf_counter() - begun
 
 
 def seconds(work: Callable[[], object], rounds: int = 3) -> float:
@@ -99,7 +99,8 @@ def compare(vectors: np.ndarray, queries: list[torch.Tensor]) -> None:
     few = queries[:2]
     flat_seconds = seconds(lambda: [flat.search(q.numpy(), 1) for q in few], 1) / len(few)
     distance, index = pruned.search(queries[0], pages)
-    exact, first = brute.search(queries[0], [(torch.arange(len(vectors)), torch.from_numpy(vectors))])
+    squared, first = brute.nearest(queries[0], [(torch.arange(len(vectors)), torch.from_numpy(vectors))])
+    exact = squared.sqrt().float()
     squared, named = flat.search(queries[0].numpy(), 1)
     off = np.abs(np.sqrt(np.maximum(squared[:, 0], 0)) - exact.numpy()).max()
     print(
@@ -124,23 +125,23 @@ def shares(store: Store, files: list[Path]) -> None:
         spent[name] = spent.get(name, 0.0) + time.perf_counter() - begun
         return result
 
-    scorer = Scorer(store, CPU, "pruned", 1 << 40)
-    scorer.score([images.decode(files[0])])  # loads pages and what is compiled
+    detector = Detector.open(store, device="cpu", search="pruned", memory=1 << 40)
+    detector(files[0])  # loads pages and what is compiled
     batches = [files[n : n + 8] for n in range(0, len(files), 8)]
     with tempfile.TemporaryDirectory() as folder:
         for batch in batches:
             pixels = timed("decode", lambda batch=batch: [images.decode(file) for file in batch])
-            embedded = timed("embed", lambda pixels=pixels: scorer.embed(pixels))
-            for scale, grid in scorer.grids.items():
-                queries = embedded.features[scale].reshape(-1, embedded.features[scale].shape[-1])
-                distances, _ = timed("search", lambda s=scale, q=queries: scorer.search[s](q, (0, 0)))
+            features = timed("embed", lambda pixels=pixels: detector.embed_pixels(pixels))
+            for scale, grid in detector.grids.items():
+                queries = features.scales[scale].reshape(-1, features.scales[scale].shape[-1])
+                distances, _ = timed("search", lambda s=scale, q=queries: detector._search[s](q))
                 shaped = distances.numpy().reshape(len(batch), *grid.shape)
                 timed("maps", lambda d=shaped, g=grid: maps.spread(d, g))
-            for result, file in zip(scorer.compare(embedded), batch, strict=True):
-                values = timed("maps", lambda result=result: score_module.original_size(result))
-                timed("write", lambda v=values, f=file: score_module.write_map(Path(folder) / f"{f.stem}.tiff", v, {}))
+            for result, file in zip(detector.compare(features), batch, strict=True):
+                values = timed("maps", lambda result=result: result.map)
+                timed("write", lambda v=values, f=file: write_map(Path(folder) / f"{f.stem}.tiff", v, {}))
         samples = [layouts.Sample(file.name, file, "query", "") for file in files]
-        whole = seconds(lambda: list(score_module.scored(scorer, samples, 8, Observer())), 1)
+        whole = seconds(lambda: list(scored(detector, samples, 8, Observer())), 1)
     total = sum(spent.values())
     parts = ", ".join(f"{name} {value / total:.0%}" for name, value in spent.items())
     print(f"score, step by step: {len(files) / total:.1f} images a second: {parts}")
@@ -214,14 +215,12 @@ def blow_up(path: Path, count: int) -> None:
                 def stream(scale: str = scale, patches: int = grid.patches) -> Iterator[tuple[np.ndarray, np.ndarray]]:
                     rng = np.random.default_rng(0)
                     for copy in range(copies):
-                        for held, vectors in pages_stream(bank, scale)():
+                        for held, vectors in paged.stream(bank, scale)():
                             noise = rng.normal(0, 0.01, vectors.shape) if copy else 0
                             yield held + copy * bank.images * patches, (vectors + noise).astype(np.float32)
 
                 vectors = copies * bank.images * grid.patches
                 paged.write(new, scale, stream, vectors, half=False, budget=1 << 28, progress=lambda done: None)
-            whole = {"tolerance": None, "keep": None, "half": False}
-            new.attributes |= {"thinning": whole, "radius": dict.fromkeys(grids, 0.0)}
 
 
 def main() -> None:

@@ -58,7 +58,7 @@ class Features:
 class Detector:
     """Scores images against one version of a store; open one with `Detector.open`."""
 
-    def __init__(self, store: Store, setup: Setup, observer: Observer) -> None:
+    def __init__(self, store: Store, setup: Setup, observer: Observer, calibrated: bool = True) -> None:
         runtime.set_threads(setup.threads)
         assert setup.roi is None or isinstance(setup.roi, Roi)
         self._store, self.setup, self.roi = store, setup, setup.roi
@@ -66,7 +66,7 @@ class Detector:
         self.bank, self.images, self.attributes = store.bank(), store.images, store.encoder.attributes
         self.device, self.memory = runtime.device(setup.device), runtime.memory(setup.memory)
         self.canvas, self.reader = store.canvas, store.source.reader.lifted(setup.large)
-        self.calibration, self.uncalibrated = _calibration(store, self.roi)
+        self.calibration, self.uncalibrated = _calibration(store, self.roi) if calibrated else (None, None)
         self._check_roi()
         self._announce(observer)
         self.encoder, self.mean = store.encoder.restore(self.device), store.images.mean

@@ -57,7 +57,7 @@ def calibrate(
     with Store.writing(path, observer) as store:
         goods = good_images(store, source, observer)
         promise.rate(store.bank().images if goods.samples is None else len(goods.samples))
-        detector = Detector(store, setup, observer)  # of the version that nobody changes meanwhile
+        detector = Detector(store, setup, observer, calibrated=False)  # of the version that nobody changes meanwhile
         if goods.samples is None:
             check_whole(detector)
         elif observer.dry:

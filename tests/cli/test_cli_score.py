@@ -39,7 +39,7 @@ def test_a_record_an_image_with_every_field(made: World, scored: tuple[Path, lis
     for record in found:
         assert list(record) == [field.name for field in fields(Record)]
         assert record["schema"] == "patchcli.score/1"
-        assert record["encoder"] == patchcli.info(made.store)["encoder_sha256"]
+        assert record["encoder"] == patchcli.info(made.store).encoder_sha256
     assert [Record(**{**record, "map": None, "overlay": None}) for record in found] == list(patchcli.score(made.store))
 
 

@@ -141,9 +141,9 @@ class World:
     store: Path
 
 
-def make_store(data: Path, store: Path, embedded: bool = True, **recipe: Any) -> Path:
+def make_store(data: Path, store: Path, embedded: bool = True, holdout: float | None = None, **recipe: Any) -> Path:
     """A store with an encoder of no training step (quick), and its bank."""
-    patchcli.train(data, store, images=ImageOptions(size=WORKING), steps=0, observer=Told(), **recipe)
+    patchcli.train(data, store, images=ImageOptions(size=WORKING, holdout=holdout), steps=0, observer=Told(), **recipe)
     if embedded:
         patchcli.embed(store)
     return store

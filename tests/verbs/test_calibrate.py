@@ -173,7 +173,7 @@ def test_a_calibration_of_another_bank(split: World, change: str) -> None:
     assert said.endswith("the calibration is of another bank; run: `calibrate()`")
     with pytest.raises(StoreError, match="of another bank"):
         patchcli.score(split.store, calibrated=True)
-    assert patchcli.info(split.store)["calibration"] == "of another bank"
+    assert patchcli.info(split.store).calibration == "of another bank"
     assert patchcli.info(split.store).next == "calibrate()"
     patchcli.calibrate(split.store, false_alarms=0.25)
     assert next(patchcli.score(split.store, calibrated=True)).verdict == "pass"
