@@ -17,18 +17,18 @@ import patchcli
 from patchcli.detection.evaluation import Row, totals
 from patchcli.errors import StoreError
 
-PAPER = {"sampler": "patch", "lr": 1e-4, "lam": 1e-3}
-
 
 def prepare(data: Path, store: Path, architecture: str, options: argparse.Namespace) -> None:
     """Train and embed one class; resume an earlier run."""
-    recipe = {"encoder": architecture, "seed": options.seed, **(PAPER if options.paper else {})}
+    recipe = patchcli.Recipe(encoder=architecture, seed=options.seed)
+    if options.paper:
+        recipe = patchcli.Recipe.published(encoder=architecture, seed=options.seed, lr=1e-4, lam=1e-3)
     try:
-        steps = patchcli.info(store)["encoder_steps"]
+        steps = patchcli.info(store).encoder_steps
     except StoreError:
         steps = None
     if steps is None:
-        patchcli.train(data, store, steps=options.steps, **recipe)
+        patchcli.train(data, store, steps=options.steps, recipe=recipe)
     elif steps < options.steps:
         patchcli.train(store=store, steps=options.steps, resume=True)
     patchcli.embed(store)

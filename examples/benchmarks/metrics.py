@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from patchcli.detection.metrics import Pixels
+from patchcli.detection.pixel_metrics import Pixels
 
 
 def main() -> None:

@@ -43,6 +43,7 @@ SETTINGS = f"""size = "128"
 dim = 16
 [train]
 steps = 2
+batch = 2
 [calibrate]
 confidence = {CONFIDENCE}
 [watch]
@@ -72,7 +73,7 @@ LINES = [line for line in (*TYPED, *_examples(typer.main.get_command(app))) if n
 
 def small_store(data: str, store: str) -> None:
     """A store in two steps of training, with its bank and a calibration."""
-    patchcli.train(data, store, images=ImageOptions(size=(128, 128)), steps=2, D=16)
+    patchcli.train(data, store, images=ImageOptions(size=(128, 128)), steps=2, batch=2, D=16)
     patchcli.embed(store)
     patchcli.calibrate(store, ["more_good"], false_alarms=0.05, confidence=CONFIDENCE)
 
@@ -111,8 +112,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def workshop(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy to work in, with `patchcli` on the PATH, where a watcher stops by itself and training takes two steps, or
-    is judged every ten."""
+    """A copy to work in, with `patchcli` on the PATH, where a watcher stops by itself and training takes two
+    steps, or four."""
     place = tmp_path / "workshop"
     shutil.copytree(built, place, copy_function=os.link)
     monkeypatch.chdir(place)
@@ -130,11 +131,12 @@ def workshop(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
         images, _ = options.pop("images", None), options.pop("minutes", None)
         if arguments and getattr(images, "size", None) is None:
             images = ImageOptions(size=(128, 128))
-        steps = min(options.pop("steps", 2), 20)  # type: ignore[type-var]
-        return train(*arguments, **options, images=images, steps=steps, minutes=1)
+        steps = min(options.pop("steps", 2), 4)  # type: ignore[type-var]
+        batch = {} if options.get("resume") else {"batch": 2}
+        return train(*arguments, **options, **batch, images=images, steps=steps, minutes=1)
 
     monkeypatch.setattr(patchcli, "train", briefly)
-    monkeypatch.setattr(criterion, "JUDGED_EVERY", 10)
+    monkeypatch.setattr(criterion, "JUDGED_EVERY", 2)
     return place
 
 
@@ -178,6 +180,7 @@ def test_there_is_much_to_type() -> None:
 
 def test_the_settings(workshop: Path) -> None:
     (settings,) = _fences("toml")
+    Path("patchcli.toml").unlink()  # which the workshops share
     Path("patchcli.toml").write_text(settings)
     assert json.loads(typed("patchcli info"))["store"].endswith("grid.zarr")
 
@@ -239,7 +242,7 @@ RUNS = {
     "mvtec_tables.py": (("mvtec", "--steps", 2), "Table S2"),
     "benchmarks/training.py": (("mvtec/grid", "--steps", 1, 2, "--seeds", 0, "--size", 128), "worst"),
     "benchmarks/criterion.py": (
-        ("mvtec/grid", "--steps", 20, "--seeds", 0, "--size", 128, "--encoder", "flat"),
+        ("mvtec/grid", "--steps", 4, "--seeds", 0, "--size", 128, "--encoder", "flat"),
         "mean miss",
     ),
     "benchmarks/embedding.py": ((1, 64), "times the best per-patch way"),
@@ -264,8 +267,9 @@ def test_an_example_runs(
 
 def test_no_example_is_left_out() -> None:
     scripts = {path.relative_to(ROOT / "examples").as_posix() for path in (ROOT / "examples").rglob("*.*") if path.is_file()}
-    others = {"benchmarks/README.md", "jq_pipeline.sh", "mvtec_class.sh"}
-    assert {name for name in scripts if "__pycache__" not in name} == {*RUNS, *others}
+    pages = {page.relative_to(ROOT / "examples").as_posix() for page in PAGES[1:]}
+    others = {"overview.jpg", "jq_pipeline.sh", "mvtec_class.sh"}
+    assert {name for name in scripts if "__pycache__" not in name} == {*RUNS, *others, *pages}
 
 
 @pytest.mark.parametrize(
