@@ -16,7 +16,6 @@ from patchcli.detection.evaluation import totals
 from patchcli.errors import InputError, StoreError
 from patchcli.store import Store
 from patchcli.verbs.cut_patches import cut_patches
-from patchcli.verbs.evaluate import totals
 from patchcli.verbs.extraction import ImageOptions
 from patchcli.verbs.outputs import Outputs
 
