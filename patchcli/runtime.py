@@ -110,22 +110,22 @@ def stopping() -> Iterator[Callable[[], int]]:
 
     Not one that comes with the first: timeout(1) and others signal a process and its group.
     """
-    seen: list[tuple[float, int]] = []
+    signals: list[tuple[float, int]] = []
 
     def note(number: int, frame: Any) -> None:
         now = time.monotonic()
-        if seen and now - seen[0][0] > TWICE:
+        if signals and now - signals[0][0] > TWICE:
             if callable(handler := before[signal.Signals(number)]):
                 handler(number, frame)
             raise KeyboardInterrupt
-        seen.append((now, number))
+        signals.append((now, number))
 
     try:
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not in the main thread: signals are the caller's
         before = {}
     try:
-        yield lambda: seen[0][1] if seen else 0
+        yield lambda: signals[0][1] if signals else 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

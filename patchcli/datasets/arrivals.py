@@ -27,27 +27,27 @@ class Arrival:
 
 def arrivals(
     folder: Path,
-    seen: dict[str, State],
+    known_states: dict[str, State],
     every: float,
     stop: Callable[[], int],
     observer: Observer,
     reader: Callable[[], Reader],
 ) -> Iterator[Arrival]:
-    """Complete images below the folder that are not in `seen`, which they are added to, until `stop()`."""
+    """Complete images below the folder that are not in `known_states`, which they are added to, until `stop()`."""
     before: dict[str, State] = {}
     failed: dict[str, int] = {}
     trouble: dict[str, str] = {}
     reported: set[str] = set()
     while not stop():
-        now, found = _look(folder)
-        lasting = found.keys() & trouble.keys()
+        now, unreadable = _look(folder)
+        lasting = unreadable.keys() & trouble.keys()
         for name in sorted(lasting - reported):
-            observer.problem(f"{folder / name}: {found[name]}")
-        trouble, reported = found, lasting
+            observer.problem(f"{folder / name}: {unreadable[name]}")
+        trouble, reported = unreadable, lasting
         for name, state in now.items():
             if stop():
                 return
-            known = seen.get(name)
+            known = known_states.get(name)
             if known is not None and state[: len(known)] == known:
                 continue
             if before.get(name) != state:
@@ -58,12 +58,12 @@ def arrivals(
             except InputError as error:
                 failed[name] = failed.get(name, 0) + 1
                 if failed[name] == PATIENCE:
-                    seen[name] = state
+                    known_states[name] = state
                     observer.problem(str(error))
                 continue
             if arrival is None:
                 continue
-            seen[name] = state
+            known_states[name] = state
             yield arrival
         before = now
         pause(every, stop)
@@ -99,7 +99,7 @@ def _look(folder: Path) -> tuple[dict[str, State], dict[str, str]]:
 
     Hidden ones are passed over; links are followed, but not to a folder that they are in.
     """
-    found: list[tuple[int, str, State]] = []
+    files: list[tuple[int, str, State]] = []
     trouble: dict[str, str] = {}
     folders: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]  # and those that each is in
     while folders:
@@ -130,11 +130,11 @@ def _look(folder: Path) -> tuple[dict[str, State], dict[str, str]]:
                         folders.append((f"{name}/", around))
                     elif suffix.lower() in images.SUFFIXES and entry.is_file():
                         status = entry.stat()
-                        found.append((status.st_mtime_ns, name, _state(status)))
+                        files.append((status.st_mtime_ns, name, _state(status)))
                     elif suffix.lower() in images.SUFFIXES and entry.is_symlink():
                         trouble[name] = "links to no file; mend or remove the link"
                 except FileNotFoundError:
                     continue
                 except OSError as error:
                     trouble[name] = f"cannot be read ({error.strerror}); replace or remove it"
-    return {name: state for _, name, state in sorted(found)}, trouble
+    return {name: state for _, name, state in sorted(files)}, trouble

@@ -15,8 +15,8 @@ def copy_of(path: Path, other: Sample) -> str:
 def same_images(samples: list[Sample], others: list[Sample]) -> dict[Path, Sample]:
     """Paths of the samples that are a file of the others, or have the content of one, with that one."""
     paths = {files.real(other.path): other for other in others}
-    found = {sample.path: paths[files.real(sample.path)] for sample in samples if files.real(sample.path) in paths}
-    rest = [sample for sample in samples if sample.path not in found and not files.trouble(sample.path)]
+    copies = {sample.path: paths[files.real(sample.path)] for sample in samples if files.real(sample.path) in paths}
+    rest = [sample for sample in samples if sample.path not in copies and not files.trouble(sample.path)]
     sizes = {sample.path.stat().st_size for sample in rest}
     contents = {
         layouts.digest(other.path): other
@@ -24,5 +24,5 @@ def same_images(samples: list[Sample], others: list[Sample]) -> dict[Path, Sampl
         if not files.trouble(other.path) and other.path.stat().st_size in sizes
     }
     if contents:
-        found |= {sample.path: contents[key] for sample in rest if (key := layouts.digest(sample.path)) in contents}
-    return found
+        copies |= {sample.path: contents[key] for sample in rest if (key := layouts.digest(sample.path)) in contents}
+    return copies

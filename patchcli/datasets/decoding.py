@@ -87,13 +87,13 @@ def read(path: Path, large: bool = False, labels: bool = False, file: BinaryIO |
     Raises InputError where it cannot be decoded, or has more than LIMIT pixels and is not said to be `large`.
     """
     with _opened(path, file) as opened:
-        found = opened.head
-        if found.height * found.width > LIMIT and not large:
-            size = f"{found.width}×{found.height} pixels are more than {LIMIT / 1e6:.0f} megapixels"
+        head = opened.head
+        if head.height * head.width > LIMIT and not large:
+            size = f"{head.width}×{head.height} pixels are more than {LIMIT / 1e6:.0f} megapixels"
             raise InputError(size, subject=path, advice="if that is right, give `large`")
         values, inverted, remark = opened.samples(labels)
-        remarks = [remark for remark in (found.remark, remark) if remark]
-        return Samples(found, values, inverted, remarks)
+        remarks = [remark for remark in (head.remark, remark) if remark]
+        return Samples(head, values, inverted, remarks)
 
 
 class _Pillow:
@@ -101,12 +101,12 @@ class _Pillow:
 
     def __init__(self, file: BinaryIO, kind: str) -> None:
         self._kind, self._file, self._open = kind, file, _FORMATS[kind]
-        bits, declared, told = 8, None, True
+        bits, declared, oriented = 8, None, True
         lossy = kind == "JPEG"
         if kind == "PNG":
             chunks = list(_chunks(file))
             names = {name for name, *_ in chunks}
-            told = not names.isdisjoint({b"eXIf", *_TEXTS})  # else Pillow decodes everything to find an orientation
+            oriented = not names.isdisjoint({b"eXIf", *_TEXTS})  # else Pillow decodes everything to find an orientation
             if names & set(_TEXTS):
                 self._file = _without_long_texts(file, chunks)
             bits, self._colour = _at(file, 24, 2)
@@ -119,7 +119,7 @@ class _Pillow:
             lossy = b"VP8L" not in _webp_chunks(file)
         self._image = self._new()
         frames = getattr(self._image, "n_frames", 1) if kind in ("PNG", "WEBP", "GIF") else 1
-        orientation = self._image.getexif().get(ExifTags.Base.Orientation, 1) if told else 1
+        orientation = self._image.getexif().get(ExifTags.Base.Orientation, 1) if oriented else 1
         orientation = orientation if orientation in _TURNS else 1
         width, height = self._image.size
         if orientation > 4:
@@ -196,8 +196,8 @@ class _Tiff:
         if values.dtype != np.uint16 and not labels:
             low, high = values.min(), values.max()
             if low < 0 or high > 65535:
-                found = f"found {page.bitspersample}-bit integers from {low} to {high}"
-                raise InputError(f"{_EXPECTED}, {found}; convert it to PNG")
+                wrong = f"found {page.bitspersample}-bit integers from {low} to {high}"
+                raise InputError(f"{_EXPECTED}, {wrong}; convert it to PNG")
             values = values.astype(np.uint16)
         colours = 3 if page.photometric == 2 else 1
         alpha = values[..., colours] if 2 in page.extrasamples[:1] else None  # 1: colours that lie on black already

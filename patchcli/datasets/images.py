@@ -64,18 +64,18 @@ def walk(*folders: Path, problem: Callable[[str], object]) -> Iterator[Path]:
     unread = [folder for folder in folders if not folder.is_symlink()]
     linked = deque(folder for folder in folders if folder.is_symlink())
     tops = {files.real(folder) for folder in folders}
-    seen: set[tuple[int, int]] = set()
+    visited: set[tuple[int, int]] = set()
     while unread or linked:
         folder = unread.pop() if unread else linked.popleft()
         try:
             status = folder.stat()
-            if (status.st_dev, status.st_ino) in seen:
+            if (status.st_dev, status.st_ino) in visited:
                 continue
             entries = sorted(entry.name for entry in os.scandir(folder))
         except OSError as error:
             problem(f"{folder}: cannot be read ({error.strerror})")
             continue
-        seen.add((status.st_dev, status.st_ino))
+        visited.add((status.st_dev, status.st_ino))
         for path in (folder / name for name in entries if not passed_over(name)):
             if files.is_folder(path):
                 if not path.is_symlink():

@@ -60,8 +60,8 @@ class Rule:
         threshold = self.threshold if self.stated else 0 if labels else HALF if lossy else self.threshold
         mask: NDArray[np.bool_] = values > threshold
         if mask.all() and values.min() < values.max():
-            found = f"expected 0 where the mask is off, found values from {values.min()} to {values.max()}"
-            raise InputError(found, subject=path, advice="give `mask_threshold`, above which values count")
+            problem = f"expected 0 where the mask is off, found values from {values.min()} to {values.max()}"
+            raise InputError(problem, subject=path, advice="give `mask_threshold`, above which values count")
         return mask
 
 
@@ -77,8 +77,8 @@ def _values(path: Path, large: bool) -> tuple[NDArray[Any], bool]:
 
 def _survey(values: NDArray[Any], counts: Counter[int], flat: Counter[int]) -> None:
     """Add how often each value occurs, and how often as part of 2×2 pixels of that value."""
-    for found, into in ((values, counts), (values[_flat(values)], flat)):
-        for value, count in zip(*np.unique(found, return_counts=True), strict=True):
+    for part, into in ((values, counts), (values[_flat(values)], flat)):
+        for value, count in zip(*np.unique(part, return_counts=True), strict=True):
             into[int(value)] += int(count)
 
 

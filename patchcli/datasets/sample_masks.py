@@ -28,8 +28,8 @@ def read_mask(sample: Sample, shape: tuple[int, ...], rule: Rule, observer: Obse
             observer.problem(str(error))
             return None
         if mask.shape != shape:
-            found = f"{mask.shape[1]}x{mask.shape[0]}, its image has {shape[1]}x{shape[0]}"
-            observer.problem(f"{path}: expected a mask of the image's size, found {found}")
+            sizes = f"{mask.shape[1]}x{mask.shape[0]}, its image has {shape[1]}x{shape[0]}"
+            observer.problem(f"{path}: expected a mask of the image's size, found {sizes}")
             return None
         united |= mask
     if not united.any() and sample.defective:

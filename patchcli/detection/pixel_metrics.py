@@ -114,7 +114,7 @@ class Pixels:
 
         With each: all normal pixels above it, at or above it, its defective pixels, and the overlap that they add.
         """
-        counts, overlaps, seen, base = np.zeros(LEVELS, np.int64), np.zeros(LEVELS), np.zeros(LEVELS, bool), 0
+        counts, overlaps, present, base = np.zeros(LEVELS, np.int64), np.zeros(LEVELS), np.zeros(LEVELS, bool), 0
         for block in np.flatnonzero(self._occupied)[::-1].tolist():
             index = np.array([self._read(run.offset + 8 * block, 4) for run in runs], np.int64)  # (runs, 4)
             normal = list(zip(runs, index[:, 0].tolist(), index[:, 2].tolist(), strict=True))
@@ -124,16 +124,16 @@ class Pixels:
                     areas = self._entries(run, run.normal + run.defective + low, run.normal + run.defective + high)
                     np.add.at(counts, at, 1)
                     np.add.at(overlaps, at, 1 / areas)
-                    seen[at] = True
+                    present[at] = True
             if (index[:, 1] < index[:, 3]).any():
-                at = np.flatnonzero(seen)[::-1]
+                at = np.flatnonzero(present)[::-1]
                 keys = (at + (block << LOW_BITS)).astype(np.uint32)
                 above, upto = np.full(len(at), base), np.full(len(at), base)
                 for chunk in self._chunks(normal):
                     above += len(chunk) - np.searchsorted(chunk, keys, "right")
                     upto += len(chunk) - np.searchsorted(chunk, keys)
                 yield keys, above, upto, counts[at], overlaps[at]
-                counts[at], overlaps[at], seen[at] = 0, 0, False
+                counts[at], overlaps[at], present[at] = 0, 0, False
             base += sum(high - low for _, low, high in normal)
 
     def _chunks(self, slices: Sequence[tuple[_Run, int, int]]) -> Iterator[NDArray[np.uint32]]:

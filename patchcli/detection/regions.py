@@ -102,7 +102,7 @@ class RegionOptions:
 Found = tuple[str, str, tuple[int, int], list[Region]]
 
 
-def write(path: Path, found: Sequence[Found]) -> None:
+def write(path: Path, rows: Sequence[Found]) -> None:
     """Write the regions of images, beside and renamed: as CSV, a row each, or in the form of COCO's annotations.
 
     In COCO's form (Lin et al., ECCV 2014; cocodataset.org, "Data format") `score` is the peak, and there are boxes only.
@@ -113,20 +113,20 @@ def write(path: Path, found: Sequence[Found]) -> None:
             writer.writeheader()
             writer.writerows(
                 {"image": files.spreadsheet(image), "id": files.spreadsheet(id_), **asdict(region)}
-                for image, id_, _, regions in found
+                for image, id_, _, regions in rows
                 for region in regions
             )
         else:
-            json.dump(_coco(found), file, ensure_ascii=False)
+            json.dump(_coco(rows), file, ensure_ascii=False)
             file.write("\n")
 
 
-def _coco(found: Sequence[Found]) -> dict[str, list[dict[str, object]]]:
-    of_image = [(number, region) for number, (*_, regions) in enumerate(found, 1) for region in regions]
+def _coco(rows: Sequence[Found]) -> dict[str, list[dict[str, object]]]:
+    of_image = [(number, region) for number, (*_, regions) in enumerate(rows, 1) for region in regions]
     return {
         "images": [
             {"id": number, "file_name": image, "width": width, "height": height}
-            for number, (image, _, (height, width), _) in enumerate(found, 1)
+            for number, (image, _, (height, width), _) in enumerate(rows, 1)
         ],
         "annotations": [
             {

@@ -36,8 +36,8 @@ def log_ticks(low: float, high: float) -> list[float]:
     """1, 2 and 5 times powers of ten within [low, high], or the powers alone where those are many; `ticks` where few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1, 2, 5) if len(powers) < 5 else (1,)
-    found = [value for power in powers for factor in factors if low <= (value := float(f"{factor}e{power}")) <= high]
-    return found if len(found) > 1 else ticks(low, high)
+    values = [value for power in powers for factor in factors if low <= (value := float(f"{factor}e{power}")) <= high]
+    return values if len(values) > 1 else ticks(low, high)
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:

@@ -40,9 +40,9 @@ def import_weights(
     for name in sorted(wanted.keys() ^ state.keys(), key=str):
         raise InputError(f"{expected}; {name} is {'missing' if name in wanted else 'none of its names'}")
     for name, shape in wanted.items():
-        found = tuple(state[name].shape)
-        if found != shape:
-            raise InputError(f"{expected}; {name} has the shape {found}, not {shape}")
+        actual = tuple(state[name].shape)
+        if actual != shape:
+            raise InputError(f"{expected}; {name} has the shape {actual}, not {shape}")
     arrays = {name: values.to(torch.float32).numpy() for name, values in state.items()}
     if not all(np.isfinite(values).all() for values in arrays.values()):
         raise InputError(f"{expected} of finite numbers, found NaN or infinity")

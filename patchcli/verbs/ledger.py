@@ -44,8 +44,8 @@ def ledger(path: Path) -> Iterator[tuple[dict[str, State], Callable[[Record], No
         except BlockingIOError:
             raise InputError("another watcher writes to it; name another log", parameter="log", subject=path) from None
         except OSError as error:
-            found = f"its file system has no locks ({error.strerror})"
-            raise InputError(found, parameter="log", subject=path, advice="name a place on a local disk") from None
+            problem = f"its file system has no locks ({error.strerror})"
+            raise InputError(problem, parameter="log", subject=path, advice="name a place on a local disk") from None
 
         def write(record: Record) -> None:
             left = memoryview(f"{json.dumps(asdict(record))}\n".encode())  # ASCII: names need not be UTF-8
@@ -62,7 +62,7 @@ def ledger(path: Path) -> Iterator[tuple[dict[str, State], Callable[[Record], No
 
 def _scored_before(path: Path) -> dict[str, State]:
     """The last state of every file that the log has a record of; a last line that was cut off by a kill is taken away."""
-    seen: dict[str, State] = {}
+    states: dict[str, State] = {}
     end = 0
     with path.open("r+b") as file:
         for number, line in enumerate(file, 1):
@@ -76,8 +76,8 @@ def _scored_before(path: Path) -> dict[str, State]:
                     raise ValueError
                 record = json.loads(line)
                 state = record["bytes"], record["mtime_ns"]
-                seen[record["file"]] = tuple(record[name] for name in STATE) if STATE[-1] in record else state
+                states[record["file"]] = tuple(record[name] for name in STATE) if STATE[-1] in record else state
             except (ValueError, KeyError, TypeError):
                 other, expected = f"something else in line {number}", "records of `watch()`"
                 raise InputError(other, parameter="log", subject=path, expected=expected, advice="name another log") from None
-    return seen
+    return states

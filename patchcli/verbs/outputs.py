@@ -89,10 +89,10 @@ def description(path: Path) -> dict[str, Any]:
         return {}
     try:
         with tifffile.TiffFile(path) as file:
-            found = json.loads(file.pages.first.description)
+            written = json.loads(file.pages.first.description)
     except Exception:  # tifffile raises whatever it meets
         return {}
-    return found if isinstance(found, dict) else {}
+    return written if isinstance(written, dict) else {}
 
 
 def unwritable(path: Path) -> str | None:
@@ -114,8 +114,8 @@ def unwritable(path: Path) -> str | None:
 
 def _owner(path: Path) -> str | None:
     """The id of the image that a map is of, where it says so."""
-    found = description(path)
-    return found.get("id", found.get("image"))
+    written = description(path)
+    return written.get("id", written.get("image"))
 
 
 def _identities(samples: Iterable[Sample]) -> set[tuple[int, int]]:
@@ -190,8 +190,8 @@ class Maps:
             if not os.path.lexists(path):
                 continue
             if _identity(path) in self._images:
-                found = f"{path} is an image of the data set, not a map"
-                raise InputError(f"{found}; expected a folder of maps", parameter="maps", subject=self._folder)
+                image = f"{path} is an image of the data set, not a map"
+                raise InputError(f"{image}; expected a folder of maps", parameter="maps", subject=self._folder)
             owner = _owner(path)
             if owner == sample.id or owner not in self._ids:
                 return path

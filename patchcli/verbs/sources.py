@@ -34,10 +34,10 @@ def expanded(paths: Paths, problem: Callable[[str], object]) -> Iterator[Path]:
         if not files.is_folder(given):
             yield given
             continue
-        found = list(images.find(given, problem=problem))
-        if not found:
+        inside = list(images.find(given, problem=problem))
+        if not inside:
             problem(f"{given}: no images found in this folder")
-        yield from found
+        yield from inside
 
 
 def dataset(store: Store | Detector) -> Dataset:
@@ -60,11 +60,11 @@ def all_samples(store: Store | Detector) -> list[Sample]:
 def all_by_path(samples: Iterable[Sample]) -> ByPath:
     """Samples by path: each by its own name, and by where its links lead, where several may meet."""
     samples = list(samples)
-    found = {sample.path: sample for sample in samples}
+    samples_by_path = {sample.path: sample for sample in samples}
     for follow in (files.place, files.real):
         for sample in samples:
-            found.setdefault(follow(sample.path), sample)
-    return found
+            samples_by_path.setdefault(follow(sample.path), sample)
+    return samples_by_path
 
 
 def by_path(samples: Iterable[Sample]) -> ByPath:

@@ -86,16 +86,16 @@ class MapWriter:
 
     def _provenance(self) -> dict[str, str | float]:
         detector = self._detector
-        found: dict[str, str | float] = {
+        provenance: dict[str, str | float] = {
             "encoder": detector.attributes.sha256,
             "bank": detector.bank.identity,
             "distance_error": detector.distance_error,
         }
         if detector.calibration is not None:
-            found["pixel_threshold"] = detector.calibration.thresholds.pixel_threshold
+            provenance["pixel_threshold"] = detector.calibration.thresholds.pixel_threshold
         if detector.roi is not None:
-            found["roi"] = detector.roi.sha256
-        return found
+            provenance["roi"] = detector.roi.sha256
+        return provenance
 
     def _draw(self, sample: Sample, path: Path, values: NDArray[np.float32], colours: ColourScale) -> None:
         mask = read_mask(sample, values.shape, self._rule, self._observer)

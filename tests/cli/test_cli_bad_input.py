@@ -333,7 +333,7 @@ def test_a_damaged_store_is_made_again(world: World) -> None:
         (["train", "--encoder", "deep", "--overwrite"], ("--encoder: expected hierarchical or flat", "'deep'")),
         (["train", "--resume", "--lr", "0.1"], ("--resume: the checkpoint has --lr 0.001, found 0.1", "--overwrite")),
         (["train", "--steps", "1"], ("holds an encoder already", "--resume", "--overwrite")),
-        (["score", "--overlay"], ("--overlay: expected --out DIR",)),
+        (["score", "--overlay"], ("--overlay: expected --out too",)),
         (["extract", "--patches", "p", "--image", "x.png"], ("--image x.png: not in the store", "train/good/000.png")),
         (["extract", "--patches", "p", "--scale", "huge"], ("--scale: expected big or small", "'huge'")),
     ],

@@ -13,13 +13,14 @@ import patchcli
 from patchcli import runtime
 from patchcli.bank import search
 from patchcli.cli import extract, options, score, shell, train, usage
+from patchcli.datasets import sizes
 from patchcli.datasets.layouts import LAYOUTS
 from patchcli.features.hierarchical import HierarchicalEncoder
 from patchcli.features.registry import ENCODERS
 from patchcli.training import loop
 from patchcli.training import recipe as recipes
 from patchcli.training.recipe import Recipe
-from patchcli.verbs import outputs, sizes
+from patchcli.verbs import outputs
 
 LEAVES = leaves()
 FUNCTIONS = {words: getattr(patchcli, function) for function, words in shell.COMMANDS.items()}

@@ -46,7 +46,7 @@ DRY = [
     ("calibrate --false-alarms 30%",
      ["read 10 good images (leave-one-out over the bank's own images)", "write the calibration of weave.zarr"]),
     ("calibrate --false-alarms 30% --from more",
-     ["read 12 good images (images named with --from)", "write the calibration of weave.zarr"]),
+     ["read 12 good images (named images)", "write the calibration of weave.zarr"]),
     ("score", ["read 5 images", "write no file"]),
     ("score more --out maps --overlay", ["read 12 images", "write 12 maps and overlays below maps (about 1.1 MB)"]),
     ("import weave.pkl --overwrite", ["read weave.pkl", "write the encoder of weave.zarr (about"]),

@@ -68,7 +68,7 @@ def test_maps_and_metrics(made: World, tmp_path: Path) -> None:
     row, kind = records(done("eval", "--store", made.store, "--maps", "maps", "--metrics", "metrics.json"))
     assert (row["map"], row["kind"], kind["kind"]) == ("maps", None, "hole")
     assert json.loads(Path("metrics.json").read_text())["weave"]["maps"]["aupro_30"] == row["aupro_30"]
-    refused("eval", "--store", made.store, "--maps", "nowhere", says=("--maps nowhere: no such folder", "score --out"))
+    refused("eval", "--store", made.store, "--maps", "nowhere", says=("--maps nowhere: no such folder", "patchcli score"))
     refused("eval", "--store", made.store, "--metrics", "m.txt", says=("--metrics m.txt", "expected", ".json"))
     (tmp_path / "maps" / "test" / "hole" / "001.tiff").unlink()
     result = run("eval", "--store", made.store, "--maps", "maps")

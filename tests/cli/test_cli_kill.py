@@ -157,8 +157,8 @@ def test_train_interrupted(tmp_path: Path) -> None:
     done("train", "--resume", "--steps", 4, "--store", "good.zarr", "--threads", 1, "--device", "cpu")
     done("train", "--steps", 4, "--store", "whole.zarr", *recipe)
     resumed, whole = patchcli.info("good.zarr"), patchcli.info("whole.zarr")
-    assert (resumed["encoder_steps"], whole["encoder_steps"]) == (4, 4)
-    assert resumed["encoder_sha256"] == whole["encoder_sha256"] != patchcli.info("usable.zarr").encoder_sha256
+    assert (resumed.encoder_steps, whole.encoder_steps) == (4, 4)
+    assert resumed.encoder_sha256 == whole.encoder_sha256 != patchcli.info("usable.zarr").encoder_sha256
     assert parts(Path("good.zarr")) == parts(Path("whole.zarr"))  # with the optimiser's state
 
 

@@ -196,7 +196,7 @@ def pick_centres(vectors, coords, low, high, start, stop, kind, slack, squared, 
         picks[count], radii[count] = pick, squared[pick]
         count += 1
         point, vector = coords[pick], vectors[pick]
-        stack[0], top, seen = 0, 1, 0
+        stack[0], top, visited = 0, 1, 0
         while top:
             top -= 1
             node = stack[top]
@@ -205,8 +205,8 @@ def pick_centres(vectors, coords, low, high, start, stop, kind, slack, squared, 
             if kind[node] == INNER:
                 stack[top], stack[top + 1] = 2 * node + 1, 2 * node + 2
                 top += 2
-                touched[seen] = node
-                seen += 1
+                touched[visited] = node
+                visited += 1
                 continue
             most = 0.0
             for j in range(start[node], stop[node]):
@@ -214,7 +214,7 @@ def pick_centres(vectors, coords, low, high, start, stop, kind, slack, squared, 
                     squared[j] = min(squared[j], _direct(vector, vectors[j]))
                 most = max(most, squared[j])
             farthest[node] = most
-        for t in range(seen - 1, -1, -1):  # children come after their parents
+        for t in range(visited - 1, -1, -1):  # children come after their parents
             node = touched[t]
             farthest[node] = max(farthest[2 * node + 1], farthest[2 * node + 2])
     return count

@@ -202,10 +202,10 @@ def build(
     several pages if it is too large for one. When more than `budget` bytes wait, the largest cluster is written early.
     """
     step = max(1, total // SAMPLE)
-    taken, seen = [], 0
+    taken, passed = [], 0
     for _, vectors in stream():
-        taken.append(vectors[-seen % step :: step])
-        seen += len(vectors)
+        taken.append(vectors[-passed % step :: step])
+        passed += len(vectors)
     sample = np.concatenate(taken)
     axes = Axes.fit(sample)
     assign = _clusters(axes, sample, min(CELLS, -(-total // PAGE)))

@@ -62,8 +62,8 @@ def _refuse_classes(root: Path) -> None:
     special = [known for name, known in LAYOUTS.items() if name != "plain"]
     classes = [child for child in subfolders(root) if any(known.fits(child) for known in special)]
     if classes:
-        found = f"found {len(classes)} ({classes[0].name}, …); name one: {classes[0]}"
-        raise InputError(f"{root}: expected one data set, {found}")
+        problem = f"found {len(classes)} ({classes[0].name}, …); name one: {classes[0]}"
+        raise InputError(f"{root}: expected one data set, {problem}")
 
 
 def _refuse_lookalikes(dataset: Dataset) -> None:
@@ -77,5 +77,5 @@ def _refuse_lookalikes(dataset: Dataset) -> None:
             expected, advice = "good/", "put the good images into good/ beside it"
         else:
             continue
-        found = f"found {folder}/ but no {expected} beside it (there is {contents(dataset.root)})"
-        raise InputError(f"{dataset.root}: {found}; {advice}, or name their folder (if all are good: `layout=plain`)")
+        problem = f"found {folder}/ but no {expected} beside it (there is {contents(dataset.root)})"
+        raise InputError(f"{dataset.root}: {problem}; {advice}, or name their folder (if all are good: `layout=plain`)")

@@ -132,10 +132,10 @@ def subfolders(folder: Path) -> Iterator[Path]:
 
 def below(root: Path, path: str) -> list[Path]:
     """The folders at a path below the root, whatever the case of their names."""
-    found = [root]
+    folders = [root]
     for name in path.split("/"):
-        found = [child for folder in found for child in subfolders(folder) if child.name.casefold() == name]
-    return found
+        folders = [child for folder in folders for child in subfolders(folder) if child.name.casefold() == name]
+    return folders
 
 
 def is_good(name: str) -> bool:
@@ -158,10 +158,10 @@ def broken(folder: Path) -> Iterator[str]:
 
 def loose(folder: Path, expected: str) -> Iterator[str]:
     """A line for the images directly in a folder."""
-    found = [path for path in sorted(folder.iterdir()) if images.named_as_one(path) and not files.is_folder(path)]
-    if found:
-        others = f" and {len(found) - 1} more there" * (len(found) > 1)
-        yield f"{found[0]}{others}: not used; expected {expected}"
+    paths = [path for path in sorted(folder.iterdir()) if images.named_as_one(path) and not files.is_folder(path)]
+    if paths:
+        others = f" and {len(paths) - 1} more there" * (len(paths) > 1)
+        yield f"{paths[0]}{others}: not used; expected {expected}"
 
 
 def unused(folder: Path, taken: Collection[Path], expected: str) -> Iterator[str]:

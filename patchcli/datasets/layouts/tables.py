@@ -28,8 +28,8 @@ def _csv(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, Mapping[st
         names = [name.strip().casefold() for name in reader.fieldnames or ()]
         missing = [name for name in columns if name not in names]
         if missing:
-            found = ", ".join(names) or "an empty file"
-            raise InputError(f"{path}: expected the columns {' and '.join(columns)}, separated by commas; found {found}")
+            header = ", ".join(names) or "an empty file"
+            raise InputError(f"{path}: expected the columns {' and '.join(columns)}, separated by commas; found {header}")
         reader.fieldnames = names
         for row in reader:
             yield reader.line_num, row
@@ -86,7 +86,7 @@ def _samples(
     rows: Iterator[tuple[int, Mapping[str, Any] | _RowError]], table: Path, bases: tuple[Path, ...]
 ) -> tuple[list[Sample], list[str]]:
     """Samples of the usable rows, and a line for each other."""
-    seen: dict[Path, int] = {}
+    lines: dict[Path, int] = {}
     samples, problems = [], []
     try:
         for line, row in rows:
@@ -95,12 +95,12 @@ def _samples(
                     raise row
                 sample = _sample(row, bases)
                 place = files.place(sample.path)
-                if place in seen:
-                    raise _RowError(f"path: listed in line {seen[place]} already: {sample.id}")
+                if place in lines:
+                    raise _RowError(f"path: listed in line {lines[place]} already: {sample.id}")
             except _RowError as error:
                 problems.append(f"{table}:{line}: {error}")
                 continue
-            seen[place] = line
+            lines[place] = line
             samples.append(sample)
     except UnicodeDecodeError as error:
         raise InputError(f"{table}: expected UTF-8 text ({error})") from None
