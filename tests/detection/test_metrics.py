@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from patchcli.detection import metrics, pixel_metrics
-from patchcli.detection.metrics import PixelFigures, Pixels
+from patchcli.detection.pixel_metrics import PixelFigures, Pixels
 
 Picture = tuple[str, NDArray[np.float32], NDArray[np.bool_]]  # kind, map, mask
 
