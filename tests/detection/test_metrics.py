@@ -200,7 +200,7 @@ def test_pixels_that_do_not_count_are_as_if_cut_off(pictures: list[Picture], top
 
 
 def test_pixels_that_come_in_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "CHUNK", 50)
+    monkeypatch.setattr(pixel_metrics, "CHUNK", 50)
     rng = np.random.default_rng(0)
     pictures: list[Picture] = []
     for number in range(12):
