@@ -226,7 +226,7 @@ def test_a_folder_of_such_folders_is_refused(folders: Path) -> None:
 
 
 def test_an_unknown_layout_is_refused(mvtec: Path) -> None:
-    with pytest.raises(InputError, match=r"`layout`: expected one of manifest, .*plain; found 'coco'"):
+    with pytest.raises(InputError, match=r"`layout`: expected one of manifest, .*plain, found 'coco'"):
         layouts.read(mvtec, "coco")
 
 
