@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The most anomalous images of a folder, with the place to look at: examples/jq_pipeline.sh STORE FOLDER [COUNT]
+# The most anomalous images of a folder, and where to look in them: examples/jq_pipeline.sh STORE FOLDER [COUNT]
 set -euo pipefail
 store=${1:?usage: $0 STORE FOLDER [COUNT]}
 folder=${2:?usage: $0 STORE FOLDER [COUNT]}

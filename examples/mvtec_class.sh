@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a class of MVTec AD to anomaly maps: examples/mvtec_class.sh ./mvtec/grid [OUTPUT]
+# From an MVTec AD class to anomaly maps: examples/mvtec_class.sh ./mvtec/grid [OUTPUT]
 set -euo pipefail
 data=${1:?usage: $0 DATA [OUTPUT]}
 out=${2:-$(basename "$data")-results}

@@ -1,11 +1,11 @@
 """Tables S1 and S2 of the paper over the classes of MVTec AD: python examples/mvtec_tables.py MVTEC_FOLDER [options].
 
-For every class (a folder with train/good) a hierarchical and a flat encoder are trained in their own store. Table S2 is
-the ablation (flat K=64, hierarchical K=64, K=32, product), averaged over the classes; Table S1 is the product, class by
-class. What is finished is not done again: the script can be interrupted.
+For every class (a folder with train/good) it trains a hierarchical and a flat encoder, each in its own store. Table S2 is the
+ablation (flat K=64, hierarchical K=64, K=32, product), averaged over the classes; Table S1 is the product, class by class. If
+interrupted, run the script again to resume.
 
-By default both are trained as patchcli trains; `--paper` takes the paper's sampler, batch, learning rate and λ instead,
-which wants a GPU and hours.
+It trains as patchcli does by default; `--paper` takes the paper's sampler, batch, learning rate and λ, which needs a GPU and
+hours.
 """
 
 import argparse
@@ -17,18 +17,18 @@ import patchcli
 from patchcli.detection.evaluation import Row, totals
 from patchcli.errors import StoreError
 
-PAPER = {"sampler": "patch", "lr": 1e-4, "lam": 1e-3}
-
 
 def prepare(data: Path, store: Path, architecture: str, options: argparse.Namespace) -> None:
-    """Train and embed one class, going on where an earlier run stopped."""
-    recipe = {"encoder": architecture, "seed": options.seed, **(PAPER if options.paper else {})}
+    """Train and embed one class; resume an earlier run."""
+    recipe = patchcli.Recipe(encoder=architecture, seed=options.seed)
+    if options.paper:
+        recipe = patchcli.Recipe.published(encoder=architecture, seed=options.seed, lr=1e-4, lam=1e-3)
     try:
-        steps = patchcli.info(store)["encoder_steps"]
+        steps = patchcli.info(store).encoder_steps
     except StoreError:
         steps = None
     if steps is None:
-        patchcli.train(data, store, steps=options.steps, **recipe)
+        patchcli.train(data, store, steps=options.steps, recipe=recipe)
     elif steps < options.steps:
         patchcli.train(store=store, steps=options.steps, resume=True)
     patchcli.embed(store)

@@ -1,8 +1,9 @@
-"""By how much the choice of a checkpoint misses: python examples/benchmarks/criterion.py DATA... [--steps N] [--seeds S...]
+"""How far the chosen checkpoint is from the best: python examples/benchmarks/criterion.py DATA... [--steps N] [--seeds S...]
 
-Training chooses by synthetic defects in good images. Here each checkpoint that it judges is scored on the test images too,
-with their labels, which training never sees. Of each run: the chosen checkpoint, the best by each figure, and Spearman's
-correlation of criterion and figure over the run. The best of so many is a bound that no choice without labels can reach.
+Training chooses a checkpoint by synthetic defects in good images. This script also evaluates every judged checkpoint on the
+test images, with their labels, which training never sees. For each run it prints the chosen checkpoint, the best by each
+figure, and Spearman's correlation of criterion and figure over the run. No choice without labels can be expected to reach
+the best.
 """
 
 import argparse
@@ -23,7 +24,7 @@ FIGURES = ("image_auroc", "pixel_auroc", "aupro_30")
 
 
 def judged(store: Path, copy: Path) -> tuple[float, np.ndarray]:
-    """The criterion of the averaged weights that training stands at, and their figures (the last map: the product)."""
+    """The criterion of the present averaged weights, and their figures (of the last map, the product)."""
     opened = Store.open(store)
     state = opened.encoder.training_state()
     shutil.copytree(store, copy)
@@ -45,7 +46,9 @@ def main() -> None:
     parser.add_argument("--encoder", default="hierarchical", help="as of patchcli train")
     options = parser.parse_args()
     if options.steps < JUDGED_EVERY:
-        parser.error(f"--steps: expected {JUDGED_EVERY} or more, since training judges as often; found {options.steps}")
+        parser.error(
+            f"--steps: expected {JUDGED_EVERY} or more, since training judges every so many steps; found {options.steps}"
+        )
     print(f"{'data':18}{'seed':6}{'step':>6}{'criterion':>11}" + "".join(f"{name:>13}" for name in FIGURES))
     misses = []
     for data in options.data:

@@ -1,7 +1,7 @@
-"""Dense embedding against the per-patch forward, both in one run: python examples/benchmarks/embedding.py [THREADS [SIDE]].
+"""Dense embedding against the forward pass patch by patch, in one run: python examples/benchmarks/embedding.py [THREADS [SIDE]]
 
-An untrained encoder and random images (the time does not depend on their values), float32. The per-patch forward gets
-the batch size and memory format that suit it best of those tried.
+An untrained encoder and random images (the time does not depend on their values), float32. Patch by patch is measured with
+several batch sizes and memory formats; the best one counts.
 """
 
 import sys

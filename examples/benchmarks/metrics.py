@@ -1,7 +1,7 @@
 """Time and memory of the pixel figures: python examples/benchmarks/metrics.py [IMAGES].
 
-Random maps of 300×400 with random rectangles for defects, three of four images defective, of five kinds: all figures and
-intervals, over all images and for each kind.
+Random maps of 300×400 with random rectangles as defects of five kinds, in three of four images. All figures and intervals, over
+all images and for each kind.
 """
 
 import resource
@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from patchcli.detection.metrics import Pixels
+from patchcli.detection.pixel_metrics import Pixels
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Data sets of rendered objects in MVTec AD layout: python examples/benchmarks/objects.py FOLDER [OBJECT ...]
 
-Models that PyBullet ships (pip install pybullet), 256×256 pixels, each with a little other camera, light and noise an image;
-those that are turned are seen from any side. Five kinds of defects are drawn into some test images by code, on the object
-alone; they are those of textures.py.
+Models that PyBullet ships (pip install pybullet), 256×256 pixels. Camera, light and noise vary a little from image to image;
+objects marked as turned are rotated freely. Some test images get one of the five kinds of defects of textures.py, on the object
+only.
 """
 
 import sys

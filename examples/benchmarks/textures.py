@@ -1,11 +1,10 @@
 """Data sets of real textures in MVTec AD layout: python examples/benchmarks/textures.py FOLDER [PHOTOGRAPH ...]
 
-Tiles of photographs, the brick, grass and gravel that scikit-image ships unless others are named (of scikit-image, or an
-image file of 400 pixels a side or more): good ones for training from the left two thirds of a photograph, test tiles from
-the right third, and five kinds of defects drawn into some of those by code. They are drawn otherwise than the synthetic
-defects that training knows (patchcli/defects.py), though a smooth or dark spot is one of each. Tiles of one photograph
-overlap; those of grain do not: each is a surface of its own, with the spectrum of gravel and random phases (Galerne et al.,
-IEEE TIP 2011).
+Tiles of photographs: brick, grass and gravel of scikit-image, or others that you name (of scikit-image, or an image file of
+400 pixels a side or more). Good tiles for training come from the left two thirds of a photograph, test tiles from the right
+third; some test tiles get one of five kinds of defects. Those are not the synthetic defects of training (training/defects.py
+of the package), although both have smooth and dark spots. Tiles of one photograph overlap. The tiles of grain do not: each is
+a new surface with the spectrum of gravel and random phases (Galerne et al., IEEE TIP 2011).
 """
 
 import sys
@@ -77,7 +76,7 @@ def grain(rng: np.random.Generator, photograph: np.ndarray) -> np.ndarray:
 
 
 def cut(rng: np.random.Generator, photograph: np.ndarray) -> np.ndarray:
-    """A tile at random, under a little other light."""
+    """A random tile, under slightly different light."""
     y, x = (int(rng.integers(0, side - SIDE + 1)) for side in photograph.shape[:2])
     tile = photograph[y : y + SIDE, x : x + SIDE].astype(float)
     return tile * rng.uniform(0.93, 1.07) + rng.normal(0, 2, tile.shape)

@@ -1,9 +1,9 @@
 """What training adds to an untrained encoder: python examples/benchmarks/training.py DATA... [--minutes M...] [--seeds S...]
 
-Each data set (MVTec AD layout) is trained on anew for each seed, and scored with the exact search: before training, and
-after each of the times, to which one run goes on. A row is one map's figures; then come mean and worst over the seeds.
-On a machine that does other things too, --steps S... measures after steps instead; the seconds are there in both cases.
---encoder flat and the rows of the maps are the ablation of Table S2. Textures to add: textures.py.
+For each data set (MVTec AD layout) and seed, one run trains an encoder. It is evaluated before training and after each of the
+times. A row has the figures of one map; mean and worst over the seeds follow. On a busy machine, --steps S... measures after
+steps instead; the seconds are printed in both cases. --encoder flat and the rows of the maps are the ablation of Table S2.
+textures.py and objects.py make more data sets.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def say(data: Path, seed: object, what: str, map_name: str, figures: list[float]
 
 
 def figures(row: Row) -> list[float]:
-    """Those of one map; nan where there are none."""
+    """The figures of one map; nan if a figure is not defined."""
     return np.array([getattr(row, name) for name in FIGURES], float).tolist()
 
 
