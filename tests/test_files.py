@@ -22,7 +22,7 @@ PLACES = ["here", "a/b/c"]
 @pytest.mark.parametrize("suffixes", [(), (".html",)])
 def test_a_place_that_can_be_written(tmp_path: Path, place: str, suffixes: tuple[str, ...]) -> None:
     path = tmp_path / f"{place}{''.join(suffixes)}"
-    assert files.target("--out", path, *suffixes) == path
+    assert files.target("out", path, *suffixes) == path
     assert list(tmp_path.iterdir()) == []
 
 
@@ -31,14 +31,14 @@ def test_a_place_that_can_be_written(tmp_path: Path, place: str, suffixes: tuple
 def test_a_place_that_cannot(tmp_path: Path, place: str, suffixes: tuple[str, ...]) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
-    with pytest.raises(InputError, match=r"^--out /"):
-        files.target("--out", tmp_path / f"{place}{''.join(suffixes)}", *suffixes)
+    with pytest.raises(InputError, match=r"^`out` /"):
+        files.target("out", tmp_path / f"{place}{''.join(suffixes)}", *suffixes)
     assert {path.name for path in tmp_path.iterdir()} == {"file", "nowhere"}
 
 
 def test_an_existing_folder_of_a_file_system_that_takes_nothing() -> None:
-    with pytest.raises(InputError, match="--out /proc: cannot be written"):
-        files.target("--out", "/proc")
+    with pytest.raises(InputError, match="`out` /proc: cannot be written"):
+        files.target("out", "/proc")
 
 
 @given(st.one_of(st.text(), st.integers(), st.floats(allow_nan=False), st.none()))

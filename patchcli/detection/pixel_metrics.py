@@ -20,7 +20,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from patchcli.detection.metrics import RESAMPLES, Counts, Interval, draws, percentiles
+from patchcli.detection import metrics
+from patchcli.detection.metrics import Counts, Interval, draws, percentiles
 
 AUPRO_LIMITS = (0.3, 0.05)
 LOW_BITS = 20  # a block of values is all that share the higher bits
@@ -166,7 +167,7 @@ class Pixels:
         """
         positives = sum(run.defective > 0 for run in runs)
         drawn = draws(positives, len(runs) - positives)
-        totals = np.zeros((2, RESAMPLES, 2 * len(edges) + 1))
+        totals = np.zeros((2, metrics.RESAMPLES, 2 * len(edges) + 1))
         stream = iter(runs)
         while group := list(islice(stream, 64)):
             weights = np.stack([next(drawn[run.defective > 0]) for run in group], axis=1).astype(float)

@@ -327,7 +327,7 @@ def test_an_image_over_the_limit_is_read_when_said_so(tmp_path: Path, monkeypatc
     monkeypatch.setattr(decoding, "LIMIT", H * W - 1)
     for name in ("a.png", "a.tif", "a.jpg"):
         Image.new("RGB", (W, H), "red").save(tmp_path / name)
-        with pytest.raises(InputError, match="give --large"):
+        with pytest.raises(InputError, match="give `large`"):
             images.decode(tmp_path / name)
         assert Reader(large=True).read(tmp_path / name).shape == (H, W, 3)
 

@@ -226,20 +226,20 @@ def test_a_folder_of_such_folders_is_refused(folders: Path) -> None:
 
 
 def test_an_unknown_layout_is_refused(mvtec: Path) -> None:
-    with pytest.raises(InputError, match=r"--layout: expected one of manifest, .*plain; found 'coco'"):
+    with pytest.raises(InputError, match=r"`layout`: expected one of manifest, .*plain, found 'coco'"):
         layouts.read(mvtec, "coco")
 
 
 @pytest.mark.parametrize("name", [name for name in layouts.LAYOUTS if name not in ("mvtec", "visa", "plain")])
 def test_a_layout_that_does_not_fit_is_refused(mvtec: Path, name: str) -> None:
-    with pytest.raises(InputError, match=rf"grid: expected .* \(--layout {name}\), found none"):
+    with pytest.raises(InputError, match=rf"grid: expected .* \(`layout={name}`\), found none"):
         layouts.read(mvtec, name)
 
 
 @pytest.mark.parametrize("name", [name for name in layouts.LAYOUTS if name != "manifest"])
 def test_no_folder_layout_reads_a_manifest(tmp_path: Path, name: str) -> None:
     (tmp_path / "parts.csv").write_text("path,label\n")
-    with pytest.raises(InputError, match=rf"parts\.csv: expected .*\(--layout {name}\)"):
+    with pytest.raises(InputError, match=rf"parts\.csv: expected .*\(`layout={name}`\)"):
         layouts.read(tmp_path / "parts.csv", name)
 
 

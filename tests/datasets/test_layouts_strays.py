@@ -145,7 +145,7 @@ def test_what_was_found_is_said_where_nothing_fits(tmp_path: Path) -> None:
     root = write(tmp_path / "set", "training/0.txt", "a.md", "test/readme.txt", ".hidden")
     with pytest.raises(InputError, match=r"no images found .*, found test/, training/, a\.md"):
         layouts.read(root)
-    with pytest.raises(InputError, match=r"expected train/good \(--layout mvtec\), found none but test/, training/, a\.md"):
+    with pytest.raises(InputError, match=r"expected train/good \(`layout=mvtec`\), found none but test/, training/, a\.md"):
         layouts.read(root, "mvtec")
 
 

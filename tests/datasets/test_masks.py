@@ -165,7 +165,7 @@ def test_a_threshold_that_is_stated_is_that_of_all_files(tmp_path: Path) -> None
             (mask,) = read(written(tmp_path / name, values), stated=threshold)
             np.testing.assert_array_equal(mask, values > threshold)
     assert Rule.of([], 5).read(tmp_path / "m.png", labels=True).sum() == (values > 5).sum()
-    with pytest.raises(InputError, match="--mask-threshold: expected 0 or more, found -1"):
+    with pytest.raises(InputError, match="`mask_threshold`: expected 0 or more, found -1"):
         Rule.of([], -1)
 
 
@@ -177,7 +177,7 @@ def test_labels_that_are_known_to_be_some(tmp_path: Path) -> None:
 def test_a_mask_without_a_good_pixel_is_named(tmp_path: Path) -> None:
     values = np.full((H, W), 127, np.uint8)
     values[9:20, 9:20] = 200
-    with pytest.raises(InputError, match=r"m\.png: expected 0 where .* from 127 to 200; give --mask-threshold"):
+    with pytest.raises(InputError, match=r"m\.png: expected 0 where .* from 127 to 200; give `mask_threshold`"):
         read(written(tmp_path / "m.png", values))
     assert read(tmp_path / "m.png", stated=128)[0].sum() == 121
     assert read(written(tmp_path / "all.png", values * 0 + 255))[0].all()

@@ -62,7 +62,7 @@ def test_the_promise_in_a_simulation(n: int, rate: float, confidence: float, tie
 
 def test_too_few_images_name_the_number_and_a_rate_that_works() -> None:
     scores = np.arange(28.0)
-    with pytest.raises(InputError, match=r"10% at 95% confidence needs 29 good images, found 28; .* `false_alarms` 10.15%"):
+    with pytest.raises(InputError, match=r"10% at 95% confidence needs 29 good images, found 28; .* `false_alarms=10.15%`"):
         calibration.threshold(scores, 0.1, 0.95)
     assert calibration.threshold(scores, 0.1015, 0.95) == 27
     assert calibration.threshold(np.arange(29.0), 0.1, 0.95) == 28

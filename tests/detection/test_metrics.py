@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from patchcli.detection import metrics, pixel_metrics
-from patchcli.detection.metrics import PixelFigures, Pixels
+from patchcli.detection.pixel_metrics import PixelFigures, Pixels
 
 Picture = tuple[str, NDArray[np.float32], NDArray[np.bool_]]  # kind, map, mask
 
@@ -200,7 +200,7 @@ def test_pixels_that_do_not_count_are_as_if_cut_off(pictures: list[Picture], top
 
 
 def test_pixels_that_come_in_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "CHUNK", 50)
+    monkeypatch.setattr(pixel_metrics, "CHUNK", 50)
     rng = np.random.default_rng(0)
     pictures: list[Picture] = []
     for number in range(12):

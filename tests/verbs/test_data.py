@@ -132,8 +132,8 @@ def test_evaluate_and_score_read_the_same_layout_again(tmp_path: Path, write: Ca
     patchcli.train(data, store, images=ImageOptions(size=WORKING), steps=0, encoder="flat", D=4, observer=told)
     patchcli.embed(store)
     info = patchcli.info(store)
-    assert info["root"] == str(data.resolve())
-    assert info["images"] == 2
+    assert info.root == str(data.resolve())
+    assert info.images == 2
     records = list(patchcli.score(store, outputs=Outputs(tmp_path / "maps"), observer=told))
     root = data.parent if data.is_file() else data
     tested = {record.image for record in records}

@@ -69,7 +69,7 @@ def test_provenance(made: World) -> None:
         key: getattr(opened.source, key) for key in ("root", "layout", "category", "manifest", "keeps_aspect", "bits", "large")
     }
     assert {key: getattr(found, key) for key in told} == told
-    assert [found.height, found.width] == opened.source.size
+    assert (found.height, found.width) == opened.source.size
     assert found.held_out == len(opened.source.holdout) == 0
     assert found.versions == opened.root.versions
     assert found.recipe["seed"] == 0

@@ -18,6 +18,7 @@ import patchcli
 from patchcli.datasets import images
 from patchcli.errors import InputError
 from patchcli.verbs import report as module
+from patchcli.verbs import report_cards
 
 FLAGS = (
     "`headless`=new", "`no_sandbox`", "`disable_gpu`", "`disable_quic`", "`no_first_run`", "`disable_sync`",
@@ -90,21 +91,20 @@ def test_the_page_has_a_bound(calibrated: World, tmp_path: Path, monkeypatch: py
         return sum(map(len, re.findall(r'<img alt="[^"]*" src="([^"]*)"', out.read_text(encoding="utf-8"))))
 
     whole = size()
-    assert whole < module.BYTES
-    monkeypatch.setattr(module, "BYTES", whole // 2)
+    assert whole < report_cards.BYTES
+    monkeypatch.setattr(report_cards, "BYTES", whole // 2)
     assert whole // 8 < size() <= whole // 2
 
 
 def test_an_image_that_is_gone_by_then_is_left_out(calibrated: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = [save(tmp_path / f"{number}.png", np.full((64, 90, 3), 90, np.uint8)) for number in range(2)]
-    told, score_all = Told(), module.score_all
+    told, page = Told(), module.page
 
-    def scored(*arguments: Any, **options: Any) -> Any:
-        found = score_all(*arguments, **options)
+    def later(*arguments: Any) -> str:
         photos[0].unlink()
-        return found
+        return page(*arguments)
 
-    monkeypatch.setattr(module, "score_all", scored)
+    monkeypatch.setattr(module, "page", later)
     out = patchcli.write_report(calibrated.store, photos, out=tmp_path / "r.html", observer=told)
     assert titles(out.read_text(encoding="utf-8")) == [photos[1].as_posix()]
     assert len(told.problems) == 1 and "0.png: no such file" in told.problems[0]

@@ -448,7 +448,7 @@ def test_refused(made: World, tmp_path: Path) -> None:
         ((folder,), {"log": os.devnull}, "expected the name of a file, found a device or pipe"),
         ((folder,), {"log": folder / "l.jsonl"}, "`log` .*: lies in the folder that is watched"),
         ((folder,), {"outputs": Outputs(folder / "maps")}, "`out` .*: lies in the folder that is watched"),
-        ((folder,), {"log": tmp_path / "other.jsonl"}, "expected records of `watch()`, found something else in line 1"),
+        ((folder,), {"log": tmp_path / "other.jsonl"}, r"expected records of `watch\(\)`, found something else in line 1"),
         ((folder,), {"detector": tmp_path / "none.zarr"}, "none.zarr"),
     )
     before = tree(tmp_path)
