@@ -199,8 +199,9 @@ def test_the_record() -> None:
     assert list(record) == [field.name for field in dataclasses.fields(Record)]
 
 
-def test_the_readmes_table(workshop: Path) -> None:
-    """Its columns are those that `score` prints in 80 columns."""
+def test_the_readmes_table(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its columns are those that `score` prints on a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
     (output,) = re.findall(r"^image +score.*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     printed = typed("patchcli score --out maps/ --overlay --format table").splitlines()
     assert output.split() in [line.split() for line in printed]
