@@ -191,10 +191,10 @@ def test_the_record() -> None:
 
 
 def test_the_readmes_table(workshop: Path) -> None:
-    """Its columns are those that `score` prints in 80 columns."""
-    (output,) = re.findall(r"^ +image +score.*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    """Its columns are the first ones that `score` prints."""
+    (output,) = re.findall(r"^ *image +score.*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     printed = typed("patchcli score --out maps/ --overlay --format table").splitlines()
-    assert output.split() in [line.split() for line in printed]
+    assert printed[0].split()[: len(output.split())] == output.split()
 
 
 def test_the_readmes_python(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:
