@@ -71,6 +71,7 @@ class Detector:
         self._announce(observer)
         self.encoder, self.mean = store.encoder.restore(self.device), store.images.mean
         self.grids = grids(self.encoder, self.canvas.height, self.canvas.width, self.attributes.strides)
+        self.bank_sha256 = self.bank.identity
         self.distance_error = max(self.bank.attributes.radius.values())  # 0 unless the bank is thinned or float16
         self._search = self._searches(observer)
 

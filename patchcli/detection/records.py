@@ -76,6 +76,6 @@ def record_of(
         overlay=overlay.as_posix() if overlay else None,
         distance_error=detector.distance_error,
         encoder=detector.attributes.sha256,
-        bank=detector.bank.identity,
+        bank=detector.bank_sha256,
         time=datetime.datetime.now().astimezone().isoformat(timespec="milliseconds"),
     )

@@ -88,7 +88,7 @@ class MapWriter:
         detector = self._detector
         provenance: dict[str, str | float] = {
             "encoder": detector.attributes.sha256,
-            "bank": detector.bank.identity,
+            "bank": detector.bank_sha256,
             "distance_error": detector.distance_error,
         }
         if detector.calibration is not None:
