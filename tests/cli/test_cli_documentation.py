@@ -79,14 +79,6 @@ def small_store(data: str, store: str) -> None:
     patchcli.calibrate(store, ["more_good"], false_alarms=0.05, confidence=CONFIDENCE)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_power_cut() -> Iterator[None]:
-    """Nothing waits for the disk; what a cut would leave is for the tests of faults."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda file: None)
-        yield
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Everything that the documentation speaks of, small: data sets, folders of images, calibrated stores, maps."""

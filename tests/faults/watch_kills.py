@@ -24,7 +24,7 @@ import numpy as np
 from smallworld import WORKING, Told, make_store, save, texture, write_plain
 
 import patchcli
-from patchcli.verbs.watch import STATE
+from patchcli.verbs.ledger import STATE
 
 BACKLOG = 8  # images that arrive or change before each start, and at most so many before the kill
 DEADLINE = 300  # seconds for what takes a few

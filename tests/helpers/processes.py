@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -203,3 +204,13 @@ def main(doc: str | None, count: int, what: str, trial: Callable[[Path, int, int
     print(*faults, sep="\n")
     print(f"{arguments.count} {what}: {dict(outcomes)}; {len(faults)} faults")
     sys.exit(bool(faults))
+
+
+def no_fault(script: str, count: int) -> None:
+    """Run a script of tests/faults in its short form, as a process of its own."""
+    helpers = Path(__file__).parent
+    command = [sys.executable, helpers.parent / "faults" / f"{script}.py", "--count", str(count), "--seed", "1"]
+    place = {"PYTHONPATH": f"{helpers}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=os.environ | place)
+    assert ended.stdout.endswith("; 0 faults\n"), ended.stdout + ended.stderr
+    assert ended.returncode == 0

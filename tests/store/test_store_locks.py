@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from workers import hold
 
 from patchcli.errors import DamagedError, IncompleteError, StoreError
 from patchcli.observer import Observer
@@ -44,13 +45,6 @@ def make(path: Path, overwrite: bool = False, value: int = 7) -> None:
 def path(tmp_path: Path) -> Path:
     make(tmp_path / "weave.zarr")
     return tmp_path / "weave.zarr"
-
-
-def hold(path: str, ready: Any, over: Any) -> None:
-    """Another process that writes until it is told to end."""
-    with Store.writing(path):
-        ready.set()
-        over.wait(60)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The loop: its ends, which encoder is kept, what the store says of trouble, and processes that share a step."""
 
-import contextlib
 import dataclasses
 import math
 from pathlib import Path
@@ -10,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from learning import CONTRAST, CPU, PATCH, assert_equal, begin, never, run, silent, state
+from workers import train_together
 
 from patchcli.errors import TrainingError
-from patchcli.runtime import Process
 from patchcli.store import Store
 from patchcli.training import alignment, criterion, loop
 from patchcli.training.criterion import Judgement, Validation
@@ -259,26 +258,11 @@ def test_an_untrained_encoder_and_one_trained_for_some_minutes_are_no_trouble(ju
     assert (done.interrupted, done.trouble, judged_store.encoder.attributes.trouble) == (False, None, None)
 
 
-def in_process(rank: int, meeting: str, store: str, recipe: Recipe, results: Path, separates: bool) -> None:
-    """One of two processes: three steps, then what it has."""
-    torch.set_num_threads(1)
-    if separates:
-        alignment.ALIGNED = 1.1
-    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    with contextlib.nullcontext(Store.open(store)) if rank else Store.writing(store) as opened:
-        training = begin(opened, recipe, process=Process(rank, 2))
-        done = run(training, 3)
-    assert training.trainer.separates == separates
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-    np.savez(results / f"{rank}.npz", history=np.array(training.trainer.history), sha256=done.sha256)
-
-
 @pytest.mark.parametrize(("sampler", "batch"), [("dense", 1), ("patch", 3)])
 def test_two_processes_are_as_one_with_twice_the_batch(small_path: Path, tmp_path: Path, sampler: str, batch: int) -> None:
     recipe = Recipe("flat", sampler, D=4, batch=batch)
     arguments = (str(tmp_path / "meeting"), str(small_path), recipe, tmp_path, False)
-    torch.multiprocessing.spawn(in_process, arguments, nprocs=2)
+    torch.multiprocessing.spawn(train_together, arguments, nprocs=2)
     one, two = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
     np.testing.assert_array_equal(one["history"], two["history"])
     attributes = Store.open(small_path).encoder.attributes
@@ -296,7 +280,7 @@ def test_two_processes_separate_as_one_with_twice_the_batch(judged_path: Path, t
     """With whole groups of four; the first process judges for both."""
     recipe = dataclasses.replace(CONTRAST, batch=4)
     arguments = (str(tmp_path / "meeting"), str(judged_path), recipe, tmp_path, True)
-    torch.multiprocessing.spawn(in_process, arguments, nprocs=2)
+    torch.multiprocessing.spawn(train_together, arguments, nprocs=2)
     one, two = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
     np.testing.assert_array_equal(one["history"], two["history"])
     assert str(one["sha256"]) == Store.open(judged_path).encoder.attributes.sha256

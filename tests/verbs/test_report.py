@@ -21,8 +21,8 @@ from patchcli.verbs import report as module
 from patchcli.verbs import report_cards
 
 FLAGS = (
-    "`headless`=new", "`no_sandbox`", "`disable_gpu`", "`disable_quic`", "`no_first_run`", "`disable_sync`",
-    "`disable_background_networking`", "`disable_component_update`", "`window_size`=1280,900",
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--window-size=1280,900",
 )  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def browser(tmp_path: Path) -> Iterator[Any]:
 
     options = webdriver.ChromeOptions()
     options.binary_location = str(programs[0])
-    for flag in (*FLAGS, f"`user_data_dir`={tmp_path / 'profile'}"):
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(str(programs[1])))

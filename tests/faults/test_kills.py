@@ -1,0 +1,7 @@
+"""The short form of kills.py; its long form is run by hand."""
+
+from processes import no_fault
+
+
+def test_no_fault() -> None:
+    no_fault("kills", 3)
