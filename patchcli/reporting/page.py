@@ -185,5 +185,5 @@ def colour_bar(scale: ColourScale, marks: Mapping[str, float]) -> str:
     for name, value in marks.items():
         across = 1 + 318 * min(max((value - scale.low) / max(scale.high - scale.low, 1e-30), 0), 1)
         parts.append(f'<line x1="{across:.1f}" x2="{across:.1f}" y1="0" y2="21" stroke="currentColor" stroke-width="2"/>')
-        parts.append(f'<text x="{min(max(across, 125), 190):.1f}" y="34" text-anchor="middle">{_text(name)} {value:.3g}</text>')
+        parts.append(f'<text x="{min(max(across, 140), 178):.1f}" y="34" text-anchor="middle">{_text(name)} {value:.3g}</text>')
     return "".join(parts) + "</svg>"
