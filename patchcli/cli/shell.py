@@ -44,8 +44,10 @@ def in_shell(text: str) -> str:
 
 def explained(error: PatchcliError) -> str:
     """An error's text in the shell's terms; its subject, which is the user's, is left alone."""
-    subject = str(error.subject or "")
-    return subject.join(map(in_shell, str(error).split(subject))) if subject else in_shell(str(error))
+    whole = str(error)
+    start = 0 if error.parameter is None else len(f"`{error.parameter}` ")
+    end = start if error.subject is None else start + len(str(error.subject))
+    return in_shell(whole[:start]) + whole[start:end] + in_shell(whole[end:])
 
 
 def _flag(name: str, value: str | None) -> str:

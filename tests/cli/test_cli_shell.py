@@ -10,7 +10,7 @@ from commands import leaves
 
 import patchcli
 from patchcli.cli.shell import explained, in_shell
-from patchcli.errors import InputError
+from patchcli.errors import InputError, PatchcliError, StoreError
 
 ROOT = Path(patchcli.__file__).parent
 LEAVES = leaves()
@@ -111,3 +111,20 @@ def known(words: str) -> bool:
     command = max((name for name in LEAVES if f"{words} ".startswith(f"patchcli {name} ")), key=len, default=None)
     own = {flag for parameter in LEAVES[command].params for flag in parameter.opts} if command else set()
     return command is not None and set(re.findall(r"--[\w-]+", words)) <= own
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            StoreError("no store found", subject="data", advice="make it with: `train(data)`"),
+            "data: no store found; make it with: patchcli train DATA",
+        ),
+        (InputError("no", parameter="data", subject="data"), "DATA data: no"),
+        (InputError("no", parameter="out", subject="`out`", advice="leave `out` out"), "--out `out`: no; leave --out out"),
+        (InputError("7", parameter="bits", expected="8 to 16"), "--bits: expected 8 to 16, found 7"),
+        (StoreError("of `embed`", subject="", run="embed(overwrite)"), "of `embed`; run: patchcli embed --overwrite"),
+    ],
+)
+def test_a_subject_is_the_users_and_nothing_else_is(error: PatchcliError, says: str) -> None:
+    assert explained(error) == says
