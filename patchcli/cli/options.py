@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from patchcli.bank.search import METHODS
+from patchcli.datasets import LAYOUTS
 from patchcli.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
     from patchcli.detection.regions import RegionOptions
     from patchcli.verbs.extraction import ImageOptions
 
+    LayoutName = str
     SearchName = str
 else:
+    LayoutName = Literal[(*LAYOUTS,)]
     SearchName = Literal["auto", *METHODS]
 
-# Closed choices, here because the library's registries take long to import; a test compares them.
-LayoutName = Literal["manifest", "mvtec2", "loco", "btad", "mvtec", "visa", "ksdd2", "ksdd", "folders", "plain"]
+# Closed choices, here because what has them in the library takes long to import; a test compares them.
 DeviceName = Literal["auto", "cpu", "cuda"]
 FormatName = Literal["table", "jsonl", "csv"]
 
@@ -122,8 +124,7 @@ Layout = Annotated[
         "--layout",
         metavar="NAME",
         rich_help_panel=IMAGES,
-        help=f"Layout of DATA: {', '.join(get_args(LayoutName)[:-1])} or {get_args(LayoutName)[-1]}. "
-        "[default: the first that fits]",
+        help=f"Layout of DATA: {', '.join([*LAYOUTS][:-1])} or {[*LAYOUTS][-1]}. [default: the first that fits]",
     ),
 ]
 Bits = Annotated[

@@ -4,14 +4,18 @@ import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from patchcli.cli import options
 from patchcli.cli.terminal import Terminal
+from patchcli.features import CLASSES
 
-EncoderName = Literal["hierarchical", "flat"]
+if TYPE_CHECKING:
+    EncoderName = str
+else:
+    EncoderName = Literal[(*CLASSES,)]
 SamplerName = Literal["dense", "patch"]
 ObjectiveName = Literal["contrast", "paper"]
 PrecisionName = Literal["float32", "bfloat16"]

@@ -1,6 +1,6 @@
 """What every patch encoder is: scales, and features per patch and of whole images.
 
-A new encoder is a file beside this one and a line in registry.py.
+A new encoder is a file beside this one and a line in the package's CLASSES.
 """
 
 from abc import ABC, abstractmethod

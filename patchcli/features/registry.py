@@ -1,16 +1,18 @@
 """The encoders, by the name that recipes and stores give them."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 
+from patchcli.features import CLASSES
 from patchcli.features.encoder import Encoder
-from patchcli.features.flat import FlatEncoder
-from patchcli.features.hierarchical import HierarchicalEncoder
 
-ENCODERS: dict[str, type[Encoder]] = {"hierarchical": HierarchicalEncoder, "flat": FlatEncoder}
+ENCODERS: dict[str, type[Encoder]] = {
+    name: getattr(import_module(f"patchcli.features.{name}"), encoder) for name, encoder in CLASSES.items()
+}
 
 
 def build(architecture: str, D: int) -> Encoder:

@@ -1,25 +1,21 @@
 """Layouts of data sets: a folder or a manifest in, a list of samples out."""
 
 import os
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 
-from patchcli import files
-from patchcli.datasets.layouts.dataset import BAD, MASKS, Dataset, Sample, digest, subfolders
-from patchcli.datasets.layouts.folders import FOLDERS, PLAIN
-from patchcli.datasets.layouts.kolektor import KSDD, KSDD2
-from patchcli.datasets.layouts.mvtec import BTAD, LOCO, MVTEC, MVTEC2, PRIVATE
-from patchcli.datasets.layouts.tables import MANIFEST, VISA
+from patchcli import datasets, files
+from patchcli.datasets.layouts.dataset import BAD, MASKS, Dataset, Layout, Sample, digest, subfolders
+from patchcli.datasets.layouts.mvtec import PRIVATE
 from patchcli.errors import InputError
 
 __all__ = ["LAYOUTS", "PRIVATE", "Dataset", "Sample", "digest", "read"]
 
 SHOWN = 5  # names of what was found instead
 
-# Tried in this order; where two fit, the narrower comes first: mvtec2, loco and btad are mvtec too, all folders are plain.
-LAYOUTS = {
-    "manifest": MANIFEST, "mvtec2": MVTEC2, "loco": LOCO, "btad": BTAD, "mvtec": MVTEC, "visa": VISA,
-    "ksdd2": KSDD2, "ksdd": KSDD, "folders": FOLDERS, "plain": PLAIN,
-}  # fmt: skip
+LAYOUTS: dict[str, Layout] = {
+    name: getattr(import_module(f"{__name__}.{module}"), layout) for name, (module, layout) in datasets.LAYOUTS.items()
+}
 
 
 def read(root: Path, layout: str | None = None) -> Dataset:
@@ -30,7 +26,7 @@ def read(root: Path, layout: str | None = None) -> Dataset:
         if not os.path.lexists(root):
             raise InputError(f"{root}: no such folder; expected a data set (train/good, test/…) or a folder of good images")
         files.check_regular(root)
-        if not MANIFEST.fits(root):
+        if not LAYOUTS["manifest"].fits(root):
             raise InputError(f"{root}: expected a folder of images, found a file; a manifest's name ends in .csv or .jsonl")
     root = files.real(root) if files.is_folder(root) else files.place(root)
     name = layout or next(name for name, known in LAYOUTS.items() if known.fits(root))
