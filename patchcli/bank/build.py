@@ -50,8 +50,8 @@ class Embedder:
     @classmethod
     def of(cls, store: Store, device: torch.device) -> "Embedder":
         """The encoder of a store, and its bank's grids."""
-        encoder, mean, attributes = store.encoder.restore(device), store.images.mean, store.encoder.attributes
-        grids = dense.grids(encoder, mean.shape[0], mean.shape[1], attributes.strides)
+        encoder, mean, attributes = store.encoder.restore(device), store.mean, store.encoder.attributes
+        grids = dense.grids(encoder, mean.shape[0], mean.shape[1], attributes.strides, attributes.exponents)
         return cls(encoder, mean, grids, attributes.D, device)
 
     def __call__(self, pixels: Pixels) -> dict[str, NDArray[np.float32]]:

@@ -296,6 +296,12 @@ def resize_mask(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.
     return resized
 
 
+def mean_colour(mean: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Everywhere the colour that a per-pixel mean (H, W, 3) has on average; where images are not aligned, the rest of it
+    is only what is left of their own detail."""
+    return np.ascontiguousarray(np.broadcast_to(mean.mean(axis=(0, 1)), mean.shape))
+
+
 def standardise(pixels: Pixels, mean: NDArray[np.float32]) -> NDArray[np.float32]:
     """(B, H, W, 3) → (B, 3, H, W) float32: levels minus the per-pixel training mean, divided by 255 (supp. S3)."""
     scaled = (levels(pixels).astype(np.float32) - mean) / np.float32(255)

@@ -69,8 +69,9 @@ class Detector:
         self.calibration, self.uncalibrated = _calibration(store, self.roi) if calibrated else (None, None)
         self._check_roi()
         self._announce(observer)
-        self.encoder, self.mean = store.encoder.restore(self.device), store.images.mean
-        self.grids = grids(self.encoder, self.canvas.height, self.canvas.width, self.attributes.strides)
+        self.encoder, self.mean = store.encoder.restore(self.device), store.mean
+        of_bank = self.attributes.strides, self.attributes.exponents
+        self.grids = grids(self.encoder, self.canvas.height, self.canvas.width, *of_bank)
         self.bank_sha256 = self.bank.identity
         self.distance_error = max(self.bank.attributes.radius.values())  # 0 unless the bank is thinned or float16
         self._search = self._searches(observer)
@@ -189,8 +190,9 @@ class Detector:
             d, i = self._search[scale](queries, skip)  # lines 2 to 6: the nearest normal patch
             distances[scale] = d.cpu().numpy().reshape(count, *grid.shape)
             nearest[scale] = i.cpu().numpy().reshape(count, *grid.shape)
-            pixel_maps[scale] = maps.spread(distances[scale], grid)  # lines 7 to 10: from patches to pixels
-        pixel_maps["multi"] = maps.multiply(pixel_maps)  # line 11
+            focus = self.encoder.scales[scale].focus
+            pixel_maps[scale] = maps.spread(distances[scale], grid, focus)  # lines 7 to 10: from patches to pixels
+        pixel_maps["multi"] = maps.multiply(pixel_maps, self.attributes.exponents)  # line 11
         finest = min(self.grids, key=lambda scale: self.grids[scale].S)
         results = []
         for b, size in enumerate(features.sizes):
@@ -266,5 +268,5 @@ def opened(detector: Detector | Path | str, setup: Setup | None, observer: Obser
 
 def scale_names(detector: Detector) -> Mapping[str, str]:
     """What the tables call each map: the labels of the scales, and "product" where there are several."""
-    labels = {name: scale.label for name, scale in detector.encoder.scales.items()}
+    labels = {name: scale.label for name, scale in detector.encoder.scales.items() if name in detector.grids}
     return labels | ({"multi": "product"} if len(labels) > 1 else {})

@@ -8,20 +8,29 @@ from numpy.typing import NDArray
 from patchcli.features.grid import PatchGrid
 
 
-def _cover(starts: tuple[int, ...], K: int, length: int) -> NDArray[np.float64]:
-    """(patches, length): 1 where a patch covers a pixel."""
+def _cover(starts: tuple[int, ...], K: int, length: int, focus: float | None) -> NDArray[np.float64]:
+    """(patches, length): how much a patch counts for a pixel; each pixel's weights add up to 1."""
     pixel, first = np.arange(length), np.array(starts)[:, None]
-    return ((pixel >= first) & (pixel < first + K)).astype(np.float64)
+    if focus is None:
+        weights = ((pixel >= first) & (pixel < first + K)).astype(np.float64)
+    else:
+        squares = ((pixel - first - (K - 1) / 2) / focus) ** 2 / 2
+        weights = np.exp(squares.min(axis=0) - squares)  # the nearest patch weighs 1, also beyond the outermost middles
+    covers: NDArray[np.float64] = weights / weights.sum(axis=0)
+    return covers
 
 
-def spread(scores: NDArray[np.float32], grid: PatchGrid) -> NDArray[np.float32]:
-    """Scores (B, rows, columns) of the patches → anomaly maps (B, height, width)."""
-    rows, columns = _cover(grid.ys, grid.K, grid.height), _cover(grid.xs, grid.K, grid.width)
-    sums = rows.T @ scores.astype(np.float64) @ columns
-    return (sums / np.outer(rows.sum(0), columns.sum(0))).astype(np.float32)
+def spread(scores: NDArray[np.float32], grid: PatchGrid, focus: float | None = None) -> NDArray[np.float32]:
+    """Scores (B, rows, columns) of the patches → anomaly maps (B, height, width).
+
+    With `focus`, the patches around a pixel weigh as a Gaussian of that σ, in pixels, from their middle.
+    """
+    rows, columns = _cover(grid.ys, grid.K, grid.height, focus), _cover(grid.xs, grid.K, grid.width, focus)
+    return (rows.T @ scores.astype(np.float64) @ columns).astype(np.float32)
 
 
-def multiply(maps: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The product over the scales: the map "multi" (Eq. 7)."""
-    product: NDArray[np.float32] = np.prod(list(maps.values()), axis=0, dtype=np.float32)
+def multiply(maps: Mapping[str, NDArray[np.float32]], exponents: Mapping[str, float] | None = None) -> NDArray[np.float32]:
+    """The product over the scales: the map "multi" (Eq. 7); with exponents, of the maps that they name, each to its own."""
+    chosen = [maps[name] ** np.float32(exponent) for name, exponent in exponents.items()] if exponents else [*maps.values()]
+    product: NDArray[np.float32] = np.prod(chosen, axis=0, dtype=np.float32)
     return product

@@ -21,13 +21,19 @@ TILE = 960  # pixels a side that larger images are cut into, and up to 63 more t
 ALIGNED = 16  # tiles start at multiples of it, and so on the dense grid and on the patch grid of every encoder
 
 
-def grids(encoder: Encoder, height: int, width: int, strides: Mapping[str, int]) -> dict[str, PatchGrid]:
-    """The patch grid of each of the encoder's scales on images of height × width pixels, at `strides` or the paper's."""
+def grids(
+    encoder: Encoder, height: int, width: int, strides: Mapping[str, int], exponents: Mapping[str, float]
+) -> dict[str, PatchGrid]:
+    """The patch grid of each scale that is used, on images of height × width pixels, at `strides` or the encoder's.
+
+    `exponents` are those of the maps that are used; empty: all are.
+    """
     largest = max(scale.K for scale in encoder.scales.values())
     if min(height, width) < largest:
         small = f"images of {width}×{height} pixels are smaller than a patch ({largest}×{largest})"
         raise InputError(small, advice="give a larger `size`")
-    return {name: PatchGrid(height, width, scale.K, strides.get(name, scale.S)) for name, scale in encoder.scales.items()}
+    used = {name: scale for name, scale in encoder.scales.items() if name in (exponents or encoder.scales)}
+    return {name: PatchGrid(height, width, scale.K, strides.get(name, scale.S)) for name, scale in used.items()}
 
 
 def _pick(encoder: Encoder, images: Tensor, whole: Tensor, scale: str, ys: Starts, xs: Starts) -> Tensor:

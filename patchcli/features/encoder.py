@@ -22,6 +22,8 @@ class Scale:
     label: str  # in tables
     aligned: int | None = None  # S of a bank of aligned images, where it is another: their features tell nearer places apart
     judged: int | None = None  # S of the criterion's bank and queries, where it is another
+    learned: bool = True  # whether training teaches it
+    focus: float | None = None  # σ around its middle, in pixels, of what a patch says of the pixels it covers; None: all alike
 
 
 class Encoder(nn.Module, ABC):
@@ -30,12 +32,19 @@ class Encoder(nn.Module, ABC):
     """
 
     scales: ClassVar[Mapping[str, Scale]]  # by name, the largest first
+    learned: ClassVar[Mapping[str, Scale]]  # those that training teaches
     stride: ClassVar[int]
     learning_rate: ClassVar[float] = 1e-3  # that training takes by default
+
+    def __init_subclass__(cls) -> None:
+        cls.learned = {name: scale for name, scale in cls.scales.items() if scale.learned}
 
     @abstractmethod
     def __init__(self, D: int = 64) -> None:
         super().__init__()
+
+    def fit(self, images: Tensor) -> None:
+        """Adapt what training does not teach to good images (B, 3, H, W), standardised."""
 
     @abstractmethod
     def forward(self, patches: Tensor, scale: str) -> Tensor:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from patchcli.features.encoder import Encoder
 
+# Attributes that stores of earlier versions do not have, or that there is not always a value for.
+OPTIONAL = {"file", "repair", "kept_exponents", "exponents", "setbacks", "by_colour"}
+
 
 @dataclass(frozen=True)
 class EncoderAttributes:
@@ -22,12 +25,15 @@ class EncoderAttributes:
 
     architecture: str  # a name of features.registry.ENCODERS
     D: int
-    source: str  # trained, untrained or imported
+    source: str  # trained, untrained, fitted (nothing to train) or imported
     sha256: str = ""  # of the weights; the store fills it in
     file: str | None = None  # that the weights were imported from
     steps: int | None = None
     chosen: int | None = None  # the step of the weights
     kept: int | None = None  # the step of the best candidate so far
+    kept_exponents: dict[str, float] = field(default_factory=dict)
+    exponents: dict[str, float] = field(default_factory=dict)  # of the maps in their product; empty: the product of all
+    setbacks: int = 0  # how often training went back to an earlier point
     criterion: float | None = None
     judged: bool = True  # whether the criterion had images to judge with
     recipe: dict[str, Any] | None = None
@@ -35,6 +41,7 @@ class EncoderAttributes:
     seconds: float | None = None
     losses: list[str] = field(default_factory=list)  # the columns of the loss history
     alignment: float | None = None
+    by_colour: bool = False  # whether the mean colour is taken from images, not their per-pixel mean
     separation: bool = False
     strides: dict[str, int] = field(default_factory=dict)  # of the bank, where it is not the encoder's S
     checkpoint_sha256: str | None = None
@@ -52,7 +59,7 @@ class StoredEncoder:
     def attributes(self) -> EncoderAttributes:
         """Its provenance. Raises DamagedError if that is incomplete."""
         attributes = self._part.read_attributes(EncoderAttributes)
-        everything = {field.name for field in fields(EncoderAttributes)} - {"file", "repair"}
+        everything = {field.name for field in fields(EncoderAttributes)} - OPTIONAL
         required = {"sha256"} if attributes.source == "imported" else everything
         if missing := sorted(required - self._part.attributes.keys()):
             raise self._part.damaged(f"attributes.{missing[0]} is missing")

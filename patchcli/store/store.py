@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from patchcli.datasets.images import Canvas
+from patchcli.datasets.images import Canvas, mean_colour
 from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.features.grid import PatchGrid
 from patchcli.observer import Observer
@@ -194,6 +194,11 @@ class Store:
         if part is None:
             raise StoreError("holds no images", subject=self.path, advice=REPAIR["images"])
         return Images(part)
+
+    @property
+    def mean(self) -> Array:
+        """What the encoder takes from images before it sees them, float32 (H, W, 3) in levels of 0 to 255."""
+        return mean_colour(self.images.mean) if self.encoder.attributes.by_colour else self.images.mean
 
     @property
     def canvas(self) -> Canvas:

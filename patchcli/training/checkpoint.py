@@ -60,29 +60,33 @@ class Checkpoint:
         last: Candidate | None = None,
         trouble: str | None = None,
         repair: str = "train(resume)",
-    ) -> tuple[str, int]:
-        """Write encoder and state (rank 0 alone does); the encoder's sha256, and the step that it is of.
+    ) -> tuple[str, Candidate]:
+        """Write encoder and state (rank 0 alone does); the encoder's sha256, and which it is.
 
         The encoder is what the criterion chooses, or the average as it is. `trouble` says why nobody should use it, and
         `repair` what to call then. Raises TrainingError where weights are not finite.
         """
         step = len(trainer.history)
-        chosen = criterion.choice(last) or Candidate(step, None, arrays(trainer.average))
+        chosen = criterion.choose(last, step, arrays(trainer.average))
         weights = arrays(trainer.loss)
         check_finite(chosen.weights | weights, step)
         if trainer.process.rank > 0:
-            return digest_of(chosen.weights), chosen.step
+            return digest_of(chosen.weights), chosen
         attributes = EncoderAttributes(
             architecture=trainer.recipe.encoder,
             D=trainer.recipe.D,
-            source="trained" if trainer.history else "untrained",
+            source="trained" if trainer.history else "untrained" if trainer.loss.encoder.learned else "fitted",
             recipe=asdict(trainer.recipe),
             processes=trainer.process.size,
             steps=step,
             chosen=chosen.step,
             kept=criterion.candidate.step if criterion.candidate else None,
+            kept_exponents=criterion.candidate.exponents if criterion.candidate else {},
+            exponents=chosen.exponents,
+            setbacks=trainer.setbacks,
             criterion=chosen.criterion,
             alignment=trainer.alignment,
+            by_colour=trainer.images.by_colour,
             separation=trainer.separates,
             strides=trainer.strides,
             checkpoint_sha256=digest_of(weights),
@@ -94,7 +98,7 @@ class Checkpoint:
         )
         digest = self._store.write_encoder(chosen.weights, attributes, _state(trainer, criterion, weights))
         self.ours = True
-        return digest, chosen.step
+        return digest, chosen
 
     def fail(self, trainer: Trainer, criterion: Criterion, error: TrainingError) -> None:
         """Note in the store that training failed: in a last checkpoint, or if that is not finite, in the one before."""
@@ -125,16 +129,27 @@ class Checkpoint:
             problem, advice = "the checkpoint's weights differ from their sha256", "train with `overwrite`"
             raise StoreError(problem, subject=self._store.path, advice=advice)
         # The alignment is not measured again: images may have come or gone since.
+        if attributes.by_colour:
+            images.centre_by_colour()
         trainer = Trainer(images, recipe, device, process, attributes.alignment, attributes.separation)
+        if trainer.loss_names != attributes.losses:
+            advice = "train anew with `overwrite`"
+            raise StoreError("the checkpoint is of an earlier patchcli", subject=self._store.path, advice=advice)
         _load(trainer, state)
-        trainer.seconds = attributes.seconds or 0.0
-        criterion = Criterion(images, recipe.objective)
+        trainer.seconds, trainer.setbacks = attributes.seconds or 0.0, attributes.setbacks
+        criterion = Criterion(images, recipe.objective, floor(trainer))
         criterion.judged = state["judged"].tolist() if "judged" in state else []
         if (kept := attributes.kept) is not None:
             criteria = {step: value for step, value, *_ in criterion.judged}
-            criterion.candidate = Candidate(kept, criteria[kept], _part(state, "kept."))
+            criterion.candidate = Candidate(kept, criteria[kept], _part(state, "kept."), attributes.kept_exponents)
         self.ours = True
         return trainer, criterion
+
+
+def floor(trainer: Trainer) -> dict[str, float]:
+    """The exponents of the maps that need no training, if others do."""
+    encoder = trainer.loss.encoder
+    return {name: 1.0 for name in encoder.scales if name not in encoder.learned} if encoder.learned else {}
 
 
 def size(trainer: Trainer) -> int:

@@ -1,4 +1,4 @@
-"""The criterion that chooses a checkpoint: how well its encoder finds synthetic defects in good images.
+"""The criterion that chooses a checkpoint, and the maps to use: how well they find synthetic defects in good images.
 
 The validation images are good images that the encoder does not learn from. Synthetic defects are drawn into copies of them,
 and both are scored against a small memory bank of other good images, as Algorithm 2 of the supplement scores images. No test
@@ -6,8 +6,10 @@ image takes part.
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -28,8 +30,9 @@ JUDGED_EVERY = 100  # steps
 TOLERANCE = 0.03  # a criterion below the best by no more than this may be as good
 COLLAPSES_FROM = 150  # the step from which features that are nearly a line or a point count as a collapse
 LEAST_RANK, LEAST_SPREAD = 1.5, 1e-3  # features below these are nearly a line or a point
-BANK, COPIES = 24, 2  # images in the bank, at most; damaged copies of each validation image
+BANK, COPIES = 24, 4  # images in the bank, at most; damaged copies of each validation image
 WINDOW = 256  # pixels a side: only the middle of larger images counts
+TINY = 1e-12
 SEED = 1  # the same defects whatever the seed of training
 
 
@@ -40,15 +43,17 @@ class Judgement:
     criterion: float  # pixel AUROC over the synthetic defects; from so few images it is noisy
     rank: float  # effective rank of the good images' features, the least of all scales
     spread: float  # their standard deviation over their root mean square, the least of all scales
+    exponents: dict[str, float]  # of the maps in their product; a map that is not named is not used
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """The encoder's weights after a step, and their criterion; None if nothing judged them."""
+    """The encoder's weights after a step, their criterion (None if nothing judged them), and the maps to use."""
 
     step: int
     criterion: float | None
     weights: Weights
+    exponents: dict[str, float]  # of the maps in their product; empty: the product of all
 
 
 class Validation:
@@ -72,14 +77,41 @@ class Validation:
         bank, queries = (embed(encoder, pixels, self.mean, grids, device) for pixels in (self.bank, self.queries))
         of_scale, ranks, spreads = {}, [], []
         for name, grid in grids.items():
+            scale = encoder.scales[name]
             normal, patches = bank[name].flatten(0, 2), queries[name].flatten(0, 2)
             distances = torch.cat([torch.cdist(part, normal).amin(1) for part in torch.split(patches, 1024)])
-            of_scale[name] = maps.spread(distances.view(queries[name].shape[:3]).cpu().numpy(), grid)
-            rank, spread = shape(normal)
-            ranks.append(rank)
-            spreads.append(spread)
-        product = maps.multiply(of_scale)
-        return Judgement(metrics.auroc(self.masks.ravel(), product.ravel()) or 0.5, min(ranks), min(spreads))
+            of_scale[name] = maps.spread(distances.view(queries[name].shape[:3]).cpu().numpy(), grid, scale.focus)
+            if scale.learned:
+                rank, spread = shape(normal)
+                ranks.append(rank)
+                spreads.append(spread)
+        learned = dict.fromkeys(encoder.learned, 1.0)
+        found = self._pixel_auroc(maps.multiply(of_scale, learned))
+        exponents = {} if learned.keys() == of_scale.keys() else self._best_maps(of_scale)
+        return Judgement(found, min(ranks), min(spreads), exponents)
+
+    def _best_maps(self, of_scale: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
+        """The exponents of the product, of some of the maps or all, that finds the defects best.
+
+        An exponent is the inverse of how much the logarithm of its map varies over the good images, so that no map drowns
+        another; their mean is 1.
+        """
+        good = len(self.masks) // (1 + COPIES)
+        weights = {name: 1 / (float(np.log(values[:good] + TINY).std()) + TINY) for name, values in of_scale.items()}
+        choices = []
+        for size in range(len(weights), 0, -1):
+            for names in combinations(weights, size):
+                mean = sum(weights[name] for name in names) / size
+                choices.append({name: weights[name] / mean for name in names})
+        return max(choices, key=lambda exponents: self._figure(maps.multiply(of_scale, exponents)))
+
+    def _figure(self, found: NDArray[np.float32]) -> float:
+        """Mean of pixel and image AUROC."""
+        damaged, scores = (part.reshape(len(part), -1).max(axis=1) for part in (self.masks, found))
+        return (self._pixel_auroc(found) + (metrics.auroc(damaged, scores) or 0.5)) / 2
+
+    def _pixel_auroc(self, found: NDArray[np.float32]) -> float:
+        return metrics.auroc(self.masks.ravel(), found.ravel()) or 0.5
 
 
 class Criterion:
@@ -88,16 +120,15 @@ class Criterion:
     With the paper's losses it only watches for a collapse: there it preferred an untrained encoder to better ones.
     """
 
-    def __init__(self, images: GoodImages, objective: str) -> None:
+    def __init__(self, images: GoodImages, objective: str, floor: dict[str, float] | None = None) -> None:
         self._images, self._objective = images, objective
+        self._floor = floor or {}  # exponents of the maps that need no training, for as long as it has not proved its own
         self.judged: list[list[float]] = []  # step, criterion, rank, spread
         self.candidate: Candidate | None = None
 
     @cached_property
     def _validation(self) -> Validation:
-        training = self._images.training
-        bank = training[np.linspace(0, len(training), BANK, endpoint=False).astype(np.int64)]
-        return Validation(self._images.read(self._images.validation), self._images.read(np.unique(bank)), self._images.mean)
+        return Validation(self._images.read(self._images.validation), self._images.sample(BANK), self._images.mean)
 
     def judge(self, step: int, encoder: Encoder, device: torch.device) -> Candidate | None:
         """The encoder after a step as a candidate; None if the images are too few to validate with.
@@ -113,12 +144,16 @@ class Criterion:
             numbers = f"effective rank {judgement.rank:.2f}, spread {judgement.spread:.1e}"
             advice = "lower `lam` or `lr`, or raise `warmup`" if self._objective == "paper" else "lower `lr`"
             raise TrainingError(f"the features have collapsed ({numbers})", subject=f"step {step}", advice=advice)
-        candidate = Candidate(step, judgement.criterion, weights)
+        candidate = Candidate(step, judgement.criterion, weights, {} if self._objective == "paper" else judgement.exponents)
         if step % JUDGED_EVERY == 0 and (not self.judged or self.judged[-1][0] < step):
             self.judged.append([step, judgement.criterion, judgement.rank, judgement.spread])
             if step and self._holds(judgement.criterion):  # step 0 is there to compare with
                 self.candidate = candidate
         return candidate
+
+    def forget(self, step: int) -> None:
+        """Forget what was judged after a step: training went back to it."""
+        self.judged = [row for row in self.judged if row[0] <= step]
 
     def _holds(self, criterion: float) -> bool:
         """Whether the criterion has not fallen, by more than chance, from its best since the first step."""
@@ -131,6 +166,10 @@ class Criterion:
             return None
         return last if last is not None and last.criterion is not None and self._holds(last.criterion) else self.candidate
 
+    def choose(self, last: Candidate | None, step: int, weights: Weights) -> Candidate:
+        """The choice, or where there is none the weights after this step, with the maps that can be trusted then."""
+        return self.choice(last) or Candidate(step, None, weights, self._floor)
+
     @property
     def gained(self) -> bool:
         """Whether the candidate beats the untrained encoder."""
@@ -138,13 +177,20 @@ class Criterion:
             self.candidate is not None and self.candidate.criterion is not None and self.candidate.criterion > self.judged[0][1]
         )
 
+    @property
+    def usable(self) -> bool:
+        """Whether there is an encoder to end with, whatever becomes of the weights."""
+        return self._objective != "paper" and (self.gained or bool(self._floor))
+
     def unproven(self, step: int) -> str | None:
         """What is wrong with an encoder if training stops at this step; None if it beats the untrained one.
 
-        None too where the criterion has no say: with the paper's losses, and without validation images.
+        None too where the criterion has no say, with the paper's losses and without validation images, and where the
+        encoder has fixed features that are used until then.
         """
         compared = step == 0 or (self.judged and self.judged[0][0] == 0)  # at step 0 there may have been too few images
-        if self._objective == "paper" or not len(self._images.validation) or not compared or self.gained:
+        no_say = self._objective == "paper" or not len(self._images.validation)
+        if no_say or self._floor or not compared or self.gained:
             return None
         numbers = f" ({self.candidate.criterion:.3f}, untrained {self.judged[0][1]:.3f})" if self.candidate is not None else ""
         return f"training stopped at step {step}, before its criterion was above the untrained encoder's{numbers}"

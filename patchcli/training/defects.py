@@ -1,7 +1,7 @@
 """Synthetic defects: drawn by code into good images, so that training and its checkpoints need no real ones.
 
 The kinds follow CutPaste (Li et al., CVPR 2021: patches and scars) and the local noise, blur and changes of contrast of
-other self-supervised methods. None is drawn from a test image.
+other self-supervised methods. Some are glaring, others as faint as the image's own detail. None is drawn from a test image.
 """
 
 from collections.abc import Callable
@@ -32,14 +32,14 @@ def _frame(rng: np.random.Generator, height: int, width: int) -> tuple[Floats, F
     return dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
 
 
-def _blob(rng: np.random.Generator, height: int, width: int) -> Floats:
-    """Opacity (H, W, 1) of an ellipse with a wavy rim, hard or soft; radius 4 to 18 pixels."""
+def _blob(rng: np.random.Generator, height: int, width: int, radius: tuple[float, float] = (4, 18)) -> Floats:
+    """Opacity (H, W, 1) of an ellipse with a wavy rim, hard or soft, of a radius between these, in pixels."""
     along, across = _frame(rng, height, width)
     stretch = np.exp(rng.uniform(-0.5, 0.5))
     along, across = along * stretch, across / stretch
-    angle = np.arctan2(across, along)
+    angle, (low, high) = np.arctan2(across, along), np.log(radius)
     rim = 1 + sum(0.2 * np.sin(k * angle + phase) for k, phase in enumerate(rng.uniform(0, 2 * np.pi, 3), 2))
-    distance = np.hypot(along, across) / (rim * np.exp(rng.uniform(np.log(4), np.log(18))))
+    distance = np.hypot(along, across) / (rim * np.exp(rng.uniform(low, high)))
     opacity: Floats = 1 / (1 + np.exp(np.clip((distance - 1) * rng.uniform(4, 20), -30, 30)))
     return opacity[..., None]
 
@@ -88,8 +88,36 @@ def _stain(rng: np.random.Generator, pixels: Floats, _: Floats) -> Floats:
     return out
 
 
+def _blend(rng: np.random.Generator, pixels: Floats, other: Floats) -> Floats:
+    """A blob of what is elsewhere, upside down or mirrored, without an edge of its own."""
+    moved = np.roll(other, rng.integers(0, other.shape[:2]), (0, 1))[:: rng.choice([-1, 1]), :: rng.choice([-1, 1])]
+    out: Floats = pixels + _blob(rng, *pixels.shape[:2]) * (moved - pixels)
+    return out
+
+
+def _faint(rng: np.random.Generator, pixels: Floats, _: Floats) -> Floats:
+    """A scratch, a few times as bright or dark as the image's finest detail."""
+    along, across = _frame(rng, *pixels.shape[:2])
+    line = np.abs(across - rng.uniform(-0.01, 0.01) * along**2) < rng.uniform(0.5, 1.5)
+    opacity = _blur((line & (np.abs(along) < rng.uniform(5, 40))).astype(np.float64)[..., None], 0.5)
+    return pixels + opacity * _contrast(rng, pixels)
+
+
+def _speck(rng: np.random.Generator, pixels: Floats, _: Floats) -> Floats:
+    """A small spot of the same contrast."""
+    out: Floats = pixels + _blob(rng, *pixels.shape[:2], radius=(1.5, 4)) * _contrast(rng, pixels)
+    return out
+
+
+def _contrast(rng: np.random.Generator, pixels: Floats) -> float:
+    """Grey levels, more or fewer: 2 to 6 standard deviations of the finest detail, and just visible at least."""
+    detail = (pixels - _blur(pixels, 2)).std()
+    return float(rng.choice([-1, 1]) * max(1.5 * VISIBLE, rng.uniform(2, 6) * detail))
+
+
 KINDS: dict[str, Callable[[np.random.Generator, Floats, Floats], Floats]] = {
     "paste": _paste, "scar": _scar, "noise": _noise, "smear": _smear, "stain": _stain,
+    "blend": _blend, "faint": _faint, "speck": _speck,
 }  # fmt: skip
 
 

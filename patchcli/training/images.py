@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from patchcli.datasets.images import Pixels
+from patchcli.datasets.images import Pixels, mean_colour
 
 CACHED = 1 << 28  # bytes of decoded images to keep: training reads them again and again
 VALIDATION = 8  # images that validate, at most
@@ -23,13 +23,22 @@ class GoodImages:
     """`count` images (H, W, 3) and their per-pixel mean; `read(start, stop)` decodes some of them, as (B, H, W, 3)."""
 
     def __init__(self, count: int, mean: NDArray[np.float32], dtype: str, read: Callable[[int, int], Pixels]) -> None:
-        self.mean, self.dtype = mean, dtype
+        self.mean, self.dtype, self.by_colour = mean, dtype, False
         self.validation, self.training = split(count)
         self._image = lru_cache(max(1, CACHED // mean.size))(lambda index: read(index, index + 1))
         self._count = count
 
     def __len__(self) -> int:
         return self._count
+
+    def centre_by_colour(self) -> None:
+        """Take from now on the mean colour from them, not the per-pixel mean."""
+        self.mean, self.by_colour = mean_colour(self.mean), True
+
+    def sample(self, count: int) -> Pixels:
+        """Up to `count` images to train on, evenly spread."""
+        chosen = self.training[np.linspace(0, len(self.training), count, endpoint=False).astype(np.int64)]
+        return self.read(np.unique(chosen))
 
     def read(self, indices: NDArray[np.int64]) -> Pixels:
         """Images (B, H, W, 3)."""

@@ -5,7 +5,8 @@ What the paper does not have lies around it, in `_Course`: bounds, checkpoints, 
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ from patchcli.training.recipe import Recipe
 from patchcli.training.trainer import Trainer
 
 CHECKPOINT_SECONDS = 60.0
+SETBACKS = 2  # how often training goes back when it has failed, before it ends
 STEPS = 1000  # in total, by default
 
 
@@ -75,9 +77,11 @@ class Trained:
     chosen: int  # the step whose weights are the encoder
     seconds: float  # over all runs
     losses: dict[str, float]  # mean over the last 20 steps
-    interrupted: bool
     sha256: str
-    collapsed: bool = False  # the features of the separation, after the step that was chosen
+    exponents: dict[str, float]  # of the maps in their product; empty: the product of all
+    interrupted: bool = False
+    setbacks: int = 0  # how often training went back to an earlier point, at a lower learning rate
+    collapsed: bool = False  # it failed again and ended early
     trouble: str | None = None  # why the encoder should not be embedded, as the store says too
     signal: int = 0  # that interrupted this process
 
@@ -90,6 +94,16 @@ class Training:
     criterion: Criterion
     checkpoint: Checkpoint
 
+    @property
+    def idle(self) -> str | None:
+        """Why there is nothing to train: no scale learns, or there are too few images to prove that learning helps."""
+        images, encoder = self.trainer.images, self.trainer.loss.encoder
+        if not encoder.learned:
+            return f"the encoder {self.trainer.recipe.encoder!r} is fitted to the images, not trained"
+        if checkpoint.floor(self.trainer) and not len(images.validation):
+            return f"{len(images)} good images are too few to prove what training adds; the fixed features alone are used"
+        return None
+
 
 def prepare(
     store: Store, recipe: Recipe, device: torch.device, process: Process | None = None, resume: bool = False
@@ -98,10 +112,13 @@ def prepare(
     saved, images = Checkpoint(store), checkpoint.good_images(store)
     if resume:
         return Training(*saved.restore(images, recipe, device, process), saved)
-    measured = alignment.measured(images) if recipe.objective == "contrast" and len(images.validation) else None
+    contrast = recipe.objective == "contrast"
+    measured = alignment.measured(images) if contrast and len(images.validation) else None
     separates = measured is not None and measured < alignment.ALIGNED
+    if contrast and (measured is None or separates):
+        images.centre_by_colour()
     trainer = Trainer(images, recipe, device, process, measured, separates)
-    return Training(trainer, Criterion(images, recipe.objective), saved)
+    return Training(trainer, Criterion(images, recipe.objective, checkpoint.floor(trainer)), saved)
 
 
 def run(training: Training, bounds: Bounds, progress: Callable[[Step], None], stop: Callable[[], int]) -> Trained:
@@ -120,7 +137,8 @@ def run(training: Training, bounds: Bounds, progress: Callable[[Step], None], st
             # 7: λ · SVDD' + SSL
             loss = total(losses, trainer.lam)
             # 8: update encoder and classifiers
-            trainer.update(loss, losses)
+            with course.going_back():
+                trainer.update(loss, losses)
             course.tell(judging=False)
         # 9: f_big and f_small are the scales of the encoder in the store
         return course.end()
@@ -135,6 +153,7 @@ class _Course:
     def __init__(self, training: Training, bounds: Bounds, progress: Callable[[Step], None], stop: Callable[[], int]) -> None:
         self._trainer, self._criterion, self._checkpoint = training.trainer, training.criterion, training.checkpoint
         self._bounds, self._progress, self._stop = bounds, progress, stop
+        self._good = training.trainer.snapshot()  # the last point that was judged to be sound
         self._begun = self._saved = time.monotonic()
         self._before = training.trainer.seconds
         self._interrupted = self._collapsed = False
@@ -154,10 +173,12 @@ class _Course:
             self._checkpoint.save(trainer, self._criterion, trouble=self._criterion.unproven(step))
             self._saved = now
         if step % criterion.JUDGED_EVERY == 0:
-            if trainer.process.rank == 0 and step not in (row[0] for row in self._criterion.judged):
-                self.tell(judging=True)
-                self._judge()
-            (self._collapsed,) = self._any(self._collapsed)
+            error = self._failure() if step not in (row[0] for row in self._criterion.judged) else None
+            (failed,) = self._any(error is not None)
+            if failed:
+                self._set_back(error)
+            else:
+                self._good = trainer.snapshot()
             if self._collapsed:
                 return False
         if trainer.process.rank == 0:
@@ -171,15 +192,39 @@ class _Course:
         return values
 
     def _judge(self) -> Candidate | None:
-        """Judge the average. If a separation has collapsed after it had gained something, the run ends with the candidate."""
+        """Judge the average. Raises TrainingError where it is of no use."""
         trainer = self._trainer
-        try:
-            return self._criterion.judge(len(trainer.history), trainer.average, trainer.device)
-        except TrainingError:
-            if not (trainer.separates and self._criterion.gained):
-                raise
-            self._collapsed = True
+        return self._criterion.judge(len(trainer.history), trainer.average, trainer.device)
+
+    def _failure(self) -> TrainingError | None:
+        """What is wrong with the average; the first process judges it."""
+        if self._trainer.process.rank > 0:
             return None
+        self.tell(judging=True)
+        try:
+            self._judge()
+        except TrainingError as error:
+            return error
+        return None
+
+    @contextmanager
+    def going_back(self) -> Iterator[None]:
+        """After a TrainingError, training goes back to where it was sound."""
+        try:
+            yield
+        except TrainingError as error:
+            self._set_back(error)
+
+    def _set_back(self, error: TrainingError | None) -> None:
+        """Go back, or after SETBACKS end with what there is; in every process. `error` is raised where there is nothing."""
+        trainer = self._trainer
+        if trainer.setbacks < SETBACKS:
+            trainer.go_back(self._good)
+            self._criterion.forget(len(trainer.history))
+            return
+        (self._collapsed,) = self._any(self._criterion.usable)
+        if error is not None and not self._collapsed:
+            raise error
 
     def tell(self, judging: bool) -> None:
         """Report progress."""
@@ -192,10 +237,31 @@ class _Course:
         trainer, last = self._trainer, None
         if trainer.history and trainer.process.rank == 0 and not (self._interrupted or self._collapsed):
             trainer.check_position()
-            last = self._judge()
+            last = self._last()
         steps = len(trainer.history)
         trouble = self._criterion.unproven(steps) if self._interrupted else None
         sha256, chosen = self._checkpoint.save(trainer, self._criterion, last, trouble)
         columns = zip(trainer.loss_names, np.array(trainer.history[-20:]).T, strict=True) if steps else ()
         means = {name: float(column.mean()) for name, column in columns}
-        return Trained(steps, chosen, trainer.seconds, means, self._interrupted, sha256, self._collapsed, trouble)
+        return Trained(
+            steps,
+            chosen.step,
+            trainer.seconds,
+            means,
+            sha256,
+            chosen.exponents,
+            interrupted=self._interrupted,
+            setbacks=trainer.setbacks,
+            collapsed=self._collapsed,
+            trouble=trouble,
+        )
+
+    def _last(self) -> Candidate | None:
+        """The encoder after the last step as a candidate."""
+        try:
+            return self._judge()
+        except TrainingError:
+            if not self._criterion.usable:
+                raise
+            self._collapsed = True
+            return None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from patchcli.features.encoder import SLOPE, Encoder
 from patchcli.training.sampling import Batch, Ints, Pairs, Places
-from patchcli.training.separation import BESIDE, Head, nce, separation
+from patchcli.training.separation import BESIDE, Head, nce, separation, spreading
 
 
 class PatchSVDDLoss(nn.Module):
@@ -20,8 +20,8 @@ class PatchSVDDLoss(nn.Module):
     def __init__(self, encoder: Encoder, D: int, contrast: bool, separation: bool = False) -> None:
         super().__init__()
         self.encoder, self.contrast = encoder, contrast
-        self.classifiers = nn.ModuleDict({scale: PositionClassifier(D) for scale in encoder.scales})
-        self.heads = nn.ModuleDict({scale: Head(D) for scale in encoder.scales}) if separation else None
+        self.classifiers = nn.ModuleDict({scale: PositionClassifier(D) for scale in encoder.learned})
+        self.heads = nn.ModuleDict({scale: Head(D) for scale in encoder.learned}) if separation else None
 
     @property
     def separates(self) -> bool:
@@ -29,10 +29,10 @@ class PatchSVDDLoss(nn.Module):
         return self.heads is not None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses by name, each a scalar: "svdd_<scale>", or "nce_<scale>" with the contrast; "sep_<scale>" with the
-        separation; and "ssl_<scale>"."""
+        """The losses by name, each a scalar: "svdd_<scale>", or "nce_<scale>" with the contrast; "sep_<scale>" and
+        "var_<scale>" with the separation; and "ssl_<scale>"."""
         features, losses = _Features(self.encoder, batch), dict[str, Tensor]()
-        for scale in self.encoder.scales:
+        for scale in self.encoder.learned:
             f1, f2 = features.of_pairs(batch.jitter[scale], scale)
             if self.contrast:
                 if self.heads is not None:
@@ -43,7 +43,7 @@ class PatchSVDDLoss(nn.Module):
             h1, h2 = features.of_pairs(batch.position[scale], scale)
             logits = self.classifiers[scale](h1, h2)
             if self.separates:
-                losses[f"sep_{scale}"] = _separation(features, batch.normal[scale], batch.queries[scale], scale)
+                losses |= _separation(features, batch.normal[scale], batch.queries[scale], scale)
             label = features.tensor(batch.position[scale].label)
             losses[f"ssl_{scale}"] = features.mean(F.cross_entropy(logits, label, reduction="none"), batch.position[scale])
         return losses
@@ -93,12 +93,13 @@ class _Features:
         return (values * weights.to(self._device)).sum()
 
 
-def _separation(features: _Features, normal: Places, queries: Places, scale: str) -> Tensor:
-    """The separation loss: queries in view 1, with synthetic defects, against normal patches in view 0."""
+def _separation(features: _Features, normal: Places, queries: Places, scale: str) -> dict[str, Tensor]:
+    """The separation loss, queries in view 1, with synthetic defects, against normal patches in view 0; and the spread loss."""
     image, entry = features.tensor(normal.entry), features.tensor(queries.entry)
     bank, patches = features.at(0, scale, image, normal.at).float(), features.at(1, scale, entry, queries.at).float()
     damaged = torch.from_numpy(queries.damaged).to(entry.device)
-    return separation(bank, image, patches, entry, damaged, features.entries)
+    separated = separation(bank, image, patches, entry, damaged, features.entries)
+    return {f"sep_{scale}": separated, f"var_{scale}": spreading(bank)}
 
 
 class PositionClassifier(nn.Module):
@@ -115,7 +116,7 @@ class PositionClassifier(nn.Module):
 
 
 def total(losses: dict[str, Tensor], lam: float) -> Tensor:
-    """λ·SVDD' + SSL, or contrast + SSL, summed over the scales; with a separation, these two weigh BESIDE."""
+    """λ·SVDD' + SSL, or contrast + SSL, summed over the scales; beside a separation and its spread loss, they weigh BESIDE."""
     others = BESIDE if any(name.startswith("sep") for name in losses) else 1.0
-    weights = {"svdd": lam, "sep": 1.0}
+    weights = {"svdd": lam, "sep": 1.0, "var": 1.0}
     return torch.stack([weights.get(name.split("_")[0], others) * loss for name, loss in losses.items()]).sum()

@@ -14,6 +14,7 @@ TITLES = {
     "ssl": "Position loss (chance: ln 8 = 2.08)",
     "nce": "Contrast loss",
     "sep": "Separation loss (chance: ln 2 = 0.69)",
+    "var": "Spread loss (0: every component varies enough)",
     "svdd": "SVDD' loss",
 }
 SMOOTH = 10  # steps of a running mean

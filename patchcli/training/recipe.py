@@ -46,14 +46,15 @@ class Recipe:
     """What determines the weights after a given number of steps; the store keeps it with them.
 
     The default objective, "contrast", replaces SVDD' with a contrastive loss, and adds the separation loss if the images are
-    not aligned; "paper" has the losses of the paper alone. The sampler "dense" draws many patches from a part of each image,
-    "patch" two pairs per scale, as the authors' code does. λ may rise from 0 over the first `warmup` steps: at its full
-    weight from the start, SVDD' shrinks the features of a texture to a point before the position task has learned anything.
+    not aligned; "paper" has the losses of the paper alone, and by default its encoder. The sampler "dense" draws many patches
+    from a part of each image, "patch" two pairs per scale, as the authors' code does. λ may rise from 0 over the first
+    `warmup` steps: at its full weight from the start, SVDD' shrinks the features of a texture to a point before the position
+    task has learned anything.
 
     Raises InputError for a value out of range, or values that contradict each other.
     """
 
-    encoder: str = "hierarchical"
+    encoder: str = _DEPENDS  # "hybrid", or "hierarchical" with the losses of the paper
     sampler: str = "dense"
     objective: str = _DEPENDS  # "contrast", or "paper" with the sampler "patch"
     D: int = 64
@@ -78,6 +79,8 @@ class Recipe:
         self._check_choices()
         if self.objective is None:
             object.__setattr__(self, "objective", "paper" if self.sampler == "patch" else "contrast")
+        if self.encoder is None:
+            object.__setattr__(self, "encoder", "hierarchical" if self.objective == "paper" else "hybrid")
         usual = PUBLISHED if self.sampler == "patch" else PAPER if self.objective == "paper" else CONTRAST
         for name, value in {**usual, "lr": ENCODERS[self.encoder].learning_rate}.items():
             if getattr(self, name) is None:
@@ -88,7 +91,7 @@ class Recipe:
         closed = ("encoder", tuple(ENCODERS)), ("sampler", SAMPLERS), ("objective", OBJECTIVES), ("precision", PRECISIONS)
         for name, choices in closed:
             value = getattr(self, name)
-            if value not in choices and not (name == "objective" and value is None):
+            if value not in choices and not (name in ("encoder", "objective") and value is None):
                 raise InputError(repr(value), parameter=name, expected=" or ".join(choices))
         if self.sampler == "patch" and self.objective == "contrast":
             problem, advice = "its pairs have nothing to contrast with", 'expected `objective="paper"`'

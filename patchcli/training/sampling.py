@@ -69,7 +69,7 @@ def generator(seed: int, step: int, entry: int = -1) -> np.random.Generator:
 
 def check_size(scales: Mapping[str, Scale], height: int, width: int) -> None:
     """Refuse images on which no neighbouring pair fits."""
-    needed = max(2 * scale.K for scale in scales.values())
+    needed = max((2 * scale.K for scale in scales.values()), default=0)
     if min(height, width) < needed:
         problem = f"training needs images of at least {needed}×{needed} pixels, found a working size of {width}×{height}"
         raise InputError(problem, advice="give a larger `size`")

@@ -6,6 +6,12 @@ pushes them away from the other places of the same image; features that are a po
 On a surface where no two places look alike, the contrast moves every good patch as far from the memory bank as a damaged one.
 The separation learns the task of Algorithm 2 instead: a patch with a synthetic defect (after the outlier exposure of Hendrycks
 et al. 2019) should be farther from the nearest normal patch of other images than a good patch.
+
+Why it needs the spread loss: where light or images differ much, good patches of an unlike image start farther from the bank
+than damaged ones of a like image. The mean over pairs is then above ln 2, which is what features give that are all one point;
+so the separation alone drove them there, into the flat ends of the tanh (on magnetic tiles within 80 steps). Distances are
+therefore taken relative to the spread of the features, which makes shrinking them worthless, and the spread loss holds each
+component's standard deviation up and its mean near 0, where the tanh has a slope.
 """
 
 import torch
@@ -17,7 +23,9 @@ from patchcli.features.encoder import SLOPE
 CONTRAST_PAIRS, TEMPERATURE = 128, 0.1  # near pairs per image that are compared with each other
 GROUP = 4  # images of a batch that are compared with each other
 BESIDE = 0.05  # weight of contrast and SSL beside the separation: they keep the features from collapsing
-LEAST = 1e-4  # added to squared distances before their logarithm
+LEAST = 1e-3  # added to squared distances, relative to the features' variance, before their logarithm
+TINY = 1e-8  # keeps roots and quotients of features that are all alike finite
+FLOOR = 0.1  # the standard deviation that each component of the features should have at least
 
 
 class Head(nn.Sequential):
@@ -43,17 +51,25 @@ def separation(bank: Tensor, image: Tensor, queries: Tensor, entry: Tensor, dama
     Mean of log(1 + d²(good) / d²(damaged)), a smooth 1 - AUROC that does not depend on the scale of the features; d is the
     distance of queries[n], of image entry[n], to the nearest of bank, of image image[m], among the other images of the group.
     GROUP consecutive images of `count` are a group: processes that have whole groups average to what one process would
-    compute. An image that is alone is compared with itself.
+    compute. An image that is alone is compared with itself. Distances are relative to the bank's variance.
     """
     losses = [0 * (bank.sum() + queries.sum())]
+    variance = (bank - bank.mean(0)).square().sum(1).mean() + TINY
     for start in range(0, count, GROUP):
         squares = []
         for one in range(start, min(start + GROUP, count)):
             others = (image // GROUP == start // GROUP) & (image != one)
             normal, patches = bank[others if others.any() else image == one], queries[entry == one]
             nearest = torch.cdist(patches.detach(), normal.detach()).argmin(1)
-            squares.append((patches - normal[nearest]).square().sum(1) + LEAST)
+            squares.append((patches - normal[nearest]).square().sum(1) / variance + LEAST)
         logs, bad = torch.cat(squares).log(), damaged[entry // GROUP == start // GROUP]
         if bad.any() and not bad.all():
             losses.append(F.softplus(logs[~bad, None] - logs[bad]).mean())
     return torch.stack(losses).sum() / -(-count // GROUP)
+
+
+def spreading(features: Tensor) -> Tensor:
+    """What features (n, D) lack of the least standard deviation, over the components, in shares of it (the variance term of
+    VICReg, Bardes et al., ICLR 2022), and their mean square offset from 0."""
+    deviations = (features.var(0) + TINY).sqrt()
+    return F.relu(1 - deviations / FLOOR).mean() + features.mean(0).square().mean()

@@ -22,10 +22,14 @@ from patchcli.training.recipe import Recipe
 
 AVERAGE = 0.95  # decay, at most, of the running average of the weights; the average is what is judged and stored
 HALVED = 1000  # the contrast's learning rate falls as 1 / (1 + step / HALVED)
+SLOWER = 0.3  # how much of the learning rate is left after each setback
 GUESSING = 150  # steps over which the position losses must be at chance to count as a guess
 CHANCE = math.log(8) - 0.01  # a position loss above this is a guess
 
+FITTED = 32  # images, at most, that fixed features are fitted to
+
 Weights = dict[str, NDArray[Any]]
+Snapshot = tuple[int, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]  # steps, and the states after them
 
 
 class Trainer:
@@ -44,27 +48,30 @@ class Trainer:
         separates: bool = False,
     ) -> None:
         recipe.check_precision(device)
-        sampling.check_size(ENCODERS[recipe.encoder].scales, *images.mean.shape[:2])
+        sampling.check_size(ENCODERS[recipe.encoder].learned, *images.mean.shape[:2])
         self.images, self.recipe, self.device = images, recipe, device
         self.process = process or Process()
         self.alignment, self.separates = alignment, separates
         self.history: list[list[float]] = []  # a row per step, a column per loss
         self.seconds = 0.0  # over all runs
+        self.setbacks = 0  # how often training went back to an earlier point
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             encoder = build(recipe.encoder, recipe.D)
+            encoder.fit(torch.from_numpy(standardise(images.sample(FITTED), images.mean)))
             self.loss = PatchSVDDLoss(encoder, recipe.D, recipe.objective == "contrast", separates)
         self.loss.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.model = self.loss if self.process.size == 1 else DistributedDataParallel(self.loss)
-        self.optimiser = torch.optim.Adam(self.loss.parameters(), lr=recipe.lr)
+        learns = bool(encoder.learned)
+        self.model = DistributedDataParallel(self.loss) if self.process.size > 1 and learns else self.loss
+        self.optimiser = torch.optim.Adam([{"params": [*self.loss.parameters()]}], lr=recipe.lr)
         self.average = copy.deepcopy(self.loss.encoder)
 
     @property
     def loss_names(self) -> list[str]:
         """The columns of the history."""
-        kinds, scales = ("nce" if self.loss.contrast else "svdd", "ssl"), self.loss.encoder.scales
+        kinds, scales = ("nce" if self.loss.contrast else "svdd", "ssl"), self.loss.encoder.learned
         names = [f"{kind}_{scale}" for scale in scales for kind in kinds]
-        return [*names, *(f"sep_{scale}" for scale in scales)] if self.separates else names
+        return [*names, *(f"{kind}_{scale}" for scale in scales for kind in ("sep", "var"))] if self.separates else names
 
     @property
     def strides(self) -> dict[str, int]:
@@ -84,7 +91,7 @@ class Trainer:
         rngs = [sampling.generator(self.recipe.seed, step, entry) for entry in entries]
         pixels = self.images.read(self.images.training[drawn[entries.start : entries.stop]])
         images = standardise(pixels, self.images.mean)
-        scales = self.loss.encoder.scales
+        scales = self.loss.encoder.learned
         if self.recipe.sampler == "patch":
             return sampling.patch_batch(rngs, images, scales)
         jitter = sampling.contrast_jitter if self.loss.contrast else sampling.paper_jitter
@@ -108,9 +115,9 @@ class Trainer:
 
         Raises TrainingError where one is not finite; the weights stay as they were then.
         """
-        if self.loss.contrast:
-            for group in self.optimiser.param_groups:
-                group["lr"] = self.recipe.lr / (1 + len(self.history) / HALVED)
+        falling = 1 + len(self.history) / HALVED if self.loss.contrast else 1.0
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.recipe.lr * SLOWER**self.setbacks / falling
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         means = self.process.total(torch.stack([loss.detach() for loss in losses.values()])) / self.process.size
@@ -132,6 +139,20 @@ class Trainer:
             decay = min(AVERAGE, decay)
         for average, weights in zip(self.average.parameters(), self.loss.encoder.parameters(), strict=True):
             average.lerp_(weights, 1 - decay)
+
+    def snapshot(self) -> Snapshot:
+        """A copy of what a step changes."""
+        modules = self.loss.state_dict(), self.optimiser.state_dict(), self.average.state_dict()
+        return len(self.history), copy.deepcopy(modules)
+
+    def go_back(self, snapshot: Snapshot) -> None:
+        """Continue from an earlier point, at a lower learning rate."""
+        steps, (loss, optimiser, average) = snapshot
+        self.loss.load_state_dict(loss)
+        self.optimiser.load_state_dict(copy.deepcopy(optimiser))
+        self.average.load_state_dict(average)
+        del self.history[steps:]
+        self.setbacks += 1
 
     # ---- alarms -------------------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ class Info:
     bits: int
     large: bool
     encoder_architecture: str | None
-    encoder_source: str | None  # trained, untrained or imported
+    encoder_source: str | None  # trained, untrained, fitted or imported
     encoder_D: int | None  # noqa: N815
     encoder_steps: int | None
     encoder_seconds: float | None
@@ -92,7 +92,7 @@ def _encoder(encoder: EncoderAttributes | None) -> dict[str, Any]:
     """The fields of Info about the encoder."""
     names = ("architecture", "source", "D", "steps", "seconds", "sha256", "criterion", "trouble")
     fields = {f"encoder_{name}": getattr(encoder, name, None) for name in names}
-    judged = encoder is None or encoder.judged or encoder.source == "untrained"
+    judged = encoder is None or encoder.judged or encoder.source in ("untrained", "fitted")
     note = None if judged else "never judged: too few good images for a criterion"
     return {**fields, "encoder_note": note, "recipe": None if encoder is None else encoder.recipe}
 

@@ -46,7 +46,7 @@ class Start:
             problem = "no store found, so there is nothing to resume"
             raise StoreError(problem, subject=self.store, advice="leave `resume` out")
         recipe.check_precision(self.device)
-        sampling.check_size(ENCODERS[recipe.encoder].scales, canvas.height, canvas.width)
+        sampling.check_size(ENCODERS[recipe.encoder].learned, canvas.height, canvas.width)
         return recipe
 
     def extract(self, data: Path | str | None, options: ImageOptions, stack: ExitStack, observer: Observer) -> None:

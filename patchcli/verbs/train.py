@@ -10,7 +10,7 @@ from patchcli.errors import InputError
 from patchcli.observer import Observer
 from patchcli.store import Store
 from patchcli.training import checkpoint, loop, page, progress
-from patchcli.training.loop import Length, Trained
+from patchcli.training.loop import Bounds, Length, Trained
 from patchcli.training.recipe import Recipe, RecipeFields
 from patchcli.verbs.extraction import ImageOptions
 from patchcli.verbs.start import Start
@@ -60,6 +60,9 @@ def train(
         observer.plan(f"images of {store}", written, checkpoint.size(training.trainer))
         process.wait()  # every process has read the store before the first one writes to it
         bounds = length.bounds(len(opened.images), chosen.batch * process.size)
+        if training.idle:
+            observer.note(training.idle)
+            bounds = Bounds(steps=0)
         with runtime.stopping() as stop:
             trained = loop.run(training, bounds, progress.reported(observer, bounds), stop)
             trained = replace(trained, signal=stop())

@@ -1,0 +1,37 @@
+"""The paper's encoder, which training teaches, and the fixed features beside it, as a third scale."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor
+
+from patchcli.features.encoder import Scale
+from patchcli.features.fixed import FixedEncoder
+from patchcli.features.hierarchical import HierarchicalEncoder
+
+
+class HybridEncoder(HierarchicalEncoder):
+    """Scales big and small of the hierarchical encoder, and "fixed"."""
+
+    scales: ClassVar[Mapping[str, Scale]] = {**HierarchicalEncoder.scales, **FixedEncoder.scales}
+
+    def __init__(self, D: int = 64) -> None:
+        super().__init__(D)
+        self.fixed = FixedEncoder(D)
+
+    def fit(self, images: Tensor) -> None:
+        """Fit the fixed features to good images (B, 3, H, W)."""
+        self.fixed.fit(images)
+
+    def forward(self, patches: Tensor, scale: str) -> Tensor:
+        """Patches (B, 3, K, K) → features (B, D)."""
+        return self.fixed(patches, scale) if scale in self.fixed.scales else super().forward(patches, scale)
+
+    def dense(self, images: Tensor) -> dict[str, Tensor]:
+        """Images (B, 3, H, W) → for each scale whose patches fit, (B, D, (H-K)//2+1, (W-K)//2+1).
+
+        While it is in training mode, the learned scales alone.
+        """
+        learned = super().dense(images)
+        fits = min(images.shape[-2:]) >= self.scales["fixed"].K
+        return {**learned, **self.fixed.dense(images)} if fits and not self.training else learned
