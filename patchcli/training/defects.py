@@ -105,7 +105,8 @@ def _faint(rng: np.random.Generator, pixels: Floats, _: Floats) -> Floats:
 
 def _speck(rng: np.random.Generator, pixels: Floats, _: Floats) -> Floats:
     """A small spot of the same contrast."""
-    out: Floats = pixels + _blob(rng, *pixels.shape[:2], radius=(1.5, 4)) * _contrast(rng, pixels)
+    height, width, _ = pixels.shape
+    out: Floats = pixels + _blob(rng, height, width, (1.5, 4)) * _contrast(rng, pixels)
     return out
 
 
