@@ -22,7 +22,7 @@ ALIGNED = 16  # tiles start at multiples of it, and so on the dense grid and on 
 
 
 def grids(
-    encoder: Encoder, height: int, width: int, strides: Mapping[str, int], exponents: Mapping[str, float]
+    encoder: Encoder, height: int, width: int, strides: Mapping[str, int], exponents: Mapping[str, float] | None = None
 ) -> dict[str, PatchGrid]:
     """The patch grid of each scale that is used, on images of height × width pixels, at `strides` or the encoder's.
 

@@ -118,6 +118,7 @@ def prepare(
     if contrast and (measured is None or separates):
         images.centre_by_colour()
     trainer = Trainer(images, recipe, device, process, measured, separates)
+    trainer.fit()
     return Training(trainer, Criterion(images, recipe.objective, checkpoint.floor(trainer)), saved)
 
 
@@ -167,7 +168,7 @@ class _Course:
         over = (steps is not None and step >= steps) or (seconds is not None and spent >= seconds)
         over, stopped, due = self._any(over, self._stop(), now - self._saved > CHECKPOINT_SECONDS)
         self._interrupted = stopped and not over
-        if over or stopped:
+        if over or stopped or self._collapsed:
             return False
         if due:
             self._checkpoint.save(trainer, self._criterion, trouble=self._criterion.unproven(step))

@@ -99,7 +99,7 @@ def _separation(features: _Features, normal: Places, queries: Places, scale: str
     bank, patches = features.at(0, scale, image, normal.at).float(), features.at(1, scale, entry, queries.at).float()
     damaged = torch.from_numpy(queries.damaged).to(entry.device)
     separated = separation(bank, image, patches, entry, damaged, features.entries)
-    return {f"sep_{scale}": separated, f"var_{scale}": spreading(bank)}
+    return {f"sep_{scale}": separated, f"var_{scale}": spreading(bank, image, features.entries)}
 
 
 class PositionClassifier(nn.Module):

@@ -49,16 +49,16 @@ def separation(bank: Tensor, image: Tensor, queries: Tensor, entry: Tensor, dama
     """Ranking loss: a damaged patch should be farther from the bank than a good one, over all pairs of a group of images.
 
     Mean of log(1 + d²(good) / d²(damaged)), a smooth 1 - AUROC that does not depend on the scale of the features; d is the
-    distance of queries[n], of image entry[n], to the nearest of bank, of image image[m], among the other images of the group.
-    GROUP consecutive images of `count` are a group: processes that have whole groups average to what one process would
-    compute. An image that is alone is compared with itself. Distances are relative to the bank's variance.
+    distance of queries[n], of image entry[n], to the nearest of bank, of image image[m], among the other images of the group,
+    relative to the variance of the group's bank. GROUP consecutive images of `count` are a group: processes that have whole
+    groups average to what one process would compute. An image that is alone is compared with itself.
     """
     losses = [0 * (bank.sum() + queries.sum())]
-    variance = (bank - bank.mean(0)).square().sum(1).mean() + TINY
     for start in range(0, count, GROUP):
-        squares = []
+        squares, mine = [], image // GROUP == start // GROUP
+        variance = bank[mine].var(0, correction=0).sum() + TINY
         for one in range(start, min(start + GROUP, count)):
-            others = (image // GROUP == start // GROUP) & (image != one)
+            others = mine & (image != one)
             normal, patches = bank[others if others.any() else image == one], queries[entry == one]
             nearest = torch.cdist(patches.detach(), normal.detach()).argmin(1)
             squares.append((patches - normal[nearest]).square().sum(1) / variance + LEAST)
@@ -68,8 +68,11 @@ def separation(bank: Tensor, image: Tensor, queries: Tensor, entry: Tensor, dama
     return torch.stack(losses).sum() / -(-count // GROUP)
 
 
-def spreading(features: Tensor) -> Tensor:
-    """What features (n, D) lack of the least standard deviation, over the components, in shares of it (the variance term of
-    VICReg, Bardes et al., ICLR 2022), and their mean square offset from 0."""
-    deviations = (features.var(0) + TINY).sqrt()
-    return F.relu(1 - deviations / FLOOR).mean() + features.mean(0).square().mean()
+def spreading(bank: Tensor, image: Tensor, count: int) -> Tensor:
+    """What the bank's features (n, D) lack of the least standard deviation, as a share of it (the variance term of VICReg,
+    Bardes et al., ICLR 2022), and their mean's square, both averaged over components and groups."""
+    losses = []
+    for group in (bank[image // GROUP == start // GROUP] for start in range(0, count, GROUP)):
+        deviations = (group.var(0, correction=0) + TINY).sqrt()
+        losses.append(F.relu(1 - deviations / FLOOR).mean() + group.mean(0).square().mean())
+    return torch.stack(losses).mean()

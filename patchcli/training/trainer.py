@@ -58,13 +58,19 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             encoder = build(recipe.encoder, recipe.D)
-            encoder.fit(torch.from_numpy(standardise(images.sample(FITTED), images.mean)))
             self.loss = PatchSVDDLoss(encoder, recipe.D, recipe.objective == "contrast", separates)
         self.loss.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         learns = bool(encoder.learned)
         self.model = DistributedDataParallel(self.loss) if self.process.size > 1 and learns else self.loss
         self.optimiser = torch.optim.Adam([{"params": [*self.loss.parameters()]}], lr=recipe.lr)
         self.average = copy.deepcopy(self.loss.encoder)
+
+    def fit(self) -> None:
+        """Fit what training does not teach to the images."""
+        if any(not scale.learned for scale in self.loss.encoder.scales.values()):
+            good = torch.from_numpy(standardise(self.images.sample(FITTED), self.images.mean)).to(self.device)
+            for encoder in (self.loss.encoder, self.average):
+                encoder.fit(good)
 
     @property
     def loss_names(self) -> list[str]:

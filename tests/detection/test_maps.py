@@ -58,3 +58,23 @@ def test_multiply_is_the_product_over_the_scales(names: tuple[str, ...]) -> None
     assert product.dtype == np.float32
     expected = single["big"] * single["small"] if "small" in single else single["big"]
     np.testing.assert_allclose(product, expected, rtol=1e-6)
+
+
+@given(grids(), st.floats(0.5, 9), st.integers(0, 2**32 - 1))
+def test_with_a_focus_patches_weigh_by_their_distance_from_the_pixel(grid: PatchGrid, focus: float, seed: int) -> None:
+    scores = np.random.default_rng(seed).exponential(size=(1, *grid.shape)).astype(np.float32)
+    spread = maps.spread(scores, grid, focus)
+    middle = (grid.K - 1) / 2
+    for y, x in ((0, 0), (grid.height // 2, grid.width // 3), (grid.height - 1, grid.width - 1)):
+        squares = [[(y - top - middle) ** 2 + (x - left - middle) ** 2 for left in grid.xs] for top in grid.ys]
+        weights = np.exp(-(np.array(squares) - np.min(squares)) / (2 * focus**2))
+        assert spread[0, y, x] == pytest.approx((weights * scores[0]).sum() / weights.sum(), rel=1e-5)
+
+
+def test_exponents_choose_and_weigh_the_maps() -> None:
+    rng = np.random.default_rng(0)
+    single = {name: rng.random((2, 5, 6), np.float32) for name in ("big", "small", "fixed")}
+    product = maps.multiply(single, {"small": 0.5, "fixed": 1.5})
+    np.testing.assert_allclose(product, single["small"] ** 0.5 * single["fixed"] ** 1.5, rtol=1e-5)
+    np.testing.assert_array_equal(maps.multiply(single, {}), maps.multiply(single))
+    np.testing.assert_array_equal(maps.multiply(single, {"big": 1.0}), single["big"])

@@ -58,7 +58,7 @@ def test_an_untrained_encoder_tells_patches_apart(architecture: str) -> None:
     for name, scale in encoder.scales.items():
         features = encoder(torch.randn(50, 3, scale.K, scale.K) / 4, name)
         assert features.shape == (50, 16)
-        assert features.abs().max() <= 1
+        assert features.abs().max() <= (1 if scale.learned else 20)  # a tanh, or logarithms
         assert features.std(0).mean() > 1e-3
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from patchcli.features.registry import ENCODERS
 from patchcli.runtime import Process
 from patchcli.store import Store
 from patchcli.training import loop
@@ -14,6 +15,7 @@ from patchcli.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 PATCH: dict[str, Any] = {"objective": "paper", "sampler": "patch"}
+LEARNING = [name for name, encoder in ENCODERS.items() if encoder.learned]
 CONTRAST = Recipe("flat", D=4, batch=2, lr=1e-3)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def test_the_last_weights_whose_criterion_holds_are_the_encoder(
 
     def judge(_: Validation, encoder: Any, device: torch.device) -> Judgement:
         averages.append({name: values.clone() for name, values in encoder.state_dict().items()})
-        return Judgement(next(values), 3.0, 1.0)
+        return Judgement(next(values), 3.0, 1.0, {})
 
     monkeypatch.setattr(Validation, "judge", judge)
     done = run(begin(judged_store, Recipe("flat", objective="contrast", D=4, batch=1)), 5)
@@ -83,7 +84,7 @@ def test_the_last_weights_whose_criterion_holds_are_the_encoder(
 
 
 def test_of_the_papers_losses_the_last_weights_are_the_encoder(judged_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Validation, "judge", lambda *_: Judgement(0.9 - len(training.trainer.history) / 10, 3.0, 1.0))
+    monkeypatch.setattr(Validation, "judge", lambda *_: Judgement(0.9 - len(training.trainer.history) / 10, 3.0, 1.0, {}))
     training = begin(judged_store, Recipe("flat", objective="paper", D=4, batch=1))
     assert run(training, 3).chosen == 3
     assert_equal(judged_store.encoder.restore(CPU).state_dict(), training.trainer.average.state_dict())
@@ -102,8 +103,8 @@ def test_where_images_are_not_aligned_the_separation_is_learned(judged_store: St
     assert_equal({name: values for name, values in state(training).items() if "heads" not in name}, begun)  # without moments
     assert trainer.batch(0).queries
     done = run(training, 3)
-    assert trainer.loss_names == ["nce_big", "ssl_big", "sep_big"]
-    assert np.array(trainer.history).shape == (3, 3)
+    assert trainer.loss_names == ["nce_big", "ssl_big", "sep_big", "var_big"]
+    assert np.array(trainer.history).shape == (3, 4)
     assert not torch.equal(trainer.loss.encoder.conv1.weight, begun["encoder.conv1.weight"])
     assert done.losses == pytest.approx(dict(zip(trainer.loss_names, np.mean(trainer.history, axis=0), strict=True)))
     assert judged_store.encoder.attributes.separation is True
@@ -123,7 +124,8 @@ def test_a_separation_that_collapses_keeps_the_best_encoder(
     judged_store: Store, not_aligned: None, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     criteria = 0.4, 0.5, 0.9
-    judgements = iter([*(Judgement(criterion, 9.0, 1.0) for criterion in criteria), Judgement(0.5, 1.0, 0.0)])
+    collapse = repeat(Judgement(0.5, 1.0, 0.0, {}))
+    judgements = chain((Judgement(criterion, 9.0, 1.0, {}) for criterion in criteria), collapse)
     monkeypatch.setattr(criterion, "COLLAPSES_FROM", 5)
     monkeypatch.setattr(Validation, "judge", lambda *_: next(judgements))
     done = run(begin(judged_store, CONTRAST), steps)
@@ -131,12 +133,58 @@ def test_a_separation_that_collapses_keeps_the_best_encoder(
     assert done.sha256 == judged_store.encoder.attributes.sha256
 
 
+def test_after_a_setback_training_goes_on_from_the_last_good_point(
+    judged_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slower, and with an encoder in the end; resumed too."""
+    monkeypatch.setattr(criterion, "COLLAPSES_FROM", 3)
+    judgements = iter([Judgement(0.5, 9.0, 1.0, {})] * 2 + [Judgement(0.5, 1.0, 0.0, {})] + [Judgement(0.6, 9.0, 1.0, {})] * 9)
+    monkeypatch.setattr(Validation, "judge", lambda *_: next(judgements))
+    training, rates = begin(judged_store, Recipe("flat", "patch", D=4, batch=1, lr=1e-3)), []
+    training.trainer.optimiser.register_step_pre_hook(lambda *_: rates.append(training.trainer.optimiser.param_groups[0]["lr"]))
+    done = run(training, 6)
+    assert (done.steps, done.setbacks, done.collapsed, done.trouble) == (6, 1, False, None)
+    assert rates == pytest.approx([1e-3] * 4 + [3e-4] * 4)  # steps 3 and 4 twice
+    assert [row[0] for row in training.criterion.judged] == [0, 2, 4, 6]
+    assert begin(judged_store, training.trainer.recipe, resume=True).trainer.setbacks == 1
+
+
+def test_going_back_restores_every_bit(judged_store: Store) -> None:
+    training = begin(judged_store, CONTRAST)
+    run(training, 2)
+    before, snapshot = state(training), training.trainer.snapshot()
+    run(training, 4)
+    training.trainer.go_back(snapshot)
+    assert_equal(state(training), before)
+    assert len(training.trainer.history) == 2
+
+
+def test_where_nothing_can_be_learned_the_fixed_features_are_the_encoder(
+    judged_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(criterion, "COLLAPSES_FROM", 0)
+    monkeypatch.setattr(Validation, "judge", lambda *_: Judgement(0.5, 1.0, 0.0, {"big": 1.0}))
+    done = run(begin(judged_store, Recipe(D=4, batch=1)), 6)
+    assert (done.collapsed, done.exponents, done.trouble) == (True, {"fixed": 1.0}, None)
+    assert judged_store.encoder.attributes.exponents == {"fixed": 1.0}
+
+
+def test_the_chosen_maps_are_those_of_the_chosen_step(judged_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    judgements = iter([Judgement(v, 9.0, 1.0, {"small": v}) for v in (0.5, 0.9, 0.6)])
+    monkeypatch.setattr(Validation, "judge", lambda *_: next(judgements))
+    done = run(begin(judged_store, Recipe(D=4, batch=1)), 3)
+    assert (done.chosen, done.exponents) == (2, {"small": 0.9})
+    monkeypatch.setattr(Validation, "judge", lambda *_: Judgement(0.6, 9.0, 1.0, {"small": 0.6}))
+    resumed = run(begin(judged_store, Recipe(D=4, batch=1), resume=True), 4)
+    assert (resumed.chosen, resumed.exponents) == (2, {"small": 0.9})
+
+
 @pytest.mark.parametrize(("rank", "spread"), [(1.2, 1.0), (9.0, 1e-5)])
 def test_collapsed_features_end_training(
     judged_store: Store, monkeypatch: pytest.MonkeyPatch, rank: float, spread: float
 ) -> None:
     monkeypatch.setattr(criterion, "COLLAPSES_FROM", 3)
-    monkeypatch.setattr(Validation, "judge", lambda *_: Judgement(0.5, rank, spread))
+    monkeypatch.setattr(Validation, "judge", lambda *_: Judgement(0.5, rank, spread, {}))
     with pytest.raises(TrainingError, match=r"step 4: the features have collapsed .*; lower `lr`"):
         run(begin(judged_store, Recipe("flat", D=4, batch=1)), 5)
     trouble = judged_store.encoder.attributes.trouble
@@ -147,13 +195,14 @@ def test_collapsed_features_end_training(
     with pytest.raises(TrainingError, match="step 4: the features have collapsed"):  # as long as it is so
         run(begin(judged_store, Recipe("flat", D=4, batch=1), resume=True), 3)
     assert judged_store.encoder.attributes.trouble == trouble
-    monkeypatch.setattr(Validation, "judge", lambda *_: Judgement(0.6, 9.0, 1.0))
+    monkeypatch.setattr(Validation, "judge", lambda *_: Judgement(0.6, 9.0, 1.0, {}))
     assert run(begin(judged_store, Recipe("flat", D=4, batch=1), resume=True), 5).trouble is None
     assert judged_store.encoder.attributes.trouble is None
 
 
 def test_a_loss_that_is_not_finite_ends_training_and_saves_nothing(small_store: Store) -> None:
-    training = begin(small_store, Recipe(D=4, batch=1))
+    recipe = Recipe("hierarchical", D=4, batch=1)
+    training = begin(small_store, recipe)
     run(training, 0)
     with torch.no_grad():
         training.trainer.loss.encoder.enc.conv1.weight.fill_(math.nan)
@@ -161,7 +210,7 @@ def test_a_loss_that_is_not_finite_ends_training_and_saves_nothing(small_store: 
         run(training, 1)
     assert all(np.isfinite(values).all() for values in small_store.encoder.weights().values())
     assert small_store.encoder.attributes.trouble.startswith("training failed at step 1: a loss is not finite")
-    assert run(begin(small_store, Recipe(D=4, batch=1), resume=True), 1).trouble is None
+    assert run(begin(small_store, recipe, resume=True), 1).trouble is None
     assert small_store.encoder.attributes.trouble is None
 
 
@@ -210,7 +259,7 @@ def test_interrupted_before_it_beats_the_untrained_encoder(
     judged_store: Store, monkeypatch: pytest.MonkeyPatch, criteria: tuple[float, ...], step: int, says: str | None
 ) -> None:
     values = iter(criteria)
-    monkeypatch.setattr(Validation, "judge", lambda *_: Judgement(next(values, 0.8), 9.0, 1.0))
+    monkeypatch.setattr(Validation, "judge", lambda *_: Judgement(next(values, 0.8), 9.0, 1.0, {}))
     done = stopped_at(judged_store, CONTRAST, step)
     assert done.interrupted
     assert done.trouble == judged_store.encoder.attributes.trouble
@@ -222,7 +271,7 @@ def test_interrupted_before_it_beats_the_untrained_encoder(
 
 def test_a_checkpoint_says_what_a_kill_would_leave(judged_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     criteria = iter((0.7, 0.6, 0.8, 0.8))
-    monkeypatch.setattr(Validation, "judge", lambda *_: Judgement(next(criteria), 9.0, 1.0))
+    monkeypatch.setattr(Validation, "judge", lambda *_: Judgement(next(criteria), 9.0, 1.0, {}))
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
     training, left = begin(judged_store, CONTRAST), []
 

@@ -6,14 +6,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from learning import LEARNING
 
 from patchcli.datasets.images import standardise
 from patchcli.features.encoder import Encoder
-from patchcli.features.registry import ENCODERS
 from patchcli.training import sampling
 from patchcli.training.losses import PatchSVDDLoss, PositionClassifier, total
 from patchcli.training.sampling import Batch, Pairs, Places
-from patchcli.training.separation import nce, separation
+from patchcli.training.separation import nce, separation, spreading
 
 
 def leaky(x: np.ndarray) -> np.ndarray:
@@ -40,7 +40,7 @@ def naive_losses(loss: PatchSVDDLoss, batch: Batch) -> dict[str, float]:
         return loss.encoder(torch.from_numpy(patch[None].astype(np.float64)), scale)[0].numpy()
 
     losses = {}
-    for scale in loss.encoder.scales:
+    for scale in loss.encoder.learned:
         svdd, ssl = [], []
         for pairs, values in ((batch.jitter[scale], svdd), (batch.position[scale], ssl)):
             for n in range(len(pairs.entry)):
@@ -52,7 +52,7 @@ def naive_losses(loss: PatchSVDDLoss, batch: Batch) -> dict[str, float]:
                     values.append(-np.log(odds[pairs.label[n]] / odds.sum()))
         losses[f"ssl_{scale}"] = np.mean(ssl)
         if loss.separates:
-            losses[f"sep_{scale}"] = naive_separation(loss, batch, scale)
+            losses[f"sep_{scale}"], losses[f"var_{scale}"] = naive_separation(loss, batch, scale)
         if not loss.contrast:
             losses[f"svdd_{scale}"] = np.mean(svdd)
         else:
@@ -79,9 +79,10 @@ def naive_head(loss: PatchSVDDLoss, scale: str) -> Callable[[np.ndarray], np.nda
 
 
 @torch.inference_mode()
-def naive_separation(loss: PatchSVDDLoss, batch: Batch, scale: str) -> float:
-    """In groups of four: each patch cut out, its nearest normal patch of another image by brute force, and all pairs."""
-    K, count, groups = loss.encoder.scales[scale].K, len(batch.views[0]), []
+def naive_separation(loss: PatchSVDDLoss, batch: Batch, scale: str) -> tuple[float, float]:
+    """In groups of four: each patch cut out, its nearest normal patch of another image by brute force, and all pairs; and what
+    the normal patches' spread lacks."""
+    K, count, groups, spreads = loss.encoder.scales[scale].K, len(batch.views[0]), [], []
 
     def features(view: int, places: Places) -> np.ndarray:
         cut = [batch.views[view][e, :, y : y + K, x : x + K] for e, (y, x) in zip(places.entry, places.at, strict=True)]
@@ -90,13 +91,17 @@ def naive_separation(loss: PatchSVDDLoss, batch: Batch, scale: str) -> float:
     normal, places = batch.normal[scale], batch.queries[scale]
     bank, queries = features(0, normal), features(1, places)
     for start in range(0, count, 4):
+        group = bank[(normal.entry >= start) & (normal.entry < start + 4)]
+        variance = ((group - group.mean(axis=0)) ** 2).sum(axis=1).mean()
+        spreads.append(np.maximum(0, 1 - group.std(axis=0) / 0.1).mean() + (group.mean(axis=0) ** 2).mean())
         squares: dict[bool, list[float]] = {False: [], True: []}
         for query, entry, bad in zip(queries, places.entry, places.damaged, strict=True):
             if start <= entry < start + 4:
                 others = [e for e in range(start, min(start + 4, count)) if e != entry] or [entry]
-                squares[bool(bad)].append(((bank[np.isin(normal.entry, others)] - query) ** 2).sum(axis=1).min() + 1e-4)
+                nearest = ((bank[np.isin(normal.entry, others)] - query) ** 2).sum(axis=1).min()
+                squares[bool(bad)].append(nearest / variance + 1e-3)
         groups.append(np.mean([np.log(1 + good / bad) for good in squares[False] for bad in squares[True]] or [0]))
-    return float(np.mean(groups))
+    return float(np.mean(groups)), float(np.mean(spreads))
 
 
 def make_loss(encoder: Encoder, contrast: bool = False, separation: bool = False) -> PatchSVDDLoss:
@@ -130,20 +135,20 @@ def values_of(losses: dict[str, torch.Tensor]) -> dict[str, float]:
     return {name: loss.item() for name, loss in losses.items()}
 
 
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", LEARNING)
 @pytest.mark.parametrize("contrast", [False, True])
 def test_dense_losses_are_the_naive_ones(
     random_encoder: Callable[..., Encoder], images: np.ndarray, few_pairs: None, contrast: bool, architecture: str
 ) -> None:
     loss = make_loss(random_encoder(architecture), contrast)
-    batch = sampling.dense_batch(generators(0, len(images)), images, loss.encoder.scales, loss.encoder.stride)
+    batch = sampling.dense_batch(generators(0, len(images)), images, loss.encoder.learned, loss.encoder.stride)
     assert values_of(loss(batch)) == pytest.approx(naive_losses(loss, batch), abs=1e-5)
 
 
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", LEARNING)
 def test_patch_losses_are_the_papers(random_encoder: Callable[..., Encoder], images: np.ndarray, architecture: str) -> None:
     loss = make_loss(random_encoder(architecture))
-    batch = sampling.patch_batch(generators(0, 6), np.repeat(images, 3, axis=0), loss.encoder.scales)
+    batch = sampling.patch_batch(generators(0, 6), np.repeat(images, 3, axis=0), loss.encoder.learned)
     assert values_of(loss(batch)) == pytest.approx(naive_losses(loss, batch), abs=1e-5)
 
 
@@ -163,13 +168,13 @@ def as_patches(batch: Batch, scales: dict[str, sampling.Scale]) -> Batch:
     return out
 
 
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", LEARNING)
 def test_whole_images_and_their_patches_give_the_same_losses(
     random_encoder: Callable[..., Encoder], images: np.ndarray, few_pairs: None, architecture: str
 ) -> None:
     loss = make_loss(random_encoder(architecture))
-    batch = sampling.dense_batch(generators(1, len(images)), images, loss.encoder.scales, loss.encoder.stride)
-    patches = as_patches(batch, loss.encoder.scales)
+    batch = sampling.dense_batch(generators(1, len(images)), images, loss.encoder.learned, loss.encoder.stride)
+    patches = as_patches(batch, loss.encoder.learned)
     assert values_of(loss(patches)) == pytest.approx(values_of(loss(batch)), abs=1e-5)
 
 
@@ -201,26 +206,40 @@ def test_the_losses_of_a_separation_are_the_naive_ones(
 def separating(loss: PatchSVDDLoss, seed: int, count: int) -> Batch:
     """A batch of noise with damaged patches."""
     pixels, mean = np.random.default_rng(1).integers(0, 256, (count, 150, 140, 3), dtype=np.uint8), np.full((150, 140, 3), 120)
-    images, scales = standardise(pixels, mean.astype(np.float32)), loss.encoder.scales
+    images, scales = standardise(pixels, mean.astype(np.float32)), loss.encoder.learned
     rngs = generators(seed, count)
     return sampling.dense_batch(rngs, images, scales, loss.encoder.stride, sampling.contrast_jitter, mean.astype(np.float32))
 
 
 def test_the_separation_asks_for_an_order_and_for_no_scale() -> None:
-    bank, image = torch.zeros(2, 3), torch.tensor([0, 1])
+    normal, image = torch.tensor([[0.0, 0, 1], [0, 0, -1]]).repeat(2, 1), torch.tensor([0, 0, 1, 1])
     entry, damaged = torch.tensor([0, 0, 1, 1]), torch.tensor([False, True, False, True])
     for scale in (1.0, 10.0):
-        apart = torch.tensor([[0.1], [10], [0.1], [10]]) * scale * torch.tensor([1.0, 0, 0])
-        assert separation(bank, image, apart, entry, damaged, 2).item() == pytest.approx(np.log(1 + 1e-4), rel=0.05)
-        assert separation(bank, image, apart, entry, ~damaged, 2).item() == pytest.approx(np.log(1 + 1e4), rel=0.05)
+        bank, apart = normal * scale, torch.tensor([[0.1, 0, 1], [10, 0, 1], [0.1, 0, 1], [10, 0, 1]]) * scale
+        assert separation(bank, image, apart, entry, damaged, 2).item() == pytest.approx(np.log(1 + 1.1e-4), rel=0.05)
+        assert separation(bank, image, apart, entry, ~damaged, 2).item() == pytest.approx(np.log(1 + 1 / 1.1e-4), rel=0.05)
     point = torch.zeros(4, 3, requires_grad=True)
-    assert separation(bank, image, point, entry, damaged, 2).item() == pytest.approx(np.log(2))  # a collapse does not solve it
     for of_one_kind in (torch.zeros(4, dtype=torch.bool), torch.ones(4, dtype=torch.bool)):
-        nothing = separation(bank, image, point, entry, of_one_kind, 2)
+        nothing = separation(normal, image, point, entry, of_one_kind, 2)
         nothing.backward()
         assert nothing.item() == 0
         assert point.grad is not None
         assert not point.grad.any()
+
+
+def test_features_that_shrink_to_a_point_solve_nothing() -> None:
+    """The spread loss is largest there, with a gradient that leads away; it asks nothing of features that vary enough."""
+    rng = torch.Generator().manual_seed(0)
+    image = torch.arange(4).repeat_interleave(50)
+    point = (1e-3 * torch.randn(200, 3, generator=rng)).requires_grad_()
+    before = spreading(point, image, 4)
+    assert before.item() == pytest.approx(1, abs=0.02)
+    before.backward()
+    assert point.grad is not None
+    assert spreading((point - 0.1 * point.grad).detach(), image, 4).item() < before.item()
+    enough = torch.randn(200, 3, generator=rng)
+    assert spreading(enough - enough.mean(0), torch.zeros_like(image), 1).item() == pytest.approx(0, abs=1e-6)
+    assert spreading(enough - enough.mean(0) + 0.5, torch.zeros_like(image), 1).item() == pytest.approx(0.25, abs=1e-6)
 
 
 @pytest.mark.parametrize(("contrast", "separation"), [(False, False), (True, False), (True, True)])
@@ -228,7 +247,7 @@ def test_every_parameter_learns(
     random_encoder: Callable[..., Encoder], images: np.ndarray, few_pairs: None, contrast: bool, separation: bool
 ) -> None:
     loss = make_loss(random_encoder("hierarchical"), contrast, separation)
-    batch = sampling.dense_batch(generators(0, len(images)), images, loss.encoder.scales, loss.encoder.stride)
+    batch = sampling.dense_batch(generators(0, len(images)), images, loss.encoder.learned, loss.encoder.stride)
     if separation:
         batch = separating(loss, 0, 4)
     total(loss(batch), 1.0).backward()
@@ -240,7 +259,7 @@ def test_every_parameter_learns(
 def test_equal_patches_have_a_finite_gradient(random_encoder: Callable[..., Encoder]) -> None:
     loss = make_loss(random_encoder("hierarchical"))
     black = np.zeros((3, 3, 128, 128), np.float32)
-    batch = sampling.patch_batch(generators(0, 3), black, loss.encoder.scales)
+    batch = sampling.patch_batch(generators(0, 3), black, loss.encoder.learned)
     losses = loss(batch)
     assert losses["svdd_small"].item() == 0
     total(losses, 1.0).backward()

@@ -15,7 +15,7 @@ from patchcli.training.recipe import Recipe
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"encoder": "deep"}, "`encoder`: expected hierarchical or flat, found 'deep'"),
+        ({"encoder": "deep"}, "`encoder`: expected hybrid or hierarchical or flat or fixed, found 'deep'"),
         ({"objective": "svdd"}, "`objective`: expected paper or contrast, found 'svdd'"),
         (
             {"sampler": "patch", "objective": "contrast"},

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from learning import LEARNING
 
 from patchcli.datasets.images import standardise
 from patchcli.errors import InputError
@@ -188,7 +189,7 @@ def undamaged(_: np.random.Generator, pixels: np.ndarray, *__: object) -> tuple[
     return pixels, np.zeros(pixels.shape[:2], bool)
 
 
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", LEARNING)
 @given(seed=st.integers(0, 2**32), height=st.integers(128, 150), width=st.integers(128, 150))
 @settings(max_examples=15, deadline=None)
 def test_damaged_patches_are_those_that_a_defect_shows_in(architecture: str, seed: int, height: int, width: int) -> None:
@@ -290,9 +291,9 @@ def test_the_generator_depends_on_seed_step_and_entry() -> None:
     assert sampling.generator(7, 8, 9).integers(2**63) == sampling.generator(7, 8, 9).integers(2**63)
 
 
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", LEARNING)
 def test_images_without_room_for_neighbours_are_refused(architecture: str) -> None:
-    scales = ENCODERS[architecture].scales
+    scales = ENCODERS[architecture].learned
     sampling.check_size(scales, 128, 128)
     for size in ((127, 200), (200, 127)):
         with pytest.raises(InputError, match="training needs images of at least 128×128 pixels"):
