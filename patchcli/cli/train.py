@@ -28,7 +28,12 @@ class Recipe:
 
     encoder: Annotated[
         EncoderName | None,
-        typer.Option("--encoder", rich_help_panel=RECIPE, help="Architecture of the encoder. [default: hierarchical]"),
+        typer.Option(
+            "--encoder",
+            rich_help_panel=RECIPE,
+            help="hybrid: the paper's (hierarchical), trained, and fixed features; flat: without its hierarchy; "
+            "fixed: ready in seconds, nothing to train. [default: hybrid; with --objective paper: hierarchical]",
+        ),
     ] = None
     sampler: Annotated[
         SamplerName | None,

@@ -30,12 +30,19 @@ def not_aligned(alignment: float | None) -> str:
 
 
 def note_end(observer: Observer, training: Training, trained: Trained) -> None:
-    """Note what the images did not allow to learn."""
+    """Note what the images did not allow to learn, and which maps are used."""
     trainer = training.trainer
-    if trainer.separates:
+    if trainer.separates and trained.steps:
         observer.note(f"{not_aligned(trainer.alignment)}; the encoder learned from synthetic defects")
-        if trained.collapsed:
-            kept = f"the encoder of step {trained.chosen} is kept"
-            observer.note(f"its features had collapsed by step {trained.steps}, {kept}; lower `lr` to train longer")
-    elif trainer.loss.contrast and trainer.position_at_chance():
+    if trained.collapsed:
+        kept = f"the encoder of step {trained.chosen} is kept"
+        observer.note(f"training failed again at step {trained.steps}, {kept}; lower `lr` to train longer")
+    elif trained.setbacks:
+        times = "once" if trained.setbacks == 1 else f"{trained.setbacks} times"
+        observer.note(f"training failed {times} and went on from a point before, more slowly")
+    if trained.exponents:
+        scales = trainer.loss.encoder.scales
+        names = " x ".join(scales[name].label for name in trained.exponents)
+        observer.note(f"the map is {names}, chosen by synthetic defects in good images")
+    if trainer.loss.contrast and not trainer.separates and trainer.position_at_chance():
         observer.note("the position of a neighbour does not show in these images; the encoder learned from the contrast alone")

@@ -330,7 +330,7 @@ def test_a_damaged_store_is_made_again(world: World) -> None:
         (["train", "--steps", "1", "--epochs", "1", "--overwrite"], ("--steps and --epochs: give one",)),
         (["train", "--dim", "0", "--overwrite"], ("--dim: expected 1 or more, found 0",)),
         (["train", "--lambda", "nan", "--overwrite"], ("--lambda: expected a number of 0 or more, found nan",)),
-        (["train", "--encoder", "deep", "--overwrite"], ("--encoder: expected hierarchical or flat", "'deep'")),
+        (["train", "--encoder", "deep", "--overwrite"], ("--encoder: expected hybrid, hierarchical, flat or fixed", "'deep'")),
         (["train", "--resume", "--lr", "0.1"], ("--resume: the checkpoint has --lr 0.001, found 0.1", "--overwrite")),
         (["train", "--steps", "1"], ("holds an encoder already", "--resume", "--overwrite")),
         (["score", "--overlay"], ("--overlay: expected --out too",)),

@@ -69,7 +69,7 @@ def test_a_table_within_a_table(made: World) -> None:
         ("[train]\nfalse-alarms = 3", "patchcli.toml: train.false-alarms: no such option"),
         ("[train]\nstep = 3", "patchcli.toml: train.step: no such option; did you mean steps?"),
         ('[train]\nsteps = "many"', "patchcli.toml: steps: expected a whole number, found 'many'"),
-        ('[train]\nencoder = "deep"', "patchcli.toml: encoder: expected hierarchical or flat, found 'deep'"),
+        ('[train]\nencoder = "deep"', "patchcli.toml: encoder: expected hybrid, hierarchical, flat or fixed, found 'deep'"),
         ('memory = "lots"', "patchcli.toml: memory: expected a size such as 300M or 2G, found 'lots'"),
         ("train = 3", "patchcli.toml: train: expected a table of that command's options, found 3"),
         ("[bank.add]\nmemories = 1", "patchcli.toml: bank.add.memories: no such option; did you mean memory?"),

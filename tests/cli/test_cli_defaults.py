@@ -95,7 +95,9 @@ PAPER, PATCH, FLAT = Recipe.paper(), Recipe(sampler="patch"), Recipe(encoder="fl
 PROSE: dict[tuple[str, str], Callable[[], bool]] = {
     ("--size", "256"): lambda: sizes.SIDE == 256,
     ("--steps", "1000"): lambda: loop.STEPS == 1000,
-    ("--encoder", "hierarchical"): lambda: Recipe().encoder == "hierarchical",
+    ("--encoder", "hybrid; with --objective paper: hierarchical"): lambda: (
+        (Recipe().encoder, PAPER.encoder, PATCH.encoder) == ("hybrid", "hierarchical", "hierarchical")
+    ),
     ("--sampler", "dense"): lambda: Recipe().sampler == "dense",
     ("--objective", "contrast; with --sampler patch: paper"): lambda: (
         (Recipe().objective, PATCH.objective) == ("contrast", "paper")

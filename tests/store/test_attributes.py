@@ -24,6 +24,7 @@ from patchcli.store import root as root_module
 from patchcli.store.attributes import from_stored, to_stored
 from patchcli.store.bank import BankAttributes, BlocksAttributes, Fingerprint, ScaleAttributes
 from patchcli.store.calibration import Calibrated, CalibrationAttributes
+from patchcli.store.encoder import OPTIONAL
 from patchcli.store.root import Named, Root
 
 TEXTS = st.text(st.characters(exclude_categories=()))  # a folder's name may hold bytes that are no UTF-8
@@ -196,7 +197,7 @@ def refused(path: Path, kind: str) -> str:
 def test_attributes_that_are_missing_or_of_another_type(whole: Path, tmp_path: Path, kind: str) -> None:
     path = Path(shutil.copytree(whole, tmp_path / "s.zarr"))
     before = stored_attributes(path, kind)
-    optional = {"file", "repair", "roi"}
+    optional = {"roi", *OPTIONAL}
     for name in before:
         change_part(path, kind, {**before, name: OTHER})
         assert re.search(rf"\(attributes\.{name}(\[0\])?: expected ", refused(path, kind))

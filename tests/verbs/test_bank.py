@@ -77,7 +77,7 @@ def test_removed_and_added_is_as_made_anew(
 ) -> None:
     if aligned:
         monkeypatch.setattr(alignment, "ALIGNED", 0.0)
-        patchcli.train(store=world.store, steps=0, seed=1, overwrite=True)
+        patchcli.train(store=world.store, steps=0, seed=1, overwrite=True, encoder="hierarchical")
         assert patchcli.embed(world.store).vectors == {"big": 810, "small": 6250}
     if thinning:
         patchcli.embed(world.store, **thinning)
@@ -110,7 +110,7 @@ def test_an_edited_store_goes_on(world: World) -> None:
     assert patchcli.info(world.store).images == 9
     assert patchcli.extract(world.data, world.store).fresh is False  # the data set is the same, and the edit stays
     assert parts(world.store)["images"] == images
-    patchcli.train(store=world.store, steps=0, seed=1, overwrite=True)
+    patchcli.train(store=world.store, steps=0, seed=1, overwrite=True, encoder="hierarchical")
     assert patchcli.embed(world.store).images == 9
 
 
@@ -249,7 +249,7 @@ def test_one_version_is_read_to_its_end(world: World) -> None:
     running = patchcli.score(world.store, setup=Setup(memory=1000), batch=1)
     found = [next(running)]
     patchcli.bank_remove(world.store, ["train/good/003.png"])
-    patchcli.train(store=world.store, steps=0, seed=1, overwrite=True)
+    patchcli.train(store=world.store, steps=0, seed=1, overwrite=True, encoder="hierarchical")
     patchcli.embed(world.store)
     found += running
     assert found == expected

@@ -160,7 +160,7 @@ def test_a_thinned_bank_is_calibrated_with_other_images_alone(split: World) -> N
 def test_a_calibration_of_another_bank(split: World, change: str) -> None:
     patchcli.calibrate(split.store, false_alarms=0.25)
     if change == "encoder":
-        patchcli.train(store=split.store, steps=0, seed=1, overwrite=True)
+        patchcli.train(store=split.store, steps=0, seed=1, overwrite=True, encoder="hierarchical")
         patchcli.embed(split.store)
     elif change == "images":
         patchcli.bank_remove(split.store, ["train/good/003.png"])

@@ -13,10 +13,9 @@ def test_demo_runs_everything_twice_over(tmp_path, monkeypatch):
     monkeypatch.setattr(weave, "write_dataset", functools.partial(weave.write_dataset, train=4, good=2, each=1))
     folder = tmp_path / "demo"
     first = patchcli.demo(folder, steps=2)
-    assert [row.map for row in first.rows] == ["untrained", "K=64", "K=32", "product"]
-    assert first.rows[0].encoder != first.rows[-1].encoder
+    assert [row.map for row in first.rows] == ["fixed"]  # four images are too few to prove what training adds
     page = first.page.read_text(encoding="utf-8")
-    assert page.count("<article ") == 6 and "https:" not in page and "untrained" in page
+    assert page.count("<article ") == 6 and "https:" not in page and "needs no training" in page
     assert len(list((folder / "maps").rglob("*.tiff"))) == len(list((folder / "maps").rglob("*.png"))) == 6
     assert patchcli.demo(folder, steps=2).rows == first.rows
 

@@ -225,7 +225,7 @@ def test_thinning_is_kept_until_another_is_asked_for(world: World) -> None:
     before = tree(world.store)
     assert patchcli.embed(world.store) == thinned
     assert tree(world.store) == before
-    patchcli.train(store=world.store, steps=0, seed=1, overwrite=True)
+    patchcli.train(store=world.store, steps=0, seed=1, overwrite=True, encoder="hierarchical")
     assert patchcli.embed(world.store).vectors == thinned.vectors  # of another encoder, thinned alike
     assert patchcli.embed(world.store, keep=0.1).embedded == 10
     assert patchcli.embed(world.store, overwrite=True).vectors == {"big": 250, "small": 6250}
@@ -257,7 +257,7 @@ def test_little_memory_gives_the_same_bank(world: World, memory: int) -> None:
 
 def test_the_bank_follows_the_encoder(world: World) -> None:
     first, records = parts(world.store)["bank"], list(patchcli.score(world.store))
-    trained = patchcli.train(store=world.store, steps=0, seed=1, overwrite=True)
+    trained = patchcli.train(store=world.store, steps=0, seed=1, overwrite=True, encoder="hierarchical")
     with pytest.raises(StoreError, match=r"the bank is of encoder .*`embed\(\)`"):
         patchcli.score(world.store)
     assert patchcli.embed(world.store).embedded == 10
@@ -274,7 +274,7 @@ def test_an_interrupted_bank_of_another_encoder_is_begun_anew(world: World, monk
         _fail_at_block(patched, 4, KeyboardInterrupt)
         patchcli.embed(world.store, overwrite=True)
     assert "blocks" in parts(world.store)
-    patchcli.train(store=world.store, steps=0, seed=1, overwrite=True)
+    patchcli.train(store=world.store, steps=0, seed=1, overwrite=True, encoder="hierarchical")
     assert patchcli.embed(world.store).embedded == 10
 
 

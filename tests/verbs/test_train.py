@@ -142,7 +142,7 @@ def test_loss_that_is_not_finite(store: Path) -> None:
         ({"epochs": float("nan")}, "`epochs`: expected 0 or more"),
         ({"minutes": -0.5}, "`minutes`: expected 0 or more"),
         ({"steps": 1, "epochs": 1}, "give one of the two"),
-        ({"encoder": "deep"}, "`encoder`: expected hierarchical or flat"),
+        ({"encoder": "deep"}, "`encoder`: expected hybrid or hierarchical or flat or fixed"),
         ({"sampler": "random"}, "`sampler`: expected dense or patch"),
         ({"precision": "float16"}, "`precision`: expected float32 or bfloat16"),
         ({"lam": -1.0}, "`lam`: expected a number of 0 or more"),
@@ -271,7 +271,7 @@ def test_a_run_with_the_separation_says_so(tmp_path: Path, monkeypatch: pytest.M
     assert f"{reason}; the encoder learned from synthetic defects" in told.notes
     text = page.read_text(encoding="utf-8")
     assert f"{reason.capitalize()}, so the encoder learned to separate patches with synthetic defects from good ones" in text
-    assert list(trained.losses) == ["nce_big", "ssl_big", "sep_big"]
+    assert list(trained.losses) == ["nce_big", "ssl_big", "sep_big", "var_big"]
     assert text.count("<svg") == 4
     assert "NaN" not in text
     assert "nan" not in text

@@ -306,7 +306,9 @@ def test_a_store_that_cannot_be_used_yet_leaves_the_bank_of_before(world: World,
     expected = {Path(record.image).name: record.score for record in patchcli.score(world.store, [records])}
     found = watch(records, world.store, log=tmp_path / "l.jsonl", every=1e-6, observer=told)
     scores = [next(found)]
-    patchcli.train(store=world.store, steps=0, seed=1, overwrite=True, observer=Told())  # its bank is another encoder's
+    patchcli.train(
+        store=world.store, steps=0, seed=1, overwrite=True, encoder="hierarchical", observer=Told()
+    )  # its bank is another encoder's
     scores.append(next(found))
     world.store.rename(tmp_path / "away.zarr")  # as if it were made anew
     scores.append(next(found))
