@@ -160,7 +160,8 @@ class Extraction:
             metavar="SIZE",
             rich_help_panel=IMAGES,
             help="Working size in pixels: N or HxW stretches the images, fit:HxW keeps their aspect ratio and mirrors the "
-            "margin, keep:N scales the shorter side to N, native keeps their own size. [default: 256]",
+            "margin, keep:N scales the shorter side to N, native keeps their own size. [default: the images' aspect ratio, "
+            "and a shorter side of 256, or theirs if that is smaller; with --objective paper: 256]",
         ),
     ] = None
     holdout: Annotated[

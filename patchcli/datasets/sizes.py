@@ -4,13 +4,18 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Sequence
+from statistics import median
 
 from patchcli.datasets import images
 from patchcli.datasets.images import Canvas
 from patchcli.datasets.layouts import Sample
 from patchcli.errors import InputError
 
-SIDE = 256  # of the working size, by default
+SIDE = 256  # shorter side of the working size, by default,
+LEAST = 128  # or that of smaller images, but not below this, which training needs
+AREA = 4 * SIDE**2  # pixels: beyond, memory and time of a bank of some hundred images grow out of hand
+MULTIPLE = 8  # of which sides are that follow the images' aspect ratio
+SAMPLED = 200  # images whose size is looked at
 ASPECT = 0.01  # by how much aspect ratios of images that are alike may differ
 
 
@@ -32,6 +37,28 @@ def canvas_of(size: tuple[int, int] | str, samples: Sequence[Sample], smallest: 
         wrong = f"expected at least {smallest}x{smallest}, the larger patch; found {size[0]}x{size[1]}"
         raise InputError(wrong, parameter="size")
     return Canvas(*size, keeps_aspect=fits)
+
+
+def usual(samples: Sequence[Sample]) -> Canvas:
+    """The working size of images for which none is given: their median aspect ratio, and the size that SIDE, LEAST and AREA
+    allow; a square for images that are about square."""
+    step = max(1, len(samples) // SAMPLED)
+    sizes = []
+    for sample in samples[::step]:
+        with contextlib.suppress(InputError):
+            sizes.append(images.size(sample.path))
+    ratio = median(width / height for height, width in sizes) if sizes else 1.0
+    shorter = median(min(size) for size in sizes) if sizes else SIDE
+    longer = max(ratio, 1 / ratio)
+    short = max(LEAST, min(SIDE, shorter, (AREA / longer) ** 0.5))
+    if longer <= 1 + ASPECT:
+        return Canvas(round(short), round(short))
+    sides = (_rounded(short), min(_rounded(short * longer), AREA // LEAST))
+    return Canvas(*(sides if ratio > 1 else sides[::-1]))
+
+
+def _rounded(side: float) -> int:
+    return max(LEAST, round(side / MULTIPLE) * MULTIPLE)
 
 
 def _own_size(samples: Sequence[Sample], wanted: str) -> tuple[int, int]:

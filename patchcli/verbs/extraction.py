@@ -8,7 +8,7 @@ from patchcli.datasets import images
 from patchcli.datasets.depth import depth
 from patchcli.datasets.images import Canvas, Pixels, Reader
 from patchcli.datasets.layouts import Dataset, Sample
-from patchcli.datasets.sizes import SIDE, canvas_of
+from patchcli.datasets.sizes import canvas_of, usual
 from patchcli.errors import InputError, StoreError
 from patchcli.features.registry import largest_patch
 from patchcli.observer import Observer, Remarks
@@ -38,7 +38,8 @@ class Extracted:
 class ImageOptions:
     """How images become those of a store.
 
-    Without `layout`, the first that fits is taken. `size` is the working size (height, width), or a text: "256" or
+    Without `layout`, the first that fits is taken. `size` is the working size (height, width), by default one of the images'
+    median aspect ratio whose shorter side is 256, or theirs if that is smaller; or a text: "256" or
     "256x320"; "fit:256x320", images within that with their aspect ratio, the rest filled with their reflection; "native",
     the images' own, or "keep:256", that shorter side with their aspect ratio, which both need images that are alike. A
     share `holdout` of the images is reserved: neither trained with nor in the bank, `calibrate` uses them. `bits`, 8 to 16,
@@ -77,7 +78,7 @@ class Extraction:
         with locked(self._store, self._observer, create=True):
             if (present := self._present()) is not None:
                 return present
-            canvas = self._wanted or Canvas(SIDE, SIDE)
+            canvas = self._wanted or self._usual()
             self._check(None, canvas)
             samples = [sample for sample in self._dataset.split("train") if sample.id not in self._reserved]
             self._check_reserved(samples)
@@ -104,6 +105,14 @@ class Extraction:
                     count = new.write_images(decoded, canvas.height, canvas.width)
                     self._check_count(count, len(samples))
             return Extracted(count, canvas.height, canvas.width, True, len(self._reserved), reader.bits)
+
+    def _usual(self) -> Canvas:
+        """The working size that the images suggest."""
+        canvas = usual(self._dataset.split("train"))
+        self._observer.note(
+            f"working size {canvas.height}x{canvas.width} (height x width), as the images suggest; or give `size`"
+        )
+        return canvas
 
     def _present(self) -> Extracted | None:
         """What the store that is there holds, where it can stay."""

@@ -1,16 +1,17 @@
 """How a run of `train` starts: its recipe, the lock of the store, and its images."""
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from patchcli.datasets.images import Canvas
+from patchcli.datasets.sizes import SIDE
 from patchcli.errors import StoreError
 from patchcli.features.registry import ENCODERS
 from patchcli.observer import Observer
-from patchcli.store import Store, check_replaceable, locked
+from patchcli.store import Store, check_replaceable, existing, locked
 from patchcli.training import sampling
 from patchcli.training.checkpoint import resumed_recipe
 from patchcli.training.recipe import Recipe, RecipeFields
@@ -57,6 +58,8 @@ class Start:
             return
         check_replaceable(self.store, overwrite=True)
         stack.enter_context(locked(self.store, observer, create=True))
+        if self.recipe is not None and self.recipe.objective == "paper" and options.size is None and not existing(self.store):
+            options = replace(options, size=(SIDE, SIDE))  # as in the paper
         extracted = extract(data, self.store, options, overwrite=self.overwrite, observer=observer, check=self.chosen)
         if extracted.held_out:
             observer.note(f"{extracted.held_out} good images are reserved for `calibrate()`")

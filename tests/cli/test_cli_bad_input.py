@@ -292,7 +292,7 @@ def test_a_damaged_store_is_made_again(world: World) -> None:
         "images": [("extract", world.data, "--overwrite")],
         "bank": [("embed", "--overwrite")],
         "calibration": [("calibrate", "--false-alarms", "30%")],
-        "encoder": [("train", "--overwrite", "--steps", 0, "--dim", 16)],
+        "encoder": [("train", "--overwrite", "--steps", 0, "--dim", 16, "--encoder", "hierarchical")],
     }.items():
         damage(kind)
         refused("info", "--check", *store, says=(part_folder(world.store, kind), "damaged"))

@@ -93,7 +93,10 @@ def test_defaults_are_those_of_the_library(words: str) -> None:
 PAPER, PATCH, FLAT = Recipe.paper(), Recipe(sampler="patch"), Recipe(encoder="flat")
 # Defaults that help texts give in words: (flag, words) → whether the library does so.
 PROSE: dict[tuple[str, str], Callable[[], bool]] = {
-    ("--size", "256"): lambda: sizes.SIDE == 256,
+    (
+        "--size",
+        "the images' aspect ratio, and a shorter side of 256, or theirs if that is smaller; with --objective paper: 256",
+    ): lambda: sizes.SIDE == 256,
     ("--steps", "1000"): lambda: loop.STEPS == 1000,
     ("--encoder", "hybrid; with --objective paper: hierarchical"): lambda: (
         (Recipe().encoder, PAPER.encoder, PATCH.encoder) == ("hybrid", "hierarchical", "hierarchical")

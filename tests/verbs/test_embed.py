@@ -49,7 +49,7 @@ def test_the_bank_holds_the_features_of_every_patch(made: World) -> None:
     opened = Store.open(made.store)
     encoder = opened.encoder.restore(torch.device("cpu"))
     grids = embedding.grids(encoder, 128, 128, {})
-    features = embedding.embed(encoder, opened.images.read(0, 10), opened.images.mean, grids, torch.device("cpu"))
+    features = embedding.embed(encoder, opened.images.read(0, 10), opened.mean, grids, torch.device("cpu"))
     bank = opened.bank()
     for scale, (rows, columns) in {"big": (5, 5), "small": (25, 25)}.items():
         vectors = held(bank, scale)
@@ -188,7 +188,7 @@ def distances(made: World) -> Callable[[Path], dict[str, np.ndarray]]:
         pixels = np.stack([images.resize(images.decode(file), 128, 128) for file in paths])
         grids = embedding.grids(encoder, 128, 128, {})
         found = {}
-        for scale, queries in embedding.embed(encoder, pixels, opened.images.mean, grids, torch.device("cpu")).items():
+        for scale, queries in embedding.embed(encoder, pixels, opened.mean, grids, torch.device("cpu")).items():
             vectors = torch.cat([torch.from_numpy(v) for _, v in pages.stream(bank, scale)()]).double()
             found[scale] = torch.cdist(queries.reshape(-1, 16).double(), vectors).min(1).values.numpy()
         return found

@@ -272,7 +272,7 @@ def test_a_run_with_the_separation_says_so(tmp_path: Path, monkeypatch: pytest.M
     text = page.read_text(encoding="utf-8")
     assert f"{reason.capitalize()}, so the encoder learned to separate patches with synthetic defects from good ones" in text
     assert list(trained.losses) == ["nce_big", "ssl_big", "sep_big", "var_big"]
-    assert text.count("<svg") == 4
+    assert text.count("<svg") == 5
     assert "NaN" not in text
     assert "nan" not in text
 
