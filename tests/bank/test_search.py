@@ -385,6 +385,16 @@ def test_choose_by_device() -> None:
     assert neighbours.choose("pruned", CUDA, D) == ("pruned", "")
 
 
+def test_auto_prunes_only_where_there_is_something_to_skip() -> None:
+    rng = np.random.default_rng(0)
+    whitened = torch.from_numpy(rng.normal(size=(500, 64)).astype(np.float32))
+    curved = torch.from_numpy(np.tanh(rng.normal(size=(500, 8)) @ rng.normal(size=(8, 64)) / 5).astype(np.float32))
+    for bank, chosen in ((whitened, "brute"), (curved, "pruned"), (torch.ones(5, 64), "pruned")):
+        pages, _ = paged(bank, [torch.arange(len(bank))])
+        assert neighbours.suited("pruned", pages) == chosen
+        assert neighbours.suited("keops", pages) == "keops"
+
+
 def test_choose_takes_keops_where_it_works(compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert neighbours.choose("keops", CPU, D) == ("keops", "")
     monkeypatch.setattr(keops.KeOps, "problem", lambda device, D: "" if device == CUDA else "no")
