@@ -78,7 +78,7 @@ class Extraction:
         with locked(self._store, self._observer, create=True):
             if (present := self._present()) is not None:
                 return present
-            canvas = self._wanted or self._usual()
+            canvas = self._wanted or usual(self._dataset.split("train"))
             self._check(None, canvas)
             samples = [sample for sample in self._dataset.split("train") if sample.id not in self._reserved]
             self._check_reserved(samples)
@@ -104,15 +104,10 @@ class Extraction:
                 with Store.creating(self._store, source, self._overwrite, self._observer, self._repair) as new:
                     count = new.write_images(decoded, canvas.height, canvas.width)
                     self._check_count(count, len(samples))
+            if self._wanted is None:
+                size = f"{canvas.height}x{canvas.width} (height x width)"
+                self._observer.note(f"working size {size}, as the images suggest; or give `size`")
             return Extracted(count, canvas.height, canvas.width, True, len(self._reserved), reader.bits)
-
-    def _usual(self) -> Canvas:
-        """The working size that the images suggest."""
-        canvas = usual(self._dataset.split("train"))
-        self._observer.note(
-            f"working size {canvas.height}x{canvas.width} (height x width), as the images suggest; or give `size`"
-        )
-        return canvas
 
     def _present(self) -> Extracted | None:
         """What the store that is there holds, where it can stay."""

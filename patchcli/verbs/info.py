@@ -38,6 +38,7 @@ class Info:
     encoder_seconds: float | None
     encoder_sha256: str | None
     encoder_criterion: float | None
+    encoder_exponents: dict[str, float] | None  # of the maps that are used, in their product; empty: the product of all
     encoder_trouble: str | None  # why it should not be embedded
     encoder_note: str | None
     recipe: dict[str, Any] | None
@@ -90,7 +91,7 @@ def info(store: Path | str = "patchcli.zarr", check: bool = False) -> Info:
 
 def _encoder(encoder: EncoderAttributes | None) -> dict[str, Any]:
     """The fields of Info about the encoder."""
-    names = ("architecture", "source", "D", "steps", "seconds", "sha256", "criterion", "trouble")
+    names = ("architecture", "source", "D", "steps", "seconds", "sha256", "criterion", "exponents", "trouble")
     fields = {f"encoder_{name}": getattr(encoder, name, None) for name in names}
     judged = encoder is None or encoder.judged or encoder.source in ("untrained", "fitted")
     note = None if judged else "never judged: too few good images for a criterion"

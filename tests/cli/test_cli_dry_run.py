@@ -143,7 +143,10 @@ def test_the_estimate_holds(place: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(["nowhere"], "patchcli: error: nowhere: no such folder"), (["more", "--dry-run"], "patchcli: would read 12 images")],
+    [
+        (["nowhere"], "patchcli: error: nowhere: no such folder"),
+        (["more", "--size", "128", "--dry-run"], "patchcli: would read 12 images"),
+    ],
 )
 def test_processes_that_begin_together_end_together(place: Path, arguments: list[str], says: str) -> None:
     """As torchrun starts them: the first one alone says why they do not begin."""

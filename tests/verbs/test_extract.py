@@ -39,7 +39,7 @@ def test_images_ids_sizes_and_mean(world: World, tmp_path: Path) -> None:
 def test_the_default_size(tmp_path: Path) -> None:
     data = write_plain(tmp_path / "good", 2, (64, 64))
     found = patchcli.extract(data, tmp_path / "s.zarr")
-    assert (found.height, found.width) == (256, 256)
+    assert (found.height, found.width) == (128, 128)  # enlarged to what training needs, no more
 
 
 def test_the_same_images_again(world: World) -> None:
