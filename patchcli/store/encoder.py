@@ -48,6 +48,12 @@ class EncoderAttributes:
     trouble: str | None = None  # why the encoder should not be embedded
     repair: str | None = None  # and the verb to call instead
 
+    @property
+    def note(self) -> str | None:
+        """What a user should know of an encoder that nobody has judged."""
+        told = self.judged or self.source in ("untrained", "fitted")
+        return None if told else "never judged: too few good images for a criterion"
+
 
 class StoredEncoder:
     """The encoder of a store."""

@@ -91,13 +91,9 @@ def info(store: Path | str = "patchcli.zarr", check: bool = False) -> Info:
 
 def _encoder(encoder: EncoderAttributes | None) -> dict[str, Any]:
     """The fields of Info about the encoder."""
-    names = ("architecture", "source", "D", "steps", "seconds", "sha256", "criterion", "exponents", "trouble")
-    judged = encoder is None or encoder.judged or encoder.source in ("untrained", "fitted")
-    note = None if judged else "never judged: too few good images for a criterion"
-    return {f"encoder_{name}": getattr(encoder, name, None) for name in names} | {
-        "encoder_note": note,
-        "recipe": None if encoder is None else encoder.recipe,
-    }
+    names = ("architecture", "source", "D", "steps", "seconds", "sha256", "criterion", "exponents", "trouble", "note")
+    fields = {f"encoder_{name}": getattr(encoder, name, None) for name in names}
+    return {**fields, "recipe": None if encoder is None else encoder.recipe}
 
 
 def _bank(store: Store) -> tuple[Bank | None, str | None, str]:
