@@ -93,16 +93,16 @@ class Validation:
     def _best_maps(self, of_scale: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
         """The exponents of the product, of some of the maps or all, that finds the defects best.
 
-        An exponent is the inverse of how much the logarithm of its map varies over the good images, so that no map drowns
-        another; their mean is 1.
+        An exponent is in proportion to the inverse of how much the logarithm of its map varies over the good images, so that no
+        map drowns another. They add up to 1: the product is a geometric mean.
         """
         good = len(self.masks) // (1 + COPIES)
         weights = {name: 1 / (float(np.log(values[:good] + TINY).std()) + TINY) for name, values in of_scale.items()}
         choices = []
         for size in range(len(weights), 0, -1):
             for names in combinations(weights, size):
-                mean = sum(weights[name] for name in names) / size
-                choices.append({name: weights[name] / mean for name in names})
+                total = sum(weights[name] for name in names)
+                choices.append({name: weights[name] / total for name in names})
         return max(choices, key=lambda exponents: self._figure(maps.multiply(of_scale, exponents)))
 
     def _figure(self, found: NDArray[np.float32]) -> float:

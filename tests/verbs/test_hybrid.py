@@ -35,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("exponents", [{"small": 1.4, "fixed": 0.6}, {"big": 0.5, "small": 1.5, "fixed": 1.0}, {"fixed": 1.0}])
+@pytest.mark.parametrize("exponents", [{"small": 0.7, "fixed": 0.3}, {"big": 0.2, "small": 0.5, "fixed": 0.3}, {"fixed": 1.0}])
 def test_bank_and_maps_are_those_that_were_chosen(data: Path, tmp_path: Path, exponents: dict[str, float]) -> None:
     world = trained(data, tmp_path / "s.zarr", exponents)
     assert Store.open(world.store).encoder.attributes.exponents == exponents
@@ -52,7 +52,7 @@ def test_bank_and_maps_are_those_that_were_chosen(data: Path, tmp_path: Path, ex
 
 
 def test_bank_edits_calibration_and_audit(data: Path, tmp_path: Path) -> None:
-    world = trained(data, tmp_path / "s.zarr", {"small": 1.4, "fixed": 0.6})
+    world = trained(data, tmp_path / "s.zarr", {"small": 0.7, "fixed": 0.3})
     whole = [record.score for record in patchcli.score(world.store)]
     (first, *_) = patchcli.audit(world.store)
     name = Store.open(world.store).images.ids[0]
