@@ -8,7 +8,14 @@ from patchcli.cli import options
 from patchcli.cli.help import Command, Group
 from patchcli.cli.terminal import Terminal
 
-LIST_COLUMNS = {"image": "image", "width": "width", "height": "height", "vectors_big": "big", "vectors_small": "small"}
+LIST_COLUMNS = {
+    "image": "image",
+    "width": "width",
+    "height": "height",
+    "vectors_big": "big",
+    "vectors_small": "small",
+    "vectors_fixed": "fixed",
+}
 AUDIT_COLUMNS = {
     "image": "image", "score": "score", "deviation": "deviation", "peak_x": "peak x", "peak_y": "peak y",
     "nearest_image": "nearest other", "nearest_x": "x", "nearest_y": "y",

@@ -20,8 +20,9 @@ class Record:
     image: str  # the path as given, where one was given, so that it can be opened; else the id
     id: str  # of an image of the data set: its path below the root; of another, the path as given
     score: float  # maximum of the product map; higher is more anomalous
-    score_big: float | None  # maximum of the K=64 map
-    score_small: float | None  # maximum of the K=32 map; None for the flat encoder
+    score_big: float | None  # maximum of the K=64 map; None where that map is not used
+    score_small: float | None  # the same of the K=32 map
+    score_fixed: float | None  # and of the map of fixed features
     verdict: str | None  # pass, review or reject; None, as the next three, without a calibration that holds
     threshold: float | None  # a higher score is rejected
     p_value: float | None  # how unusual the score is among good images'
@@ -57,6 +58,7 @@ def record_of(
         score=result.score,
         score_big=result.scores.get("big"),
         score_small=result.scores.get("small"),
+        score_fixed=result.scores.get("fixed"),
         verdict=result.verdict,
         threshold=None if result.calibration is None else result.calibration.thresholds.threshold,
         p_value=result.p_value,

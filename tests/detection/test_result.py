@@ -42,6 +42,7 @@ def test_a_result_says_what_a_record_says(detector: patchcli.Detector, record: p
     result = detector(made.data / IMAGE)
     assert (result.score, result.verdict, result.p_value) == (record.score, record.verdict, record.p_value)
     assert result.scores == {"big": record.score_big, "small": record.score_small}
+    assert record.score_fixed is None
     assert result.peak == (record.peak_x, record.peak_y)
     assert result.patch == (record.patch_x, record.patch_y, record.patch_width, record.patch_height)
     assert result.nearest.image == record.nearest_image
