@@ -16,7 +16,7 @@ def test_list(made: World) -> None:
         "vectors_big": 25, "vectors_small": 625, "vectors_fixed": None,
     }  # fmt: skip
     table = done("bank", "list", "--store", made.store, "--format", "table").stdout.splitlines()
-    assert table[0].split() == ["image", "width", "height", "big", "small"]
+    assert table[0].split() == ["image", "width", "height", "big", "small", "fixed"]
     assert len(table) == 11
     assert len(list(csv.DictReader(io.StringIO(done("bank", "list", "--store", made.store, "--format", "csv").stdout)))) == 10
 
