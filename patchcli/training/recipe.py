@@ -81,6 +81,9 @@ class Recipe:
             object.__setattr__(self, "objective", "paper" if self.sampler == "patch" else "contrast")
         if self.encoder is None:
             object.__setattr__(self, "encoder", "hierarchical" if self.objective == "paper" else "hybrid")
+        if self.objective == "paper" and len(ENCODERS[self.encoder].learned) < len(ENCODERS[self.encoder].scales):
+            problem, advice = "the losses of the paper train encoders without fixed features", "expected hierarchical or flat"
+            raise InputError(problem, parameter="encoder", subject=self.encoder, advice=advice)
         usual = PUBLISHED if self.sampler == "patch" else PAPER if self.objective == "paper" else CONTRAST
         for name, value in {**usual, "lr": ENCODERS[self.encoder].learning_rate}.items():
             if getattr(self, name) is None:

@@ -59,7 +59,8 @@ def test_what_is_left_out_follows_from_the_objective_and_the_sampler(recipe: Rec
 @pytest.mark.parametrize("make", [Recipe, Recipe.paper, Recipe.published])
 def test_the_learning_rate_is_the_encoders_own(make: Any) -> None:
     for name, encoder in ENCODERS.items():
-        assert make(encoder=name).lr == encoder.learning_rate
+        if make is Recipe or name in ("hierarchical", "flat"):
+            assert make(encoder=name).lr == encoder.learning_rate
     assert make(encoder="flat", lr=0.1).lr == 0.1
 
 
@@ -68,3 +69,11 @@ def test_bfloat16_is_refused_where_it_is_emulated(monkeypatch: pytest.MonkeyPatc
     Recipe().check_precision(CPU)
     with pytest.raises(InputError, match="`precision` bfloat16: this CPU has no bfloat16 instructions"):
         Recipe(precision="bfloat16").check_precision(CPU)
+
+
+@pytest.mark.parametrize("encoder", ["hybrid", "fixed"])
+@pytest.mark.parametrize("make", [Recipe.paper, Recipe.published])
+def test_the_papers_losses_are_for_the_papers_encoders(make: Any, encoder: str) -> None:
+    """They choose no maps; the fixed features would be used alone after a whole training."""
+    with pytest.raises(InputError, match=f"`encoder` {encoder}: the losses of the paper .*; expected hierarchical or flat"):
+        make(encoder=encoder)
