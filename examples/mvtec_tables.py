@@ -40,8 +40,8 @@ def prepare(data: Path, store: Path, architecture: str, options: argparse.Namesp
 
 def imported(data: Path, store: Path, weights: Path) -> Row:
     """The product map of one class with published weights."""
-    if not (store / "zarr.json").exists():
-        patchcli.extract(data, store, ImageOptions(size=(256, 256)))
+    patchcli.extract(data, store, ImageOptions(size=(256, 256)))
+    if patchcli.info(store).encoder_sha256 is None:
         patchcli.import_weights(weights, store)
     patchcli.embed(store)
     return totals(patchcli.evaluate(store))[-1]

@@ -3,7 +3,7 @@
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import median
 
 from patchcli.datasets import images
@@ -42,11 +42,7 @@ def canvas_of(size: tuple[int, int] | str, samples: Sequence[Sample], smallest: 
 def usual(samples: Sequence[Sample]) -> Canvas:
     """The working size of images for which none is given: their median aspect ratio, and the size that SIDE, LEAST and AREA
     allow; a square for images that are about square."""
-    step = max(1, len(samples) // SAMPLED)
-    sizes = []
-    for sample in samples[::step]:
-        with contextlib.suppress(InputError):
-            sizes.append(images.size(sample.path))
+    sizes = list(_sizes(samples[:: max(1, len(samples) // SAMPLED)]))
     ratio = median(width / height for height, width in sizes) if sizes else 1.0
     shorter = median(min(size) for size in sizes) if sizes else SIDE
     longer = max(ratio, 1 / ratio)
@@ -61,12 +57,16 @@ def _rounded(side: float) -> int:
     return max(LEAST, round(side / MULTIPLE) * MULTIPLE)
 
 
-def _own_size(samples: Sequence[Sample], wanted: str) -> tuple[int, int]:
-    """(height, width) for "native" or "keep:N", from the heads of the images; those that cannot be read do not count."""
-    sizes: Counter[tuple[int, int]] = Counter()
+def _sizes(samples: Sequence[Sample]) -> Iterator[tuple[int, int]]:
+    """(height, width) of the images, from their heads; those that cannot be read do not count."""
     for sample in samples:
         with contextlib.suppress(InputError):
-            sizes[images.size(sample.path)] += 1
+            yield images.size(sample.path)
+
+
+def _own_size(samples: Sequence[Sample], wanted: str) -> tuple[int, int]:
+    """(height, width) for "native" or "keep:N"."""
+    sizes = Counter(_sizes(samples))
     (height, width), most = sizes.most_common(1)[0] if sizes else ((SIDE, SIDE), 0)
     ratios = [own_width * height / (own_height * width) for own_height, own_width in sizes]
     if len(sizes) > 1 if wanted == "native" else max(ratios, default=1) - min(ratios, default=1) > ASPECT:

@@ -33,11 +33,13 @@ class Encoder(nn.Module, ABC):
 
     scales: ClassVar[Mapping[str, Scale]]  # by name, the largest first
     learned: ClassVar[Mapping[str, Scale]]  # those that training teaches
+    unlearned: ClassVar[Mapping[str, Scale]]  # and the others
     stride: ClassVar[int]
     learning_rate: ClassVar[float] = 1e-3  # that training takes by default
 
     def __init_subclass__(cls) -> None:
         cls.learned = {name: scale for name, scale in cls.scales.items() if scale.learned}
+        cls.unlearned = {name: scale for name, scale in cls.scales.items() if not scale.learned}
 
     @abstractmethod
     def __init__(self, D: int = 64) -> None:

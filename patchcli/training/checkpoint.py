@@ -149,7 +149,7 @@ class Checkpoint:
 def floor(trainer: Trainer) -> dict[str, float]:
     """The exponents of the maps that need no training, if others do."""
     encoder = trainer.loss.encoder
-    return {name: 1.0 for name in encoder.scales if name not in encoder.learned} if encoder.learned else {}
+    return dict.fromkeys(encoder.unlearned, 1.0) if encoder.learned else {}
 
 
 def size(trainer: Trainer) -> int:

@@ -81,7 +81,7 @@ class Recipe:
             object.__setattr__(self, "objective", "paper" if self.sampler == "patch" else "contrast")
         if self.encoder is None:
             object.__setattr__(self, "encoder", "hierarchical" if self.objective == "paper" else "hybrid")
-        if self.objective == "paper" and len(ENCODERS[self.encoder].learned) < len(ENCODERS[self.encoder].scales):
+        if self.objective == "paper" and ENCODERS[self.encoder].unlearned:
             problem, advice = "the losses of the paper train encoders without fixed features", "expected hierarchical or flat"
             raise InputError(problem, parameter="encoder", subject=self.encoder, advice=advice)
         usual = PUBLISHED if self.sampler == "patch" else PAPER if self.objective == "paper" else CONTRAST

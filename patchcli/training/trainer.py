@@ -67,10 +67,10 @@ class Trainer:
 
     def fit(self) -> None:
         """Fit what training does not teach to the images."""
-        if any(not scale.learned for scale in self.loss.encoder.scales.values()):
+        if self.loss.encoder.unlearned:
             good = torch.from_numpy(standardise(self.images.sample(FITTED), self.images.mean)).to(self.device)
-            for encoder in (self.loss.encoder, self.average):
-                encoder.fit(good)
+            self.loss.encoder.fit(good)
+            self.average.load_state_dict(self.loss.encoder.state_dict())
 
     @property
     def loss_names(self) -> list[str]:

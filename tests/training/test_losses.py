@@ -219,6 +219,9 @@ def test_the_separation_asks_for_an_order_and_for_no_scale() -> None:
         assert separation(bank, image, apart, entry, damaged, 2).item() == pytest.approx(np.log(1 + 1.1e-4), rel=0.05)
         assert separation(bank, image, apart, entry, ~damaged, 2).item() == pytest.approx(np.log(1 + 1 / 1.1e-4), rel=0.05)
     point = torch.zeros(4, 3, requires_grad=True)
+    assert separation(normal, image, point, entry, damaged, 2).item() == pytest.approx(
+        np.log(2)
+    )  # a collapse does not solve it
     for of_one_kind in (torch.zeros(4, dtype=torch.bool), torch.ones(4, dtype=torch.bool)):
         nothing = separation(normal, image, point, entry, of_one_kind, 2)
         nothing.backward()
