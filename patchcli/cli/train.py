@@ -18,7 +18,7 @@ else:
     EncoderName = Literal[(*CLASSES,)]
 SamplerName = Literal["dense", "patch"]
 ObjectiveName = Literal["contrast", "paper"]
-PrecisionName = Literal["float32", "bfloat16"]
+PrecisionName = Literal["auto", "float32", "bfloat16"]
 RECIPE = "Recipe"  # heading in the help text
 
 
@@ -95,7 +95,12 @@ class Recipe:
     ] = None
     precision: Annotated[
         PrecisionName | None,
-        typer.Option("--precision", rich_help_panel=RECIPE, help="Number format of the forward pass. [default: float32]"),
+        typer.Option(
+            "--precision",
+            rich_help_panel=RECIPE,
+            help="Number format of the forward pass; auto is bfloat16 where the CPU has it. "
+            "[default: auto; with --objective paper: float32]",
+        ),
     ] = None
     seed: Annotated[
         int | None, typer.Option("--seed", metavar="N", rich_help_panel=RECIPE, help=f"{options.SEED.help} [default: 0]")

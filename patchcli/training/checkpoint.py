@@ -32,7 +32,7 @@ def resumed_recipe(store: Store, changes: Mapping[str, Any], processes: int = 1)
         raise _imported(store)
     recipe = Recipe(**stored.recipe)
     for name, value in changes.items():
-        if value != getattr(recipe, name):
+        if value not in ("auto", getattr(recipe, name)):
             problem = f"the checkpoint has `{name}` {getattr(recipe, name)}, found {value}"
             advice = "leave it out, or train anew with `overwrite`"
             raise InputError(problem, parameter="resume", advice=advice)

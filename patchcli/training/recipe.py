@@ -1,7 +1,7 @@
 """The recipe: everything that determines the weights after a given number of steps."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict, Unpack
 
 import torch
@@ -11,12 +11,12 @@ from patchcli.features.registry import ENCODERS
 
 SAMPLERS = ("dense", "patch")
 OBJECTIVES = ("paper", "contrast")
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
-# Where the recipes differ: λ, the steps over which it rises from 0, and the images (dense) or pairs (patch) per step.
-CONTRAST = {"lam": 0.0, "warmup": 0, "batch": 4}
-PAPER = {"lam": 0.5, "warmup": 100, "batch": 4}
-PUBLISHED = {"lam": 0.5, "warmup": 0, "batch": 64}
+# Where the recipes differ: λ, the steps over which it rises from 0, images (dense) or pairs (patch) per step, number format.
+CONTRAST = {"lam": 0.0, "warmup": 0, "batch": 4, "precision": "auto"}
+PAPER = {"lam": 0.5, "warmup": 100, "batch": 4, "precision": "float32"}
+PUBLISHED = {"lam": 0.5, "warmup": 0, "batch": 64, "precision": "float32"}
 
 _DEPENDS: Any = None  # a field that is not given: its value depends on encoder, sampler and objective
 
@@ -63,7 +63,7 @@ class Recipe:
     lr: float = _DEPENDS  # Adam's learning rate: the encoder's own
     batch: int = _DEPENDS
     seed: int = 0
-    precision: str = "float32"
+    precision: str = _DEPENDS  # of the forward pass; "auto": bfloat16 where the CPU has it
 
     @classmethod
     def paper(cls, **changes: Unpack[RecipeOptions]) -> "Recipe":
@@ -94,7 +94,7 @@ class Recipe:
         closed = ("encoder", tuple(ENCODERS)), ("sampler", SAMPLERS), ("objective", OBJECTIVES), ("precision", PRECISIONS)
         for name, choices in closed:
             value = getattr(self, name)
-            if value not in choices and not (name in ("encoder", "objective") and value is None):
+            if value not in choices and not (name != "sampler" and value is None):
                 raise InputError(repr(value), parameter=name, expected=" or ".join(choices))
         if self.sampler == "patch" and self.objective == "contrast":
             problem, advice = "its pairs have nothing to contrast with", 'expected `objective="paper"`'
@@ -113,11 +113,13 @@ class Recipe:
             parameter, advice = "lam" if self.lam else "warmup", 'expected `objective="paper"` too'
             raise InputError("the contrast has no SVDD' to weigh", parameter=parameter, advice=advice)
 
-    def check_precision(self, device: torch.device) -> None:
-        """Raise InputError where the device lacks the precision."""
-        if self.precision == "bfloat16" and device.type == "cpu" and not cpu_has_bfloat16():
+    def on(self, device: torch.device) -> "Recipe":
+        """The recipe with what "auto" is on this device. Raises InputError where the device lacks the precision."""
+        fast = device.type == "cpu" and cpu_has_bfloat16()
+        if self.precision == "bfloat16" and device.type == "cpu" and not fast:
             problem = "this CPU has no bfloat16 instructions, it would be slower"
-            raise InputError(problem, parameter="precision", subject="bfloat16", advice="use float32")
+            raise InputError(problem, parameter="precision", subject="bfloat16", advice="train with float32")
+        return replace(self, precision="bfloat16" if fast else "float32") if self.precision == "auto" else self
 
 
 def cpu_has_bfloat16() -> bool:

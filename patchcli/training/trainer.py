@@ -47,7 +47,7 @@ class Trainer:
         alignment: float | None = None,
         separates: bool = False,
     ) -> None:
-        recipe.check_precision(device)
+        recipe = recipe.on(device)
         sampling.check_size(ENCODERS[recipe.encoder].learned, *images.mean.shape[:2])
         self.images, self.recipe, self.device = images, recipe, device
         self.process = process or Process()

@@ -46,9 +46,8 @@ class Start:
         else:
             problem = "no store found, so there is nothing to resume"
             raise StoreError(problem, subject=self.store, advice="leave `resume` out")
-        recipe.check_precision(self.device)
         sampling.check_size(ENCODERS[recipe.encoder].learned, canvas.height, canvas.width)
-        return recipe
+        return recipe.on(self.device)
 
     def extract(self, data: Path | str | None, options: ImageOptions, stack: ExitStack, observer: Observer) -> None:
         """Lock the store, for as long as `stack` lasts, and read the images of `data` into it; by one process."""

@@ -112,7 +112,9 @@ PROSE: dict[tuple[str, str], Callable[[], bool]] = {
     ("--dim", "64"): lambda: Recipe().D == 64,
     ("--lr", "0.001; with --encoder flat: 0.0003"): lambda: (Recipe().lr, FLAT.lr) == (0.001, 0.0003),
     ("--batch", "4; with --sampler patch: 64"): lambda: (Recipe().batch, PAPER.batch, PATCH.batch) == (4, 4, 64),
-    ("--precision", "float32"): lambda: Recipe().precision == "float32",
+    ("--precision", "auto; with --objective paper: float32"): lambda: (
+        (Recipe().precision, PAPER.precision) == ("auto", "float32")
+    ),
     ("--seed", "0"): lambda: Recipe().seed == 0,
     ("--memory", "half of the free memory"): lambda: runtime.memory(None) == pytest.approx(runtime.free_memory() / 2, rel=0.1),
 }

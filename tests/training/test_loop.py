@@ -309,7 +309,7 @@ def test_an_untrained_encoder_and_one_trained_for_some_minutes_are_no_trouble(ju
 
 @pytest.mark.parametrize(("sampler", "batch"), [("dense", 1), ("patch", 3)])
 def test_two_processes_are_as_one_with_twice_the_batch(small_path: Path, tmp_path: Path, sampler: str, batch: int) -> None:
-    recipe = Recipe("flat", sampler, D=4, batch=batch)
+    recipe = Recipe("flat", sampler, D=4, batch=batch, precision="float32")
     arguments = (str(tmp_path / "meeting"), str(small_path), recipe, tmp_path, False)
     torch.multiprocessing.spawn(train_together, arguments, nprocs=2)
     one, two = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
@@ -327,7 +327,7 @@ def test_two_processes_are_as_one_with_twice_the_batch(small_path: Path, tmp_pat
 
 def test_two_processes_separate_as_one_with_twice_the_batch(judged_path: Path, tmp_path: Path, not_aligned: None) -> None:
     """With whole groups of four; the first process judges for both."""
-    recipe = dataclasses.replace(CONTRAST, batch=4)
+    recipe = dataclasses.replace(CONTRAST, batch=4, precision="float32")
     arguments = (str(tmp_path / "meeting"), str(judged_path), recipe, tmp_path, True)
     torch.multiprocessing.spawn(train_together, arguments, nprocs=2)
     one, two = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import pytest
+import torch
 from learning import CPU
 
 from patchcli.errors import InputError
@@ -22,7 +23,7 @@ from patchcli.training.recipe import Recipe
             '`sampler` patch: its pairs have nothing to contrast with; expected `objective="paper"`',
         ),
         ({"sampler": "all"}, "`sampler`: expected dense or patch, found 'all'"),
-        ({"precision": "float16"}, "`precision`: expected float32 or bfloat16, found 'float16'"),
+        ({"precision": "float16"}, "`precision`: expected auto or float32 or bfloat16, found 'float16'"),
         ({"D": 0}, "`D`: expected 1 or more, found 0"),
         ({"batch": 0}, "`batch`: expected 1 or more, found 0"),
         ({"seed": -1}, "`seed`: expected 0 or more, found -1"),
@@ -66,9 +67,17 @@ def test_the_learning_rate_is_the_encoders_own(make: Any) -> None:
 
 def test_bfloat16_is_refused_where_it_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipes, "cpu_has_bfloat16", lambda: False)
-    Recipe().check_precision(CPU)
     with pytest.raises(InputError, match="`precision` bfloat16: this CPU has no bfloat16 instructions"):
-        Recipe(precision="bfloat16").check_precision(CPU)
+        Recipe(precision="bfloat16").on(CPU)
+
+
+@pytest.mark.parametrize(
+    ("has", "device", "precision"), [(True, "cpu", "bfloat16"), (False, "cpu", "float32"), (True, "cuda", "float32")]
+)
+def test_the_precision_is_what_the_cpu_has(monkeypatch: pytest.MonkeyPatch, has: bool, device: str, precision: str) -> None:
+    monkeypatch.setattr(recipes, "cpu_has_bfloat16", lambda: has)
+    assert Recipe(seed=3).on(torch.device(device)) == Recipe(seed=3, precision=precision)
+    assert Recipe.paper().on(torch.device(device)) == Recipe.paper(precision="float32")
 
 
 @pytest.mark.parametrize("encoder", ["hybrid", "fixed"])

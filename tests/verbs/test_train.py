@@ -144,7 +144,7 @@ def test_loss_that_is_not_finite(store: Path) -> None:
         ({"steps": 1, "epochs": 1}, "give one of the two"),
         ({"encoder": "deep"}, "`encoder`: expected hybrid or hierarchical or flat or fixed"),
         ({"sampler": "random"}, "`sampler`: expected dense or patch"),
-        ({"precision": "float16"}, "`precision`: expected float32 or bfloat16"),
+        ({"precision": "float16"}, "`precision`: expected auto or float32 or bfloat16"),
         ({"lam": -1.0}, "`lam`: expected a number of 0 or more"),
         ({"lr": float("inf")}, "`lr`: expected a number of 0 or more"),
         ({"D": 0}, "`D`: expected 1 or more"),
