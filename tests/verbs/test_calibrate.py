@@ -176,7 +176,9 @@ def test_a_calibration_of_another_bank(split: World, change: str) -> None:
     assert patchcli.info(split.store).calibration == "of another bank"
     assert patchcli.info(split.store).next == "calibrate()"
     patchcli.calibrate(split.store, false_alarms=0.25)
-    assert next(patchcli.score(split.store, calibrated=True)).verdict in ("pass", "reject")
+    records = list(patchcli.score(split.store, calibrated=True))
+    assert [record.verdict for record in records if "hole" in record.image] == ["reject"] * 3
+    assert all(record.verdict == ("reject" if record.score > record.threshold else "pass") for record in records)
 
 
 def test_no_calibration(made: World) -> None:

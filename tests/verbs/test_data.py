@@ -129,7 +129,7 @@ def write_manifest(root: Path) -> Path:
 def test_evaluate_and_score_read_the_same_layout_again(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     data, store = write(tmp_path / "candle"), tmp_path / "s.zarr"
     told = Told()
-    patchcli.train(data, store, images=ImageOptions(size=WORKING), steps=0, encoder="flat", D=4, observer=told)
+    patchcli.train(data, store, images=ImageOptions(size=WORKING), steps=0, encoder="fixed", observer=told)
     patchcli.embed(store)
     info = patchcli.info(store)
     assert info.root == str(data.resolve())
@@ -143,7 +143,7 @@ def test_evaluate_and_score_read_the_same_layout_again(tmp_path: Path, write: Ca
     (row,) = totals(patchcli.evaluate(store, observer=told))
     assert (row.images, row.defective, row.note) == (5, 3, "")
     assert row.image_auroc == 1
-    assert row.pixel_auroc is not None and row.pixel_auroc > 0.85
+    assert row.pixel_auroc is not None and row.pixel_auroc > 0.9
     assert told.problems == []
     named = [record.id for record in patchcli.score(store, [root / name for name in sorted(tested)], observer=told)]
     assert named == sorted(tested)

@@ -226,7 +226,8 @@ def test_the_patches_are_those_that_were_compared(calibrated: World, tmp_path: P
         wanted = images.decode(calibrated.data / name)[y : y + height, x : x + width]
         found = images.resize(inside, height, width).astype(int)
         assert np.abs(found - wanted).mean() < 25  # WebP and the working size lose some
-        assert np.abs(found - wanted[::-1]).mean() > 1.05 * np.abs(found - wanted).mean()
+        shifted = np.roll(wanted, 4, axis=0)  # by half a thread: light where the weave is dark
+        assert np.abs(found - shifted).mean() > 1.5 * np.abs(found - wanted).mean()
     assert f"most anomalous patch at {record.patch_x}, {record.patch_y}" in text
 
 
