@@ -111,7 +111,14 @@ Format = Annotated[
 Null = Annotated[bool, typer.Option("--null", "-0", help="With -: names end in NUL, as find -print0 writes them.")]
 SEED = typer.Option("--seed", metavar="N", rich_help_panel=COMPUTATION, help="Seed of the random numbers.")
 Threads = Annotated[
-    int | None, typer.Option("--threads", metavar="N", rich_help_panel=COMPUTATION, help="CPU threads. [default: all cores]")
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        rich_help_panel=COMPUTATION,
+        help="CPU threads that compute; reading and writing take others. To run several jobs on one machine, share out its "
+        "cores. [default: all cores]",
+    ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write anomaly maps (float32 TIFF) below this folder.")]
 

@@ -1,5 +1,7 @@
 """The process around a verb: standard streams, SIGTERM, and the exit status of errors that nothing else catches."""
 
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -11,6 +13,7 @@ from patchcli.cli.terminal import BROKEN_PIPE, TERMINATED, Terminal
 
 def run(app: Callable[[], Any]) -> NoReturn:
     """Run the command line and exit."""
+    _set_up_libraries()
     _open_streams()
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # clean up as after Ctrl-C
@@ -23,6 +26,18 @@ def run(app: Callable[[], Any]) -> NoReturn:
     except BaseException as error:
         sys.exit(Terminal(verbose=bool({"-v", "--verbose"} & set(sys.argv))).explain(error))
     sys.exit()
+
+
+def _set_up_libraries() -> None:
+    """What must be set before anything heavy is imported; what the user has set stays.
+
+    OpenMP's threads that have nothing to do sleep: when they spin, they take the cores from the other jobs of the machine.
+    Most objects are those of imported modules, and last: the garbage collector looks for cycles less often than after every
+    700th of them, and not at exit.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    gc.set_threshold(100_000)
+    atexit.register(gc.freeze)
 
 
 def _open_streams() -> None:

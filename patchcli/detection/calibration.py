@@ -10,10 +10,10 @@ Nothing is assumed of the distribution, only that new good images come from the 
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr  # P(Binomial(n, p) ≤ k); scipy.stats takes a second to import
 
 from patchcli.errors import InputError, StoreError
 from patchcli.store import Thresholds
@@ -23,16 +23,23 @@ CONFIDENCE = 0.95
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)  # of false alarms, that are promised where none is asked for: the first that can be
 
 
+def _binomial(k: Any, n: int, p: float) -> Any:
+    """P(Binomial(n, p) ≤ k)."""
+    from scipy.special import bdtr  # not at once: only `calibrate` needs it, and it takes a fifth of a second
+
+    return bdtr(k, n, p)
+
+
 def rank(n: int, rate: float, confidence: float) -> int:
     """The largest r for which the r-th largest of n scores is a threshold that keeps the promise; 0 where none does."""
-    missed = bdtr(np.arange(n), n, rate)  # for r = 1, 2, …: P(Binomial(n, rate) < r)
+    missed = _binomial(np.arange(n), n, rate)  # for r = 1, 2, …: P(Binomial(n, rate) < r)
     return int(np.searchsorted(missed, 1 - confidence, side="right"))
 
 
 def least_images(rate: float, confidence: float) -> int:
     """The fewest images from which a threshold for this rate can be promised: (1 - rate)ⁿ ≤ 1 - confidence."""
     about = math.ceil(math.log(1 - confidence) / math.log1p(-rate))  # but for rounding
-    kept = (n for n in (about - 1, about) if n > 0 and bdtr(0, n, rate) <= 1 - confidence)
+    kept = (n for n in (about - 1, about) if n > 0 and _binomial(0, n, rate) <= 1 - confidence)
     return next(kept, about + 1)
 
 
