@@ -49,7 +49,7 @@ def _pick(encoder: Encoder, images: Tensor, whole: Tensor, scale: str, ys: Start
             top, left, dense = 0, 0, whole
             if ys[rows[0]] % stride or xs[columns[0]] % stride:
                 top, left = ys[rows[0]], xs[columns[0]]
-                dense = encoder.dense(images[:, :, top : ys[rows[-1]] + K, left : xs[columns[-1]] + K])[scale]
+                dense = encoder.dense(images[:, :, top : ys[rows[-1]] + K, left : xs[columns[-1]] + K], [scale])[scale]
             i = torch.tensor([(ys[row] - top) // stride for row in rows])
             j = torch.tensor([(xs[column] - left) // stride for column in columns])
             picked = dense[:, :, i[:, None], j[None, :]].permute(0, 2, 3, 1)  # (B, rows, columns, D)
@@ -105,7 +105,7 @@ def embed(
         for start in range(0, count, at_once):
             part = slice(start, start + at_once)
             images = torch.from_numpy(standardise(pixels[part, *tile], mean[tile])).to(device)
-            dense = encoder.dense(images)  # one forward serves every scale
+            dense = encoder.dense(images, grids)  # one forward serves every scale
             for name, grid in grids.items():
                 ys, xs = tuple(y - top for y in grid.ys[rows[name]]), tuple(x - left for x in grid.xs[columns[name]])
                 if ys and xs:

@@ -4,7 +4,7 @@ A new encoder is a file beside this one and a line in the package's CLASSES.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -53,8 +53,11 @@ class Encoder(nn.Module, ABC):
         """Patches (B, 3, K, K) of a scale → features (B, D)."""
 
     @abstractmethod
-    def dense(self, images: Tensor) -> dict[str, Tensor]:
-        """Images (B, 3, H, W) → for each scale whose patches fit, (B, D, (H-K)//stride+1, (W-K)//stride+1)."""
+    def dense(self, images: Tensor, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Images (B, 3, H, W) → for each scale whose patches fit, (B, D, (H-K)//stride+1, (W-K)//stride+1).
+
+        With `wanted`, these scales alone; what only others need is not computed.
+        """
 
 
 def initialise(module: nn.Module, last: frozenset[nn.Module]) -> None:

@@ -1,7 +1,7 @@
 """Features that nothing has to be trained for: local energies and colours, whitened by the good images."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 
 import torch
@@ -47,7 +47,7 @@ class FixedEncoder(Encoder):
         """Patches (B, 3, 46, 46) → features (B, D)."""
         return self.dense(patches)[scale][:, :, 0, 0]
 
-    def dense(self, images: Tensor) -> dict[str, Tensor]:
+    def dense(self, images: Tensor, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
         """Images (B, 3, H, W) → {"fixed": (B, D, (H-46)//2+1, (W-46)//2+1)}."""
         described = self._described(images) - self.mean[:, None, None]
         return {"fixed": torch.einsum("bchw,cd->bdhw", described, self.whitening).contiguous()}

@@ -1,6 +1,6 @@
 """The encoder without a hierarchy that Table S2 of Patch SVDD compares with."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 
 import torch
@@ -29,7 +29,7 @@ class FlatEncoder(Encoder):
         """Patches (B, 3, 64, 64) → features (B, D)."""
         return self.dense(patches)[scale][:, :, 0, 0]
 
-    def dense(self, images: Tensor) -> dict[str, Tensor]:
+    def dense(self, images: Tensor, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
         """Images (B, 3, H, W) → {"big": (B, D, (H-64)//8+1, (W-64)//8+1)}."""
         x = images
         for conv in (self.conv1, self.conv2, self.conv3):

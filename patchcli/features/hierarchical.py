@@ -1,6 +1,6 @@
 """The paper's encoder (Patch SVDD, Sect. 3.3; networks: supplement S3.2)."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import pairwise
 from typing import ClassVar
 
@@ -54,10 +54,13 @@ class HierarchicalEncoder(Encoder):
         features = self.enc(quadrants).view(B, 2, 2, -1).permute(0, 3, 1, 2)  # (B, D, 2, 2)
         return self._join(features, 1)[:, :, 0, 0]
 
-    def dense(self, images: Tensor) -> dict[str, Tensor]:
+    def dense(self, images: Tensor, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
         """Images (B, 3, H, W) → per scale (B, D, (H-K)//2+1, (W-K)//2+1); big only where a 64×64 patch fits."""
+        wanted = {"big", "small"} if wanted is None else {"big", "small"}.intersection(wanted)
+        if not wanted:
+            return {}
         rows, columns = ((side - 32) // self.stride + 1 for side in images.shape[-2:])
         small: Tensor = self.enc(images)[:, :, :rows, :columns]  # the receptive field is 31: an odd side has margin
-        if min(images.shape[-2:]) < self.scales["big"].K:
-            return {"small": small}
-        return {"big": self._join(small, 32 // self.stride), "small": small}
+        fits = min(images.shape[-2:]) >= self.scales["big"].K
+        big = {"big": self._join(small, 32 // self.stride)} if fits and "big" in wanted else {}
+        return big | ({"small": small} if "small" in wanted else {})

@@ -1,6 +1,6 @@
 """The paper's encoder, which training teaches, and the fixed features beside it, as a third scale."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 
 from torch import Tensor
@@ -27,11 +27,12 @@ class HybridEncoder(HierarchicalEncoder):
         """Patches (B, 3, K, K) → features (B, D)."""
         return self.fixed(patches, scale) if scale in self.fixed.scales else super().forward(patches, scale)
 
-    def dense(self, images: Tensor) -> dict[str, Tensor]:
+    def dense(self, images: Tensor, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
         """Images (B, 3, H, W) → for each scale whose patches fit, (B, D, (H-K)//2+1, (W-K)//2+1).
 
         While it is in training mode, the learned scales alone.
         """
-        learned = super().dense(images)
+        learned = super().dense(images, wanted)
         fits = min(images.shape[-2:]) >= self.scales["fixed"].K
-        return {**learned, **self.fixed.dense(images)} if fits and not self.training else learned
+        unlearned = fits and not self.training and (wanted is None or "fixed" in wanted)
+        return learned | self.fixed.dense(images) if unlearned else learned

@@ -1,6 +1,6 @@
 """Dense embedding against cutting every patch out of the image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -114,9 +114,9 @@ def test_no_tf32(random_encoder: Callable[..., Encoder], monkeypatch: pytest.Mon
     encoder, seen = random_encoder("hierarchical"), []
     dense = encoder.dense
 
-    def spy(images: torch.Tensor) -> dict[str, torch.Tensor]:
+    def spy(images: torch.Tensor, wanted: Collection[str]) -> dict[str, torch.Tensor]:
         seen.append(torch.backends.cudnn.allow_tf32)
-        return dense(images)
+        return dense(images, wanted)
 
     monkeypatch.setattr(encoder, "dense", spy)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)

@@ -38,6 +38,25 @@ def test_dense_leaves_out_a_scale_that_does_not_fit(random_encoder: Callable[...
     assert random_encoder("hierarchical").dense(torch.zeros(1, 3, 63, 80)).keys() == {"small"}
 
 
+@pytest.mark.parametrize("architecture", ENCODERS)
+@torch.inference_mode()
+def test_dense_gives_what_is_wanted_bit_for_bit(random_encoder: Callable[..., Encoder], architecture: str) -> None:
+    encoder, images = random_encoder(architecture), torch.rand(1, 3, 70, 80) - 0.5
+    whole = encoder.dense(images)
+    for name in encoder.scales:
+        part = encoder.dense(images, [name])
+        assert part.keys() == {name}
+        assert torch.equal(part[name], whole[name])
+
+
+@pytest.mark.parametrize(("wanted", "unused"), [("fixed", "enc"), ("small", "conv2"), ("big", "fixed"), ("small", "fixed")])
+@torch.inference_mode()
+def test_dense_leaves_out_layers_that_are_not_needed(random_encoder: Callable[..., Encoder], wanted: str, unused: str) -> None:
+    encoder = random_encoder("hybrid")
+    setattr(encoder, unused, None)  # to call it would raise
+    assert encoder.dense(torch.zeros(1, 3, 64, 64), [wanted]).keys() == {wanted}
+
+
 @torch.inference_mode()
 def test_a_big_feature_depends_on_all_four_quadrants(random_encoder: Callable[..., Encoder]) -> None:
     encoder = random_encoder("hierarchical")
