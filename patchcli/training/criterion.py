@@ -20,7 +20,7 @@ from patchcli.datasets.images import Pixels
 from patchcli.detection import maps, metrics
 from patchcli.errors import TrainingError
 from patchcli.features.dense import embed
-from patchcli.features.encoder import Encoder
+from patchcli.features.encoder import Encoder, Scale
 from patchcli.features.grid import PatchGrid
 from patchcli.training import defects
 from patchcli.training.images import GoodImages
@@ -68,27 +68,33 @@ class Validation:
         self.bank, self.mean = bank, mean
         self.queries = np.concatenate([good, np.stack([pixels for pixels, _ in damaged])])
         self.masks = np.concatenate([np.zeros(good.shape[:3], bool), np.stack([mask for _, mask in damaged])])
+        self._unlearned: dict[str, NDArray[np.float32]] = {}  # maps of what training does not change
 
     def judge(self, encoder: Encoder, device: torch.device) -> Judgement:
         """Score the queries against the bank. Raises ValueError if the map is not finite."""
         encoder = copy.deepcopy(encoder).eval()
+        if encoder.unlearned and not self._unlearned:
+            self._unlearned, _ = self._maps(encoder, encoder.unlearned, device)
+        learned, shapes = self._maps(encoder, encoder.learned, device)
+        found = self._pixel_auroc(maps.multiply(learned, dict.fromkeys(learned, 1.0)))
+        exponents = self._best_maps({**learned, **self._unlearned}) if self._unlearned else {}
+        ranks, spreads = zip(*shapes, strict=True)
+        return Judgement(found, min(ranks), min(spreads), exponents)
+
+    def _maps(
+        self, encoder: Encoder, scales: Mapping[str, Scale], device: torch.device
+    ) -> tuple[dict[str, NDArray[np.float32]], list[tuple[float, float]]]:
+        """The queries' map of each scale, and the `shape` of its bank."""
         height, width = self.mean.shape[:2]
-        grids = {name: PatchGrid(height, width, scale.K, scale.judged or scale.S) for name, scale in encoder.scales.items()}
+        grids = {name: PatchGrid(height, width, scale.K, scale.judged or scale.S) for name, scale in scales.items()}
         bank, queries = (embed(encoder, pixels, self.mean, grids, device) for pixels in (self.bank, self.queries))
-        of_scale, ranks, spreads = {}, [], []
+        of_scale, shapes = {}, []
         for name, grid in grids.items():
-            scale = encoder.scales[name]
             normal, patches = bank[name].flatten(0, 2), queries[name].flatten(0, 2)
             distances = torch.cat([torch.cdist(part, normal).amin(1) for part in torch.split(patches, 1024)])
-            of_scale[name] = maps.spread(distances.view(queries[name].shape[:3]).cpu().numpy(), grid, scale.focus)
-            if scale.learned:
-                rank, spread = shape(normal)
-                ranks.append(rank)
-                spreads.append(spread)
-        learned = dict.fromkeys(encoder.learned, 1.0)
-        found = self._pixel_auroc(maps.multiply(of_scale, learned))
-        exponents = {} if learned.keys() == of_scale.keys() else self._best_maps(of_scale)
-        return Judgement(found, min(ranks), min(spreads), exponents)
+            of_scale[name] = maps.spread(distances.view(queries[name].shape[:3]).cpu().numpy(), grid, scales[name].focus)
+            shapes.append(shape(normal))
+        return of_scale, shapes
 
     def _best_maps(self, of_scale: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
         """The exponents of the product, of some of the maps or all, that finds the defects best.
