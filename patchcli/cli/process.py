@@ -31,11 +31,13 @@ def run(app: Callable[[], Any]) -> NoReturn:
 def _set_up_libraries() -> None:
     """What must be set before anything heavy is imported; what the user has set stays.
 
-    OpenMP's threads that have nothing to do sleep: when they spin, they take the cores from the other jobs of the machine.
+    Threads of OpenMP (PyTorch's) that have nothing to do sleep: when they spin, they take the cores from other threads and
+    other jobs. OpenBLAS (NumPy's) has no threads: its products are small here, and its threads spin after each.
     Most objects are those of imported modules, and last: the garbage collector looks for cycles less often than after every
     700th of them, and not at exit.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
 
