@@ -116,8 +116,8 @@ Threads = Annotated[
         "--threads",
         metavar="N",
         rich_help_panel=COMPUTATION,
-        help="CPU threads that compute; reading and writing take others. To run several jobs on one machine, share out its "
-        "cores. [default: all cores]",
+        help="CPU threads of each step; reading, embedding, searching and writing overlap. To run several jobs on one "
+        "machine, share out its cores. [default: all cores]",
     ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write anomaly maps (float32 TIFF) below this folder.")]

@@ -16,7 +16,7 @@ from patchcli.datasets.images import Pixels, levels, strips
 _ANCHORS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], np.float32)
 
 
-OVERLAID = 1 << 20  # pixels that are drawn at a time
+OVERLAID = 1 << 16  # pixels that are drawn at a time: what is in the cache is drawn faster
 SIDE = 1024  # pixels a side of a picture of the page, at most
 SMALLEST = 64  # and at least, however many there are
 TITLE = 100  # letters of a title; a longer one loses its middle
