@@ -249,6 +249,7 @@ RUNS = {
     ),
     "benchmarks/embedding.py": ((1, 64), "times the best per-patch way"),
     "benchmarks/metrics.py": ((4,), "MB resident"),
+    "benchmarks/processes.py": (("patchcli.zarr", "line3", "--rounds", 1), "one image"),
     "benchmarks/search.py": (("patchcli.zarr",), "faiss"),
     "benchmarks/textures.py": (("textures", "brick", "grain"), ""),
     "benchmarks/objects.py": (("objects", "duck"), ""),
