@@ -32,6 +32,8 @@ COLLAPSES_FROM = 150  # the step from which features that are nearly a line or a
 LEAST_RANK, LEAST_SPREAD = 1.5, 1e-3  # features below these are nearly a line or a point
 BANK, COPIES = 24, 4  # images in the bank, at most; damaged copies of each validation image
 WINDOW = 256  # pixels a side: only the middle of larger images counts
+SURE = 2  # standard errors by which fewer maps must be better than all
+BINS = 1000  # of a histogram of map values
 TINY = 1e-12
 SEED = 1  # the same defects whatever the seed of training
 
@@ -64,10 +66,11 @@ class Validation:
         good, bank = (part[:, top : top + WINDOW, left : left + WINDOW] for part in (good, bank))
         mean = mean[top : top + WINDOW, left : left + WINDOW]
         rng = np.random.default_rng(SEED)
-        damaged = [defects.damage(rng, image, bank[rng.integers(len(bank))], 1) for image in good for _ in range(COPIES)]
+        damaged = [defects.damage_part(rng, image, bank[rng.integers(len(bank))]) for image in good for _ in range(COPIES)]
         self.bank, self.mean = bank, mean
         self.queries = np.concatenate([good, np.stack([pixels for pixels, _ in damaged])])
         self.masks = np.concatenate([np.zeros(good.shape[:3], bool), np.stack([mask for _, mask in damaged])])
+        self._of = np.concatenate([np.arange(len(good)), np.repeat(np.arange(len(good)), COPIES)])  # the image of each query
         self._unlearned: dict[str, NDArray[np.float32]] = {}  # maps of what training does not change
 
     def judge(self, encoder: Encoder, device: torch.device) -> Judgement:
@@ -97,24 +100,45 @@ class Validation:
         return of_scale, shapes
 
     def _best_maps(self, of_scale: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
-        """The exponents of the product, of some of the maps or all, that finds the defects best.
+        """The exponents of the product of all maps, or of fewer where that finds the defects better, by more than chance.
 
         An exponent is in proportion to the inverse of how much the logarithm of its map varies over the good images, so that no
-        map drowns another. They add up to 1: the product is a geometric mean.
+        map drowns another. They add up to 1: the product is a geometric mean. Of the choices within SURE standard errors of the
+        best, one with the most maps is taken (after Breiman et al. 1984); the errors are the jackknife's over the validation
+        images.
         """
-        good = len(self.masks) // (1 + COPIES)
+        good = int(self._of.max()) + 1
         weights = {name: 1 / (float(np.log(values[:good] + TINY).std()) + TINY) for name, values in of_scale.items()}
         choices = []
         for size in range(len(weights), 0, -1):
             for names in combinations(weights, size):
                 total = sum(weights[name] for name in names)
                 choices.append({name: weights[name] / total for name in names})
-        return max(choices, key=lambda exponents: self._figure(maps.multiply(of_scale, exponents)))
+        figures = np.array([self._figures(maps.multiply(of_scale, exponents)) for exponents in choices])
+        lacks = figures[figures[:, 0].argmax()] - figures
+        errors = lacks[:, 1:].std(axis=1) * np.sqrt(good - 1) if good > 1 else np.full(len(lacks), np.inf)
+        within = np.flatnonzero(lacks[:, 0] <= SURE * errors)
+        return choices[min(within, key=lambda index: (-len(choices[index]), lacks[index, 0]))]
 
-    def _figure(self, found: NDArray[np.float32]) -> float:
-        """Mean of pixel and image AUROC."""
+    def _figures(self, found: NDArray[np.float32]) -> list[float]:
+        """Mean of pixel and image AUROC: of all queries, then without those of each validation image in turn.
+
+        The pixel AUROC is that of a histogram of BINS bins.
+        """
         damaged, scores = (part.reshape(len(part), -1).max(axis=1) for part in (self.masks, found))
-        return (self._pixel_auroc(found) + (metrics.auroc(damaged, scores) or 0.5)) / 2
+        edges = np.quantile(found[:, ::2, ::2], np.linspace(0, 1, BINS + 1)[1:-1])
+        good, bad = np.empty((2, len(found), BINS))
+        for index, (values, mask) in enumerate(zip(found, self.masks, strict=True)):
+            bins = np.searchsorted(edges, values)
+            good[index], bad[index] = (np.bincount(bins[part], minlength=BINS) for part in (~mask, mask))
+        figures = []
+        for left_out in (-1, *np.unique(self._of)):
+            kept = self._of != left_out
+            below, above = good[kept].sum(axis=0), bad[kept].sum(axis=0)
+            pairs = below.sum() * above.sum()
+            pixels = above @ (below.cumsum() - below / 2) / pairs if pairs else 0.5
+            figures.append((pixels + (metrics.auroc(damaged[kept], scores[kept]) or 0.5)) / 2)
+        return figures
 
     def _pixel_auroc(self, found: NDArray[np.float32]) -> float:
         return metrics.auroc(self.masks.ravel(), found.ravel()) or 0.5

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from patchcli.datasets.images import Pixels, levels
 
 VISIBLE = 8  # grey levels: a pixel that is changed by less is not part of a defect
+PLAIN = 0.5  # of an image's upper quartile of detail: on ground with less, fewer defects are drawn
+LEAST = 0.1  # of the defects, that are drawn on ground without any
 
 Floats = NDArray[np.float64]
 
@@ -120,6 +122,18 @@ KINDS: dict[str, Callable[[np.random.Generator, Floats, Floats], Floats]] = {
     "paste": _paste, "scar": _scar, "noise": _noise, "smear": _smear, "stain": _stain,
     "blend": _blend, "faint": _faint, "speck": _speck,
 }  # fmt: skip
+
+
+def damage_part(rng: np.random.Generator, pixels: Pixels, other: Pixels) -> tuple[Pixels, NDArray[np.bool_]]:
+    """As `damage` with one defect, but seldom on plain ground, which is likely to lie behind a part: there the least scratch
+    is easy to find, and says nothing of how well defects of the part are found."""
+    grey = levels(pixels).mean(axis=2, keepdims=True, dtype=np.float64)
+    detail = np.sqrt((_blur(grey**2, 4) - _blur(grey, 4) ** 2).clip(0))[..., 0]
+    likely = (detail / max(PLAIN * np.quantile(detail, 0.75), 1e-9)).clip(LEAST, 1)
+    while True:
+        damaged, mask = damage(rng, pixels, other, 1)
+        if rng.random() < (likely[mask].mean() if mask.any() else LEAST):
+            return damaged, mask
 
 
 def damage(rng: np.random.Generator, pixels: Pixels, other: Pixels, count: int) -> tuple[Pixels, NDArray[np.bool_]]:

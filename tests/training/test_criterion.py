@@ -117,3 +117,29 @@ def test_exponents_only_where_there_is_a_choice(validation: Validation, random_e
     exponents = validation.judge(random_encoder("hybrid"), CPU).exponents
     assert exponents
     assert exponents.keys() <= {"big", "small", "fixed"}
+
+
+def test_maps_are_left_out_only_where_that_is_better_by_more_than_chance(validation: Validation) -> None:
+    """Within two standard errors, by the jackknife over the two validation images, all maps are used."""
+    rng = np.random.default_rng(0)
+    noise = np.exp(rng.normal(size=(2, *validation.masks.shape))).astype(np.float32)
+    seen = np.where(validation.masks, 3, 1) * noise[0]
+    copies = [slice(2 + of * criterion.COPIES, 2 + (of + 1) * criterion.COPIES) for of in (0, 1)]
+    uneven = noise[1].copy()  # of the two images' defects, it hides the one's and shows the other's
+    uneven[copies[0]] = np.where(validation.masks, 1e-3, noise[1])[copies[0]]
+    uneven[copies[1]] = np.where(validation.masks, 1e3, noise[1])[copies[1]]
+    assert validation._best_maps({"big": seen, "small": uneven}).keys() == {"big", "small"}
+    useless = np.where(validation.masks, 1e-3, noise[1])
+    assert validation._best_maps({"big": seen, "small": useless}).keys() == {"big"}
+
+
+def test_the_figures_of_a_choice_are_scikit_learns_leaving_out_each_image(validation: Validation) -> None:
+    found = np.random.default_rng(0).gamma(1 + validation.masks).astype(np.float32)
+    of = np.array([0, 1, *[0] * criterion.COPIES, *[1] * criterion.COPIES])
+    wanted = []
+    for kept in (of >= 0, of != 0, of != 1):
+        masks, maps = validation.masks[kept], found[kept]
+        images = roc_auc_score(masks.any(axis=(1, 2)), maps.max(axis=(1, 2)))
+        wanted.append((roc_auc_score(masks.ravel(), maps.ravel()) + images) / 2)
+    np.testing.assert_allclose(validation._figures(found), wanted, atol=1e-3)
+    assert np.ptp(wanted) > 0.01

@@ -37,3 +37,16 @@ def test_every_kind_shows_and_is_local(kind: str) -> None:
         seen += (change > defects.VISIBLE).any()
         assert (change > defects.VISIBLE).mean() < 0.5
     assert seen >= 8  # some lie at the edge
+
+
+def test_few_defects_lie_on_plain_ground() -> None:
+    """As behind a part that fills the left half; on a constant image they lie anywhere."""
+    pixels = image(4, 96, 128)
+    pixels[:, 64:] = 20
+    rng, middles = np.random.default_rng(0), []
+    for _ in range(100):
+        _, mask = defects.damage_part(rng, pixels, image(5, 96, 128))
+        middles.append(np.nonzero(mask)[1].mean() if mask.any() else 128)
+    assert 0 < np.mean(np.array(middles) > 70) < 0.25
+    damaged, mask = defects.damage_part(rng, np.full((96, 128, 3), 90, np.uint8), pixels)
+    assert (np.abs(damaged.astype(int) - 90).max(axis=2) > defects.VISIBLE).sum() == mask.sum()
