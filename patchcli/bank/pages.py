@@ -33,7 +33,7 @@ def read(bank: Bank, scale: str, budget: int) -> Pages:
 
     def load(number: int) -> Page:
         try:
-            return Page.stored(**bank.read_page(scale, number)).checked(bank.D, bank.images * bank.patches(scale))
+            return Page.stored(index.axes, **bank.read_page(scale, number)).checked(bank.D, bank.images * bank.patches(scale))
         except (ValueError, TypeError, IndexError) as error:
             if isinstance(error, StoreError):
                 raise

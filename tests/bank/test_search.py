@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from patchcli.bank import search as neighbours
 from patchcli.bank import thinning as cover
 from patchcli.bank.search import METHODS, brute, keops, kernels, pruned, trees
+from patchcli.bank.search.lanes import LANES
 from patchcli.bank.search.streaming import Streaming
 from patchcli.bank.search.trees import Axes, Page, Pages, page_bytes
 from patchcli.errors import InputError
@@ -188,6 +190,28 @@ def test_pruned_over_many_pages_and_threads(kind: object, threads: int, monkeypa
 
 
 @pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("D", [2, 17, 64, 130])
+@pytest.mark.parametrize("Q", [1, 16, 37])
+def test_pruned_at_any_length(D: int, Q: int) -> None:
+    rng = np.random.default_rng(D)
+    assert_exact("pruned", (3 * rng.normal(size=(Q, D)), rng.normal(size=(300, D))), [100])
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_an_index_of_an_earlier_version_is_searched() -> None:
+    """Its axes are no more than the boxes need."""
+    queries, bank = tensors(random(np.random.default_rng(5), 30, 300))
+    queries, bank = queries.repeat(1, 5), torch.cat([bank, bank.roll(1, 0), bank.roll(2, 0), bank**2, bank**3], 1)
+    whole, written = paged(bank, [torch.arange(300)])
+    axes = Axes(whole.index.axes.centre, whole.index.axes.axes[:, : kernels.COORDS - 1])
+    stored = {p: Page.stored(axes, **{name: getattr(page, name) for name in Page.STORED}) for p, page in written.items()}
+    assert {page.blocks.shape[0] for page in stored.values()} == {1}
+    pages = Pages(replace(whole.index, axes=axes).checked(5 * D), stored.__getitem__, 0)
+    for found, wanted in zip(pruned.search(queries, pages), pruned.search(queries, whole), strict=True):
+        assert torch.equal(found, wanted)
+
+
+@pytest.mark.usefixtures("small_pages")
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(KINDS), st.integers(1, 400), st.integers(0, 5000), st.integers(0, 2**31))
 def test_every_vector_is_in_one_page_whatever_the_budget(kind: object, M: int, budget: int, seed: int) -> None:
@@ -208,9 +232,35 @@ def test_coordinates_are_never_farther_than_vectors(kind: object, M: int, seed: 
     axes = Axes.fit(bank.numpy())
     points, coords = axes.coords(queries.numpy()), axes.coords(bank.numpy())
     radius = np.sqrt(np.square(coords, dtype=np.float64).sum(1)).max()
-    for a, b in ((points, coords), (trees.heads_of(points), trees.heads_of(coords))):
-        lower = np.sqrt(((a[:, None] - b[None]).astype(np.float64) ** 2).sum(2))
-        assert (lower <= np.sqrt(squared_distances(queries, bank)) + trees.slack_of(points, radius)[:, None]).all()
+    lower = np.sqrt(((points[:, None] - coords[None]).astype(np.float64) ** 2).sum(2))
+    assert (lower <= np.sqrt(squared_distances(queries, bank)) + trees.slack_of(points, radius)[:, None]).all()
+
+
+@pytest.mark.usefixtures("small_pages")
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(KINDS), st.integers(1, 200), st.sampled_from([1.0, 1e-3, 1e3]), st.integers(0, 2**31))
+def test_whole_numbers_never_pass_over_a_vector(kind: object, M: int, stretched: float, seed: int) -> None:
+    """After each group, the sum of a vector in a block is within the limit of its own distance."""
+    queries, bank = tensors(tuple(np.tile(values, 5) for values in kind(np.random.default_rng(seed), 10, M)))
+    queries *= stretched
+    pages, _ = paged(bank, [torch.arange(M)])
+    axes, squared = pages.index.axes, squared_distances(queries, bank)
+    turned, points = axes.turned(queries.numpy()), axes.coords(queries.numpy())
+    slack = trees.slack_of(points, pages.index.radius)
+    for page in pages:
+        groups, count, _ = page.blocks.shape
+        norms = page.blocks[:, :, :LANES].reshape(groups, -1).cumsum(0)  # (groups, rows)
+        whole = page.blocks[:, :, LANES:].copy().view(np.int16).reshape(groups, count, LANES // 2, LANES, 2)
+        whole = whole.transpose(1, 3, 0, 2, 4).reshape(count * LANES, groups, LANES).astype(np.int64)
+        ints, squares, limits = np.zeros(groups * LANES, np.int16), np.zeros(groups), np.zeros(groups, np.int32)
+        for query in range(len(queries)):
+            kernels._whole(turned[query], page.scale, ints, squares)
+            sums = norms + (whole * ints.reshape(groups, LANES)).sum(2).cumsum(1).T
+            assert np.abs(sums[:, : len(page.ids)]).max() < kernels.MOST
+            for row, number in enumerate(page.ids):
+                kernels._limits(squared[query, number], slack[query], page.scale, squares, limits)
+                assert (sums[:, row] <= limits).all()
+            assert (sums[0, len(page.ids) :] > kernels.MOST).all()  # no vector there
 
 
 @pytest.mark.usefixtures("small_pages")
@@ -237,7 +287,7 @@ def test_float16_pages_are_searched_as_stored(method: str, request: pytest.Fixtu
     bank = bank.half().float()
     pages, written = paged(bank, [torch.arange(300)])
     halves = {p: {**vars(page), "vectors": page.vectors.astype(np.float16)} for p, page in written.items()}
-    stored = {p: Page.stored(**{name: values[name] for name in Page.STORED}) for p, values in halves.items()}
+    stored = {p: Page.stored(pages.index.axes, **{name: values[name] for name in Page.STORED}) for p, values in halves.items()}
     reread = Pages(pages.index, stored.__getitem__, 0)
     distance, index = neighbours.method(method)(reread, CPU, 1 << 30)(queries)
     squared = squared_distances(queries, bank)
@@ -383,16 +433,6 @@ def test_choose_by_device() -> None:
     assert neighbours.choose("brute", CPU, D) == ("brute", "")
     assert neighbours.choose("auto", CPU, D) == ("pruned", "")
     assert neighbours.choose("pruned", CUDA, D) == ("pruned", "")
-
-
-def test_auto_prunes_only_where_there_is_something_to_skip() -> None:
-    rng = np.random.default_rng(0)
-    whitened = torch.from_numpy(rng.normal(size=(500, 64)).astype(np.float32))
-    curved = torch.from_numpy(np.tanh(rng.normal(size=(500, 8)) @ rng.normal(size=(8, 64)) / 5).astype(np.float32))
-    for bank, chosen in ((whitened, "brute"), (curved, "pruned"), (torch.ones(5, 64), "pruned")):
-        pages, _ = paged(bank, [torch.arange(len(bank))])
-        assert neighbours.suited("pruned", pages) == chosen
-        assert neighbours.suited("keops", pages) == "keops"
 
 
 def test_choose_takes_keops_where_it_works(compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     import torch
 
     from patchcli.bank.search.base import Search
-    from patchcli.bank.search.trees import Pages
-
-LOOSE = 0.7  # of the vectors' variance: where their coordinates hold less, `pruned` can skip too little to pay
 
 # The names that a user gives; each is a module here, with the class of this name.
 METHODS = {"pruned": "Pruned", "brute": "Brute", "keops": "KeOps"}
@@ -39,14 +36,3 @@ def choose(name: str, device: "torch.device", D: int) -> tuple[str, str]:
     chosen = next(one for one in candidates if not problems.setdefault(one, method(one).problem(device, D)))
     problem = problems[candidates[0]]
     return chosen, f"{problem}; searching with {chosen}, which is exact too" if problem else ""
-
-
-def suited(name: str, pages: "Pages") -> str:
-    """The search that "auto" takes for one scale: `name`, or brute force where pruning would find little to skip.
-
-    Learned features lie near a manifold of few dimensions; whitened ones vary alike in all.
-    """
-    if name != "pruned":
-        return name
-    squares = pages[0].coords.astype("f8") ** 2
-    return name if squares[:, :-1].sum() >= LOOSE * squares.sum() else "brute"

@@ -1,8 +1,9 @@
-"""Compiled loops of the pruned search and of the k-centre selection. The only import of numba.
+"""Compiled loops of the pruned search and of the k-centre selection. With lanes, the only import of numba.
 
 A page is a k-d tree over `coords` (n, 16): rows start[i]:stop[i] lie in node i, inside the box lo[i], hi[i]; its
 children are 2i+1 and 2i+2; `kind` says INNER, LEAF, or SAME (all vectors equal, ids ascending: one distance serves all).
-`heads` holds each leaf's first HEAD coordinates, dimension by dimension. The loops release the GIL.
+`blocks` (groups, n / 16, WORDS) holds all principal coordinates, 16 a group, as whole multiples of `scale`, of 16 rows a block.
+The loops release the GIL.
 """
 
 from typing import Any
@@ -10,7 +11,12 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-COORDS, HEAD = 16, 8
+from patchcli.bank.search.lanes import LANES, WORDS, below, lowest, to_box, within
+
+COORDS = 16
+RANGE = 5000  # the largest norm of a page's vectors, as a multiple of the scale
+FARTHEST = 32000  # the same of queries: int16 holds their coordinates
+MOST = 2**29  # above every sum of a block, which is below RANGE² / 2 + RANGE · FARTHEST
 INNER, LEAF, SAME = 0, 1, 2
 RELATIVE = 1 + 2.0**-18  # 16 float32 squares and their sum are off by less
 TINY = 1e-37  # squares below are no normal float32 numbers
@@ -60,20 +66,6 @@ def _direct(a, b):
     return total
 
 
-@_sum
-def _head_distances(heads, first, size, point, out):
-    """Squared distances of a leaf's `size` vectors to a point, over the first HEAD coordinates."""
-    out[:] = 0
-    for k in range(0, HEAD, 4):
-        base = first * HEAD + k * size
-        row0, row1 = heads[base : base + size], heads[base + size : base + 2 * size]
-        row2, row3 = heads[base + 2 * size : base + 3 * size], heads[base + 3 * size : base + 4 * size]
-        p0, p1, p2, p3 = point[k], point[k + 1], point[k + 2], point[k + 3]
-        for j in range(size):
-            d0, d1, d2, d3 = row0[j] - p0, row1[j] - p1, row2[j] - p2, row3[j] - p3
-            out[j] += d0 * d0 + d1 * d1 + d2 * d2 + d3 * d3
-
-
 @_loop
 def _reach(squared, slack):
     """The least squared distance of coordinates at which vectors cannot be nearer than `squared`, for rounding."""
@@ -89,71 +81,153 @@ def to_boxes(low, high, points, out):
 
 
 @_loop
-def home_leaves(low, high, kind, points, rows, out):
-    """A leaf near each of the chosen points: neighbours in this order visit much the same leaves."""
+def home_leaves(vectors, ids, coords, tree, queries, points, rows, skip, best, index, out):
+    """A leaf near each of the chosen points: neighbours in this order visit much the same leaves.
+
+    Where nothing is found yet, the vector of the leaf with the nearest coordinates is.
+    """
+    low, high, start, stop, kind = tree
     for t in range(len(rows)):
-        node, point = 0, points[rows[t]]
+        i, node = rows[t], 0
+        point = points[i]
         while kind[node] == INNER:
             left = 2 * node + 1
             nearer = _to_box(low[left], high[left], point) <= _to_box(low[left + 1], high[left + 1], point)
             node = left if nearer else left + 1
         out[t] = node
+        if best[i] < np.inf:
+            continue
+        nearest, row = np.float32(np.inf), -1
+        for j in range(start[node], stop[node]):
+            squared = _between(coords[j], point)
+            if squared < nearest and not skip[0] <= ids[j] < skip[1]:
+                nearest, row = squared, j
+        if row >= 0:
+            best[i], index[i] = _direct(queries[i], vectors[row]), ids[row]
 
 
 @_loop
-def search(vectors, ids, coords, heads, tree, queries, points, point_heads, slack, rows, skip, best, index):
-    """Lower best (Q,) and index (Q,) to the page's nearest vectors, for the query rows, without ids skip[0] to skip[1] - 1."""
+def lay(turned, scale, blocks):
+    """Write coordinates (n, 16 · groups) as blocks; lanes beyond n are above every limit."""
+    halves = blocks.view(np.int16)
+    for row in range(len(turned)):
+        b, lane, before = row // LANES, row % LANES, 0
+        square = 0
+        for k in range(turned.shape[1]):
+            group, at = k // LANES, k % LANES
+            whole = np.int64(np.rint(turned[row, k] / scale))
+            halves[group, b, 2 * LANES + at // 2 * 2 * LANES + 2 * lane + at % 2] = whole
+            square += whole * whole
+            if at == LANES - 1:
+                blocks[group, b, lane] = square // 2 - before
+                before = square // 2
+    for row in range(len(turned), blocks.shape[1] * LANES):
+        blocks[0, row // LANES, row % LANES] = 2 * MOST - 1
+
+
+@_loop
+def _whole(turned, scale, ints, squares):
+    """A query (16 · groups,) as negated whole numbers, and the squared norm up to each group.
+
+    A query beyond FARTHEST is moved to it: this brings it no farther from any vector of the page.
+    """
+    norm = 0.0
+    for k in range(len(turned)):
+        norm += (turned[k] / scale) ** 2
+    shrink, square = min(1.0, FARTHEST / np.sqrt(max(norm, 1.0))), 0.0
+    for k in range(len(turned)):
+        whole = np.rint(turned[k] / scale * shrink)
+        ints[k] = -whole
+        square += whole * whole
+        if k % LANES == LANES - 1:
+            squares[k // LANES] = square
+
+
+@_loop
+def _limits(squared, slack, scale, squares, limits):
+    """The sums of a block, after each group, above which vectors cannot be nearer than `squared`.
+
+    Rounding moves each of two points of 16g coordinates by at most √(16g) / 2.
+    """
+    for group in range(len(squares)):
+        most = (np.sqrt(squared) + slack) / scale + np.sqrt(LANES * (group + 1.0))
+        limits[group] = min(np.floor((most * most * (1 + 2.0**-40) - squares[group]) / 2), MOST)
+
+
+@_loop
+def search(vectors, ids, blocks, scale, tree, queries, points, turned, slack, rows, skip, best, index):
+    """Lower best (Q,) and index (Q,) to the page's nearest vectors, for the query rows, without ids skip[0] to skip[1] - 1.
+
+    Sixteen queries go through the tree together, so that what they read of it stays at hand.
+    """
     low, high, start, stop, kind = tree
-    skip_from, skip_to = skip
-    stack = np.empty(256, np.int64)
-    bounds = np.empty(256, np.float32)
-    scratch = np.empty(max(1, np.max(stop - start)), np.float32)
-    for i in rows:
-        query, point, head = queries[i], points[i], point_heads[i]
-        nearest, number = best[i], index[i]
-        reach = _reach(nearest, slack[i])
-        stack[0], bounds[0], top = 0, _to_box(low[0], high[0], point), 1
+    groups, count, _ = blocks.shape
+    flat, K = blocks.reshape(-1), LANES * groups
+    stack, bounds = np.empty(256, np.int64), np.empty(257 * LANES, np.float32)
+    lanes, reach = np.zeros((COORDS, LANES), np.float32), np.empty(LANES, np.float32)
+    ints, squares = np.zeros((LANES, K), np.int16), np.zeros((LANES, groups))
+    limits, sums = np.zeros((LANES, groups), np.int32), np.zeros(LANES, np.int32)
+    wholes = ints.reshape(-1)
+    for begin in range(0, len(rows), LANES):
+        some = rows[begin : begin + LANES]
+        reach[:] = -1  # of lanes without a query
+        for lane in range(len(some)):
+            i = some[lane]
+            lanes[:, lane] = points[i]
+            _whole(turned[i], scale, ints[lane], squares[lane])
+            _limits(best[i], slack[i], scale, squares[lane], limits[lane])
+            reach[lane] = _reach(best[i], slack[i])
+        stack[0], top = 0, 1
+        to_box(low, high, 0, lanes, reach, bounds, 0)
         while top:
             top -= 1
-            if bounds[top] > reach:
+            node, live = stack[top], within(bounds, LANES * top, reach)
+            if kind[node] == INNER and live:
+                for child in (2 * node + 1, 2 * node + 2):
+                    stack[top] = child
+                    if to_box(low, high, child, lanes, reach, bounds, LANES * top):
+                        top += 1
                 continue
-            node = stack[top]
-            first, size = start[node], stop[node] - start[node]
-            if kind[node] == INNER:
-                near, far = 2 * node + 1, 2 * node + 2
-                to_near, to_far = _to_box(low[near], high[near], point), _to_box(low[far], high[far], point)
-                if to_far < to_near:
-                    near, far, to_near, to_far = far, near, to_far, to_near
-                if to_far <= reach:
-                    stack[top], bounds[top] = far, to_far
-                    top += 1
-                if to_near <= reach:
-                    stack[top], bounds[top] = near, to_near
-                    top += 1
-                continue
-            if kind[node] == SAME:
-                j = first
-                while j < first + size and skip_from <= ids[j] < skip_to:
-                    j += 1
-                if j < first + size:
-                    squared = _direct(query, vectors[j])
-                    if squared < nearest or (squared == nearest and ids[j] < number):
-                        nearest, number = squared, ids[j]
-                        reach = _reach(nearest, slack[i])
-                continue
-            distances = scratch[:size]
-            _head_distances(heads, first, size, head, distances)
-            for j in range(size):
-                row = first + j
-                if distances[j] > reach or _between(coords[row], point) > reach:
+            while live:
+                lane = lowest(live)
+                live &= live - 1
+                i = some[lane]
+                if kind[node] == SAME:
+                    row = start[node]
+                    while row < stop[node] and skip[0] <= ids[row] < skip[1]:
+                        row += 1
+                    if row < stop[node] and _nearer(queries[i], vectors[row], ids[row], i, best, index):
+                        _limits(best[i], slack[i], scale, squares[lane], limits[lane])
+                        reach[lane] = _reach(best[i], slack[i])
                     continue
-                if skip_from <= ids[row] < skip_to:
-                    continue
-                squared = _direct(query, vectors[row])
-                if squared < nearest or (squared == nearest and ids[row] < number):
-                    nearest, number = squared, ids[row]
-                    reach = _reach(nearest, slack[i])
-        best[i], index[i] = nearest, number
+                limit = limits[lane, 0]
+                for block in range(start[node] // LANES, (stop[node] + LANES - 1) // LANES):
+                    mask = below(flat, block * WORDS, wholes, lane * K, sums, True, limit)
+                    if mask == 0:
+                        continue
+                    for group in range(1, groups):
+                        at, item = (group * count + block) * WORDS, lane * K + group * LANES
+                        mask &= below(flat, at, wholes, item, sums, False, limits[lane, group])
+                        if mask == 0:
+                            break
+                    while mask:
+                        row = block * LANES + lowest(mask)
+                        mask &= mask - 1
+                        if skip[0] <= ids[row] < skip[1]:
+                            continue
+                        if _nearer(queries[i], vectors[row], ids[row], i, best, index):
+                            _limits(best[i], slack[i], scale, squares[lane], limits[lane])
+                            reach[lane], limit = _reach(best[i], slack[i]), limits[lane, 0]
+
+
+@_loop
+def _nearer(query, vector, number, i, best, index):
+    """Whether a vector is nearer to query i than what it has, or as near and of a lower id: then it is taken."""
+    squared = _direct(query, vector)
+    if squared < best[i] or (squared == best[i] and number < index[i]):
+        best[i], index[i] = squared, number
+        return True
+    return False
 
 
 @_loop

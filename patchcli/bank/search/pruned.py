@@ -1,13 +1,18 @@
-"""Exact nearest neighbours that skip nearly all of the bank: k-d trees over principal coordinates.
+"""Exact nearest neighbours that skip nearly all of the bank: k-d trees over principal coordinates, then sums of whole numbers.
 
 Why it is exact. Let P be orthonormal axes, x ↦ xP the coordinates of a vector minus the centre, and t(x) the norm of what
 they leave out. For a query q and a vector v, |q−v|² = |qP−vP|² + |rest(q)−rest(v)|², and by the triangle inequality
 |rest(q)−rest(v)| ≥ |t(q)−t(v)|; so the distance of the points (xP, t(x)) is never above that of the vectors, and neither
-is the distance of q's point to a box that holds v's. A box, or a vector, is skipped only where this bound is above the
-best distance so far, with a margin for the rounding of float32 (`slack_of`). Whatever is not skipped is decided by direct
-differences in float64; of equally near vectors the one with the lowest id is taken, so bounds equal to the best are followed.
+is the distance of q's point to a box that holds v's. A box is skipped only where this bound is above the best distance so
+far, with a margin for the rounding of float32 (`slack_of`).
 
-Trained features lie near a manifold of few dimensions, so that the bound is tight.
+The vectors of the other boxes are compared on 16 axes, then 32, up to 64, until the bound is above the best distance. Here
+coordinates are whole multiples of a scale s, so that their products and sums are exact. Rounding moves a point of n
+coordinates by at most s√n / 2; so |q−v| ≥ |q'−v'| − s√n for the rounded points of any n axes. A query far off is first moved
+onto a ball that holds the page, which brings it no farther from any of its vectors.
+
+Whatever is not skipped is decided by direct differences in float64; of equally near vectors the one with the lowest id is
+taken, so bounds equal to the best are followed.
 """
 
 import os
@@ -21,7 +26,7 @@ from torch import Tensor
 
 from patchcli.bank.search import kernels
 from patchcli.bank.search.base import Search
-from patchcli.bank.search.trees import Array, Page, Pages, heads_of, slack_of
+from patchcli.bank.search.trees import Array, Page, Pages, slack_of
 
 CHUNKS = 4  # a thread's shares of the queries, so that none waits long for another
 
@@ -44,7 +49,7 @@ class _Queries:
 
     vectors: Array  # (Q, D) float32
     points: Array  # (Q, COORDS), their coordinates
-    heads: Array  # (Q, HEAD)
+    turned: Array  # (Q, 16 · groups), on all axes
     slack: Array  # (Q,)
     squared: Array  # (Q,) float64, the distances
     ids: Array  # (Q,) int64
@@ -55,7 +60,8 @@ class _Queries:
         vectors = np.ascontiguousarray(queries.cpu().numpy(), np.float32)
         points = pages.index.axes.coords(vectors)
         squared, ids = np.full(len(vectors), np.inf), np.full(len(vectors), np.iinfo(np.int64).max)
-        return cls(vectors, points, heads_of(points), slack_of(points, pages.index.radius), squared, ids)
+        turned = pages.index.axes.turned(vectors)
+        return cls(vectors, points, turned, slack_of(points, pages.index.radius), squared, ids)
 
     @property
     def reach(self) -> Array:
@@ -82,15 +88,17 @@ def search(queries: Tensor, pages: Pages, skip: tuple[int, int] = (0, 0)) -> tup
 
 def _search_page(page: Page, queries: _Queries, rows: Array, skip: tuple[int, int], pool: ThreadPoolExecutor) -> None:
     """Look for nearer vectors in a page, for the query rows; queries near the same leaf are worked on together."""
-    low, high, _, _, kind = page.tree
     leaves = np.empty(len(rows), np.int64)
-    kernels.home_leaves(low, high, kind, queries.points, rows, leaves)
+    found = queries.squared, queries.ids
+    kernels.home_leaves(
+        page.vectors, page.ids, page.coords, page.tree, queries.vectors, queries.points, rows, skip, *found, leaves
+    )
     rows = rows[np.argsort(leaves, kind="stable")]
-    stored = page.vectors, page.ids, page.coords, page.heads, page.tree
-    sought = queries.vectors, queries.points, queries.heads, queries.slack
+    stored = page.vectors, page.ids, page.blocks, page.scale, page.tree
+    sought = queries.vectors, queries.points, queries.turned, queries.slack
 
     def run(part: Array) -> None:
-        kernels.search(*stored, *sought, part, skip, queries.squared, queries.ids)
+        kernels.search(*stored, *sought, part, skip, *found)
 
     for _ in pool.map(run, np.array_split(rows, min(len(rows), _threads() * CHUNKS))):
         pass

@@ -3,6 +3,7 @@
 Trained features lie near a manifold of few dimensions, so the first principal coordinates nearly give the distance.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchcli.bank.search import kernels
-from patchcli.bank.search.kernels import COORDS, HEAD
+from patchcli.bank.search.kernels import COORDS
+from patchcli.bank.search.lanes import LANES, WORDS
 
-LEAF = 64  # vectors in the smallest box, up to twice as many
+LEAF = 100  # vectors in the smallest box, up to twice as many
 PAGE = 1 << 16  # vectors in a tree at most: what is read at once of a bank that does not fit in memory
 CELLS = 256  # clusters of pages at most
+AXES = 64  # principal axes that are kept at most
 SAMPLE = 1 << 15  # vectors that axes and clusters are fitted on
 
 Array = NDArray[Any]
@@ -25,48 +28,51 @@ Stream = Callable[[], Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]]
 
 @dataclass(frozen=True)
 class Axes:
-    """The map from vectors to coordinates: principal axes of a sample, padded with zeros up to COORDS - 1."""
+    """The map from vectors to coordinates: principal axes of a sample, padded with zeros to at least COORDS - 1.
+
+    A bank of an earlier version has no more than these, which is slower.
+    """
 
     centre: NDArray[np.float64]  # (D,)
-    axes: NDArray[np.float64]  # (D, COORDS - 1), orthonormal columns or zeros
+    axes: NDArray[np.float64]  # (D, count), orthonormal columns or zeros
 
     @classmethod
     def fit(cls, sample: NDArray[np.float32]) -> "Axes":
         """Principal axes of vectors (n, D)."""
         from sklearn.decomposition import PCA
 
-        count = min(COORDS - 1, sample.shape[1], len(sample))
+        count = min(AXES, sample.shape[1], len(sample))
         with np.errstate(invalid="ignore"):  # of a bank of equal vectors, shares of no variance
             solver = "full" if len(sample) < 1000 else "covariance_eigh"
             fitted = PCA(count, svd_solver=solver).fit(sample.astype(np.float64))
-        axes = np.zeros((sample.shape[1], COORDS - 1))
+        axes = np.zeros((sample.shape[1], max(COORDS - 1, count)))
         axes[:, :count] = np.nan_to_num(fitted.components_.T)
         return cls(fitted.mean_, axes)
 
     def coords(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Vectors (n, D) → coordinates (n, COORDS); the last is the norm of what the axes leave out."""
-        coords = np.empty((len(vectors), COORDS), np.float32)
+        coords, leading = np.empty((len(vectors), COORDS), np.float32), self.axes[:, : COORDS - 1]
         for start in range(0, len(vectors), 1 << 14):
             part = slice(start, start + (1 << 14))
             moved = vectors[part].astype(np.float64) - self.centre
-            coords[part, :-1] = projected = moved @ self.axes
-            rest = moved - projected @ self.axes.T
+            coords[part, :-1] = projected = moved @ leading
+            rest = moved - projected @ leading.T
             coords[part, -1] = np.sqrt(np.einsum("ij,ij->i", rest, rest))
         return coords
 
-
-def heads_of(coords: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Coordinates (n, COORDS) → (n, HEAD): the first, and the norm of the others; a coarser bound of the same kind."""
-    rest = coords[:, HEAD - 1 :].astype(np.float64)
-    norm = np.sqrt(np.einsum("ij,ij->i", rest, rest))
-    return np.column_stack([coords[:, : HEAD - 1], norm]).astype(np.float32)
+    def turned(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Vectors (n, D) → coordinates on all axes, (n, 16 · groups) with zeros at the end."""
+        count = self.axes.shape[1]
+        turned = np.zeros((len(vectors), -(-count // LANES) * LANES))
+        turned[:, :count] = (vectors.astype(np.float64) - self.centre) @ self.axes
+        return turned
 
 
 def slack_of(coords: NDArray[np.float32], radius: float) -> NDArray[np.float64]:
     """By how much distances of coordinates may be above those of the vectors, for each of (n, COORDS) points.
 
-    A coordinate is rounded by 2⁻²⁴ of itself, so a point moves by at most 2⁻²⁴ of its norm, a head by twice that; the
-    float64 steps before add far less. Four times their sum over both points is allowed.
+    A coordinate is rounded by 2⁻²⁴ of itself, so a point moves by at most 2⁻²⁴ of its norm; the float64 steps before add
+    far less. Eight times their sum over both points is allowed.
     """
     norms: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", coords, coords, dtype=np.float64))
     return 2.0**-21 * (norms + radius)
@@ -79,7 +85,8 @@ class Page:
     vectors: NDArray[np.float32]  # (n, D)
     ids: NDArray[np.int64]  # (n,) flat index in the bank
     coords: NDArray[np.float32]  # (n, COORDS)
-    heads: NDArray[np.float32]  # (n · HEAD,)
+    blocks: NDArray[np.int32]  # (groups, n / 16, WORDS) all coordinates, as multiples of the scale
+    scale: float
     nodes: NDArray[np.int64]  # (nodes, 3): start, stop, kind
     low: NDArray[np.float32]  # (nodes, COORDS)
     high: NDArray[np.float32]
@@ -92,7 +99,7 @@ class Page:
         from sklearn.neighbors import KDTree
 
         coords = axes.coords(vectors)
-        _, order, nodes, _ = KDTree(heads_of(coords), leaf_size=LEAF).get_arrays()
+        _, order, nodes, _ = KDTree(coords, leaf_size=LEAF).get_arrays()
         order, nodes = np.asarray(order), np.asarray(nodes)
         start, stop = nodes["idx_start"].astype(np.int64), nodes["idx_end"].astype(np.int64)
         kind = np.where(nodes["is_leaf"], kernels.LEAF, kernels.INNER)
@@ -101,15 +108,18 @@ class Page:
         kernels.finish_tree(vectors, coords, ids, start, stop, kind, low, high)
         for node in np.flatnonzero(kind == kernels.SAME):
             ids[start[node] : stop[node]].sort()  # equal vectors: any order of them is right
-        return cls.stored(vectors, ids, coords, np.column_stack([start, stop, kind]), low, high)
+        return cls.stored(axes, vectors, ids, coords, np.column_stack([start, stop, kind]), low, high)
 
     @classmethod
-    def stored(cls, vectors: Array, ids: Array, coords: Array, nodes: Array, low: Array, high: Array) -> "Page":
+    def stored(cls, axes: Axes, vectors: Array, ids: Array, coords: Array, nodes: Array, low: Array, high: Array) -> "Page":
         """A page from the arrays that are STORED; vectors may be float16."""
-        heads, laid = heads_of(coords), np.empty(len(coords) * HEAD, np.float32)
-        for first, last, _ in nodes[nodes[:, 2] != kernels.INNER]:
-            laid[first * HEAD : last * HEAD] = heads[first:last].T.ravel()
-        return cls(vectors.astype(np.float32, copy=False), ids, coords, laid, nodes, low, high)
+        vectors = vectors.astype(np.float32, copy=False)
+        turned = axes.turned(vectors)
+        radius = np.sqrt(np.einsum("ij,ij->i", turned, turned).max(initial=0))
+        scale = max(float(radius), 1e-100) / kernels.RANGE
+        blocks = _aligned(turned.shape[1] // LANES, -(-len(vectors) // LANES), WORDS)
+        kernels.lay(turned, scale, blocks)
+        return cls(vectors, ids, coords, blocks, scale, nodes, low, high)
 
     def checked(self, D: int, patches: int) -> "Page":
         """The page itself. Raises ValueError where compiled code would read beyond its arrays, or ids beyond the bank's."""
@@ -140,12 +150,20 @@ class Page:
     @property
     def nbytes(self) -> int:
         """What the page holds in memory."""
-        return sum(getattr(self, name).nbytes for name in (*self.STORED, "heads"))
+        return sum(getattr(self, name).nbytes for name in (*self.STORED, "blocks"))
+
+
+def _aligned(*shape: int) -> NDArray[np.int32]:
+    """Zeros whose rows of 16 begin where a cache line does, as those of blocks then all do."""
+    zeros = np.zeros(math.prod(shape) + LANES, np.int32)
+    first = -(zeros.ctypes.data // 4) % LANES
+    return zeros[first : first + math.prod(shape)].reshape(shape)
 
 
 def page_bytes(vectors: int, D: int) -> int:
     """About what pages of so many vectors hold in memory."""
-    return vectors * (4 * D + 8 + 4 * COORDS + 4 * HEAD + 8)
+    groups = -(-max(COORDS - 1, min(AXES, D)) // LANES)
+    return vectors * (4 * D + 8 + 4 * COORDS + 4 * WORDS * groups // LANES + 8)
 
 
 @dataclass(frozen=True)
@@ -160,8 +178,8 @@ class Index:
     def checked(self, D: int) -> "Index":
         """The index itself. Raises ValueError where its arrays do not fit vectors of length D."""
         shapes = self.axes.centre.shape, self.axes.axes.shape, self.low.shape, self.high.shape
-        boxes = (len(self.low), COORDS)
-        if shapes != ((D,), (D, COORDS - 1), boxes, boxes):
+        boxes, axes = (len(self.low), COORDS), (D, max(COORDS - 1, self.axes.axes.shape[-1]))
+        if shapes != ((D,), axes, boxes, boxes):
             raise ValueError(f"expected arrays that fit each other, found {shapes}")
         return self
 
