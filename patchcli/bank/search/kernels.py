@@ -14,7 +14,7 @@ from numba import njit
 from patchcli.bank.search.lanes import LANES, WORDS, below, lowest, to_box, within
 
 COORDS = 16
-RANGE = 5000  # the largest norm of a page's vectors, as a multiple of the scale
+RANGE = 10000  # the largest norm of a page's vectors, as a multiple of the scale
 FARTHEST = 32000  # the same of queries: int16 holds their coordinates
 MOST = 2**29  # above every sum of a block, which is below RANGE² / 2 + RANGE · FARTHEST
 INNER, LEAF, SAME = 0, 1, 2
