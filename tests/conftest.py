@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import settings
 from PIL import Image
 from smallworld import kept, made, threads_as_before, world  # noqa: F401
 
+from patchcli.features import pretrained
 from patchcli.features.encoder import Encoder
 from patchcli.features.registry import build
 from patchcli.store import Store
@@ -104,6 +107,14 @@ def random_encoder() -> Callable[..., Encoder]:
         return encoder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def timm() -> Any:
+    """The library of backbones, an extra."""
+    if find_spec("timm") is None:
+        pytest.skip("timm is not installed: pip install '.[pretrained]'")
+    return pretrained.timm()
 
 
 @pytest.fixture

@@ -136,7 +136,7 @@ def shares(store: Store, files: list[Path]) -> None:
                 queries = features.scales[scale].reshape(-1, features.scales[scale].shape[-1])
                 distances, _ = timed("search", lambda s=scale, q=queries: detector._search[s](q))
                 shaped = distances.numpy().reshape(len(batch), *grid.shape)
-                timed("maps", lambda d=shaped, g=grid: maps.spread(d, g))
+                timed("maps", lambda d=shaped, g=grid, s=scale: maps.spread(d, g, detector.encoder.scales[s]))
             for result, file in zip(detector.compare(features), batch, strict=True):
                 values = timed("maps", lambda result=result: result.map)
                 timed("write", lambda v=values, f=file: write_map(Path(folder) / f"{f.stem}.tiff", v, {}))

@@ -15,6 +15,7 @@ LIST_COLUMNS = {
     "vectors_big": "big",
     "vectors_small": "small",
     "vectors_fixed": "fixed",
+    "vectors_pretrained": "pretrained",
 }
 AUDIT_COLUMNS = {
     "image": "image", "score": "score", "deviation": "deviation", "peak_x": "peak x", "peak_y": "peak y",

@@ -82,6 +82,13 @@ def number_of_bytes(text: object) -> int:
     return count
 
 
+def numbers(name: str, text: str) -> list[int]:
+    """The whole numbers of "2,3", the value of the argument `name`."""
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise InputError(repr(text), parameter=name, expected="numbers such as 2,3")
+    return [int(part) for part in text.split(",")]
+
+
 def listed(null: bool) -> Iterator[str]:
     """Names on standard input as they come: one a line, or each ended by NUL; they need not be UTF-8."""
     if not null:

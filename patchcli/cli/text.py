@@ -62,7 +62,8 @@ def cell(value: Any) -> str:
     if isinstance(value, list):
         return str(len(value))
     if isinstance(value, dict):
-        return ", ".join(f"{key} {cell(item)}" for key, item in value.items())
+        items = {key: "+".join(map(str, item)) if isinstance(item, list) else cell(item) for key, item in value.items()}
+        return ", ".join(f"{key} {item}" for key, item in items.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -10,12 +10,12 @@ import typer
 
 from patchcli.cli import options
 from patchcli.cli.terminal import Terminal
-from patchcli.features import CLASSES
+from patchcli.features import TRAINED
 
 if TYPE_CHECKING:
     EncoderName = str
 else:
-    EncoderName = Literal[(*CLASSES,)]
+    EncoderName = Literal[(*TRAINED,)]
 SamplerName = Literal["dense", "patch"]
 ObjectiveName = Literal["contrast", "paper"]
 PrecisionName = Literal["auto", "float32", "bfloat16"]

@@ -191,8 +191,8 @@ class Detector:
             d, i = self._search[scale](queries, skip)  # lines 2 to 6: the nearest normal patch
             distances[scale] = d.cpu().numpy().reshape(count, *grid.shape)
             nearest[scale] = i.cpu().numpy().reshape(count, *grid.shape)
-            focus = self.encoder.scales[scale].focus
-            pixel_maps[scale] = maps.spread(distances[scale], grid, focus)  # lines 7 to 10: from patches to pixels
+            of_scale = self.encoder.scales[scale]
+            pixel_maps[scale] = maps.spread(distances[scale], grid, of_scale)  # lines 7 to 10: from patches to pixels
         pixel_maps["multi"] = maps.multiply(pixel_maps, self.attributes.exponents)  # line 11
         finest = min(self.grids, key=lambda scale: self.grids[scale].S)
         results = []

@@ -9,7 +9,9 @@ from patchcli.observer import Observer
 
 
 def check_whole(detector: Detector) -> None:
-    """Raise StoreError for a thinned bank: a vector that it left out may have been covered by the image that is left out."""
+    """Raise StoreError for a bank of one image, or a thinned one, whose vectors may have covered what it left out."""
+    if len(detector.images.ids) < 2:
+        raise StoreError("leaving an image out needs at least 2 images", subject=detector.path, advice="add some: `bank_add()`")
     if detector.bank.attributes.thinning.selects:
         thinned = "leaving an image out needs the whole bank, this one is thinned"
         raise StoreError(thinned, subject=detector.path, run="embed(overwrite)")

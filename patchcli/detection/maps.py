@@ -4,28 +4,35 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
 
+from patchcli.features.encoder import Scale
 from patchcli.features.grid import PatchGrid
 
 
-def _cover(starts: tuple[int, ...], K: int, length: int, focus: float | None) -> NDArray[np.float64]:
+def _cover(starts: tuple[int, ...], K: int, length: int, scale: Scale) -> NDArray[np.float64]:
     """(patches, length): how much a patch counts for a pixel; each pixel's weights add up to 1."""
     pixel, first = np.arange(length), np.array(starts)[:, None]
-    if focus is None:
+    middle = first + (K - 1) / 2
+    if scale.blur is not None:
+        linear = np.array([np.interp(pixel, middle[:, 0], one) for one in np.eye(len(starts))])
+        return np.asarray(gaussian_filter1d(linear, scale.blur))
+    if scale.focus is None:
         weights = ((pixel >= first) & (pixel < first + K)).astype(np.float64)
     else:
-        squares = ((pixel - first - (K - 1) / 2) / focus) ** 2 / 2
+        squares = ((pixel - middle) / scale.focus) ** 2 / 2
         weights = np.exp(squares.min(axis=0) - squares)  # the nearest patch weighs 1, also beyond the outermost middles
     covers: NDArray[np.float64] = weights / weights.sum(axis=0)
     return covers
 
 
-def spread(scores: NDArray[np.float32], grid: PatchGrid, focus: float | None = None) -> NDArray[np.float32]:
+def spread(scores: NDArray[np.float32], grid: PatchGrid, scale: Scale) -> NDArray[np.float32]:
     """Scores (B, rows, columns) of the patches → anomaly maps (B, height, width).
 
-    With `focus`, the patches around a pixel weigh as a Gaussian of that σ, in pixels, from their middle.
+    With the scale's `focus`, the patches around a pixel weigh as a Gaussian of that σ, in pixels, from their middle. With its
+    `blur`, a pixel takes the bilinear interpolation between the patches' middles, and the map goes through that Gaussian.
     """
-    rows, columns = _cover(grid.ys, grid.K, grid.height, focus), _cover(grid.xs, grid.K, grid.width, focus)
+    rows, columns = _cover(grid.ys, grid.K, grid.height, scale), _cover(grid.xs, grid.K, grid.width, scale)
     return (rows.T @ scores.astype(np.float64) @ columns).astype(np.float32)
 
 

@@ -23,6 +23,7 @@ class Record:
     score_big: float | None  # maximum of the K=64 map; None where that map is not used
     score_small: float | None  # the same of the K=32 map
     score_fixed: float | None  # and of the map of fixed features
+    score_pretrained: float | None  # and of that of a pretrained backbone's
     verdict: str | None  # pass, review or reject; None, as the next three, without a calibration that holds
     threshold: float | None  # a higher score is rejected
     p_value: float | None  # how unusual the score is among good images'
@@ -59,6 +60,7 @@ def record_of(
         score_big=result.scores.get("big"),
         score_small=result.scores.get("small"),
         score_fixed=result.scores.get("fixed"),
+        score_pretrained=result.scores.get("pretrained"),
         verdict=result.verdict,
         threshold=None if result.calibration is None else result.calibration.thresholds.threshold,
         p_value=result.p_value,

@@ -4,9 +4,10 @@ A new encoder is a file here and a line in CLASSES. Nothing heavy is imported, s
 """
 
 # The names that recipes and stores give the encoders; each is a module here, with the class of this name.
-CLASSES = {
+TRAINED = {  # those that `train` makes
     "hybrid": "HybridEncoder",
     "hierarchical": "HierarchicalEncoder",
     "flat": "FlatEncoder",
     "fixed": "FixedEncoder",
 }
+CLASSES = {**TRAINED, "pretrained": "PretrainedEncoder"}

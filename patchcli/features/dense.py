@@ -32,6 +32,11 @@ def grids(
     if min(height, width) < largest:
         small = f"images of {width}×{height} pixels are smaller than a patch ({largest}×{largest})"
         raise InputError(small, advice="give a larger `size`")
+    if encoder.padded and (height % encoder.stride or width % encoder.stride):
+        near = "x".join(str(max(1, round(side / encoder.stride)) * encoder.stride) for side in (height, width))
+        expected = f"a height and width that are multiples of {encoder.stride}, the encoder's stride"
+        advice = f"extract the images with `size={near}`"
+        raise InputError(f"{height}x{width} pixels", parameter="size", expected=expected, advice=advice)
     used = {name: scale for name, scale in encoder.scales.items() if name in (exponents or encoder.scales)}
     return {name: PatchGrid(height, width, scale.K, strides.get(name, scale.S)) for name, scale in used.items()}
 
@@ -65,12 +70,15 @@ def _by_phase(starts: Starts, stride: int) -> list[list[int]]:
     return list(groups.values())
 
 
-def _spans(starts: Mapping[str, Starts], K: Mapping[str, int], length: int) -> list[tuple[int, int, dict[str, slice]]]:
+def _spans(
+    starts: Mapping[str, Starts], K: Mapping[str, int], length: int, tile: int
+) -> list[tuple[int, int, dict[str, slice]]]:
     """One axis cut into tiles: (first pixel, pixel after the last, which of each scale's patches the tile has).
 
-    Every patch is in one tile; tiles overlap by what their last patches reach beyond the next one's first pixel.
+    A tile has about `tile` pixels. Every patch is in one; tiles overlap by what their last patches reach beyond the next one's
+    first pixel.
     """
-    step = -(-length // (-(-length // TILE) * ALIGNED)) * ALIGNED  # tiles of about one size
+    step = -(-length // (-(-length // tile) * ALIGNED)) * ALIGNED  # tiles of about one size
     spans = []
     for first in range(0, length, step):
         here = {name: slice(*(bisect_left(at, edge) for edge in (first, first + step))) for name, at in starts.items()}
@@ -92,14 +100,16 @@ def embed(
     """Images (B, H, W, 3) → features of each scale, (B, rows, columns, D) float32 on `device`.
 
     Images larger than TILE go through the encoder tile by tile, with the same features: the convolutions are unpadded,
-    so a patch's feature depends on its own pixels alone.
+    so a patch's feature depends on its own pixels alone. An encoder with padded ones takes whole images of any size.
     """
     out: dict[str, Tensor] = {}
     K = {name: grid.K for name, grid in grids.items()}
     count, height, width = pixels.shape[:3]
     at_once = max(1, TILE**2 // (height * width)) if device.type == "cuda" else CPU_IMAGES
-    down = _spans({name: grid.ys for name, grid in grids.items()}, K, height)
-    across = _spans({name: grid.xs for name, grid in grids.items()}, K, width)
+    side = max(height, width) if encoder.padded else TILE
+    mean = mean if encoder.centred else np.zeros_like(mean)
+    down = _spans({name: grid.ys for name, grid in grids.items()}, K, height, side)
+    across = _spans({name: grid.xs for name, grid in grids.items()}, K, width, side)
     for (top, bottom, rows), (left, right, columns) in product(down, across):
         tile = slice(top, bottom), slice(left, right)
         for start in range(0, count, at_once):

@@ -24,17 +24,22 @@ class Scale:
     judged: int | None = None  # S of the criterion's bank and queries, where it is another
     learned: bool = True  # whether training teaches it
     focus: float | None = None  # σ around its middle, in pixels, of what a patch says of the pixels it covers; None: all alike
+    blur: float | None = None  # instead: σ, in pixels, of the Gaussian over distances interpolated between patches
 
 
 class Encoder(nn.Module, ABC):
     """A patch encoder f. The convolutions are unpadded, so running f over a whole image gives the feature of every patch on
     a grid of `stride` pixels: dense(x)[scale][:, :, i, j] is f of the patch whose top left pixel is (stride·i, stride·j).
+
+    Where they are padded, dense(x) is the definition: a patch's feature depends on what is around it too.
     """
 
-    scales: ClassVar[Mapping[str, Scale]]  # by name, the largest first
+    scales: Mapping[str, Scale]  # by name, the largest first
     learned: ClassVar[Mapping[str, Scale]]  # those that training teaches
     unlearned: ClassVar[Mapping[str, Scale]]  # and the others
-    stride: ClassVar[int]
+    stride: int
+    padded: ClassVar[bool] = False  # whether features see beyond their patch, so that images are not cut into tiles
+    centred: ClassVar[bool] = True  # whether it takes images minus the mean of the good ones, not as they are
     learning_rate: ClassVar[float] = 1e-3  # that training takes by default
 
     def __init_subclass__(cls) -> None:
@@ -48,9 +53,9 @@ class Encoder(nn.Module, ABC):
     def fit(self, images: Tensor) -> None:
         """Adapt what training does not teach to good images (B, 3, H, W), standardised."""
 
-    @abstractmethod
     def forward(self, patches: Tensor, scale: str) -> Tensor:
         """Patches (B, 3, K, K) of a scale → features (B, D)."""
+        return self.dense(patches)[scale][:, :, 0, 0]
 
     @abstractmethod
     def dense(self, images: Tensor, wanted: Collection[str] | None = None) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Collection, Mapping
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +28,7 @@ class FixedEncoder(Encoder):
     Mahalanobis distance within the memory bank. There is nothing to train: `fit` is all.
     """
 
-    scales: ClassVar[Mapping[str, Scale]] = {"fixed": Scale(2 * (2 * RADIUS + 1), 8, "fixed", focus=5.0, learned=False)}
+    scales: Mapping[str, Scale] = {"fixed": Scale(2 * (2 * RADIUS + 1), 8, "fixed", focus=5.0, learned=False)}
     stride = 2
     mean: Tensor  # (channels,)
     whitening: Tensor  # (channels, D)
@@ -42,10 +41,6 @@ class FixedEncoder(Encoder):
         for name, bank in (("full", FULL), ("half", HALF)):
             for index, (wavelength, side) in enumerate(bank):
                 self.register_buffer(f"{name}{index}", _gabor(wavelength, side), persistent=False)
-
-    def forward(self, patches: Tensor, scale: str) -> Tensor:
-        """Patches (B, 3, 46, 46) → features (B, D)."""
-        return self.dense(patches)[scale][:, :, 0, 0]
 
     def dense(self, images: Tensor, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
         """Images (B, 3, H, W) → {"fixed": (B, D, (H-46)//2+1, (W-46)//2+1)}."""

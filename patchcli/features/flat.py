@@ -1,7 +1,6 @@
 """The encoder without a hierarchy that Table S2 of Patch SVDD compares with."""
 
 from collections.abc import Collection, Mapping
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from patchcli.features.encoder import SLOPE, Encoder, Scale, initialise
 class FlatEncoder(Encoder):
     """One scale, K=64, no hierarchy: the comparison of Table S2. Four valid 5×5 convolutions, strides 2, 2, 2, 1."""
 
-    scales: ClassVar[Mapping[str, Scale]] = {"big": Scale(64, 16, "flat K=64", aligned=8)}
+    scales: Mapping[str, Scale] = {"big": Scale(64, 16, "flat K=64", aligned=8)}
     stride = 8
     learning_rate = 3e-4  # the last layer sums 3,200 values: with 1e-3, tanh saturates
 
@@ -24,10 +23,6 @@ class FlatEncoder(Encoder):
         self.conv3 = nn.Conv2d(64, 128, 5, stride=2)
         self.conv4 = nn.Conv2d(128, D, 5)
         initialise(self, frozenset({self.conv4}))
-
-    def forward(self, patches: Tensor, scale: str) -> Tensor:
-        """Patches (B, 3, 64, 64) → features (B, D)."""
-        return self.dense(patches)[scale][:, :, 0, 0]
 
     def dense(self, images: Tensor, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
         """Images (B, 3, H, W) → {"big": (B, D, (H-64)//8+1, (W-64)//8+1)}."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +29,7 @@ class SmallEncoder(nn.Module):
 class HierarchicalEncoder(Encoder):
     """Scales small (K=32) and big (K=64, from the small features of its four quadrants), after Sect. 3.3."""
 
-    scales: ClassVar[Mapping[str, Scale]] = {"big": Scale(64, 16, "K=64", aligned=8), "small": Scale(32, 4, "K=32", judged=8)}
+    scales: Mapping[str, Scale] = {"big": Scale(64, 16, "K=64", aligned=8), "small": Scale(32, 4, "K=32", judged=8)}
     stride = 2
 
     def __init__(self, D: int = 64) -> None:

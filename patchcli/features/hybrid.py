@@ -1,7 +1,6 @@
 """The paper's encoder, which training teaches, and the fixed features beside it, as a third scale."""
 
 from collections.abc import Collection, Mapping
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from patchcli.features.hierarchical import HierarchicalEncoder
 class HybridEncoder(HierarchicalEncoder):
     """Scales big and small of the hierarchical encoder, and "fixed"."""
 
-    scales: ClassVar[Mapping[str, Scale]] = {**HierarchicalEncoder.scales, **FixedEncoder.scales}
+    scales: Mapping[str, Scale] = {**HierarchicalEncoder.scales, **FixedEncoder.scales}
 
     def __init__(self, D: int = 64) -> None:
         super().__init__(D)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from patchcli.errors import InputError
 from patchcli.features import CLASSES
 from patchcli.features.encoder import Encoder
 
@@ -15,15 +16,21 @@ ENCODERS: dict[str, type[Encoder]] = {
 }
 
 
-def build(architecture: str, D: int) -> Encoder:
-    """An encoder, freshly initialised from torch's default generator."""
-    return ENCODERS[architecture](D)
+def build(architecture: str, D: int, **options: Any) -> Encoder:
+    """An encoder, freshly initialised from torch's default generator; `options` are what its class takes beside D."""
+    return ENCODERS[architecture](D, **options)
 
 
-def restore(architecture: str, D: int, weights: Mapping[str, NDArray[Any]], device: torch.device) -> Encoder:
-    """An encoder with these weights, ready to embed."""
-    encoder = build(architecture, D)
-    encoder.load_state_dict({name: torch.from_numpy(values) for name, values in weights.items()})
+def restore(
+    architecture: str, D: int, options: Mapping[str, Any], weights: Mapping[str, NDArray[Any]], device: torch.device
+) -> Encoder:
+    """An encoder with these weights, ready to embed. Raises InputError where it needs a library that is not installed."""
+    encoder = build(architecture, D, **options)
+    try:
+        encoder.load_state_dict({name: torch.from_numpy(values) for name, values in weights.items()})
+    except RuntimeError as error:  # a library has changed since the store was made
+        what = ", ".join(map(str, (architecture, *options.values())))
+        raise InputError(f"the weights of the store do not fit {what} any more ({error})".partition("\n")[0]) from None
     return encoder.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
 

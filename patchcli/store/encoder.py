@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from patchcli.features.encoder import Encoder
 
 # Attributes that stores of earlier versions do not have, or that there is not always a value for.
-OPTIONAL = {"file", "repair", "kept_exponents", "exponents", "setbacks", "by_colour"}
+OPTIONAL = {"options", "file", "repair", "kept_exponents", "exponents", "setbacks", "by_colour"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class EncoderAttributes:
     D: int
     source: str  # trained, untrained, fitted (nothing to train) or imported
     sha256: str = ""  # of the weights; the store fills it in
+    options: dict[str, Any] = field(default_factory=dict)  # that its class takes beside D: a pretrained backbone and its layers
     file: str | None = None  # that the weights were imported from
     steps: int | None = None
     chosen: int | None = None  # the step of the weights
@@ -84,7 +85,8 @@ class StoredEncoder:
         """The encoder itself, ready to embed."""
         from patchcli.features.registry import restore
 
-        return restore(self.attributes.architecture, self.attributes.D, self.weights(), device)
+        attributes = self.attributes
+        return restore(attributes.architecture, attributes.D, attributes.options, self.weights(), device)
 
     def training_state(self) -> dict[str, Array]:
         """What training needs to continue; empty for imported weights."""

@@ -200,6 +200,14 @@ class Store:
         """What the encoder takes from images before it sees them, float32 (H, W, 3) in levels of 0 to 255."""
         return mean_colour(self.images.mean) if self.encoder.attributes.by_colour else self.images.mean
 
+    def check_mean(self) -> None:
+        """Raise StoreError where there are too few images for an encoder that takes their mean from them."""
+        if len(self.images) < 2:
+            advice = "add some, or import a pretrained backbone: `import_weights(backbone)`"
+            raise StoreError(
+                "1", subject=self.path, expected="at least 2 good images (their mean is subtracted)", advice=advice
+            )
+
     @property
     def canvas(self) -> Canvas:
         """The images' working size, and how others are brought to it."""

@@ -21,7 +21,8 @@ from patchcli.training.trainer import Trainer, Weights, arrays, check_finite
 
 
 def good_images(store: Store) -> GoodImages:
-    """The store's images."""
+    """The store's images. Raises StoreError where there is one only."""
+    store.check_mean()
     return GoodImages(len(store.images), store.images.mean, store.source.reader.dtype, store.images.read)
 
 

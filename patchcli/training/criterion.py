@@ -95,7 +95,7 @@ class Validation:
         for name, grid in grids.items():
             normal, patches = bank[name].flatten(0, 2), queries[name].flatten(0, 2)
             distances = torch.cat([torch.cdist(part, normal).amin(1) for part in torch.split(patches, 1024)])
-            of_scale[name] = maps.spread(distances.view(queries[name].shape[:3]).cpu().numpy(), grid, scales[name].focus)
+            of_scale[name] = maps.spread(distances.view(queries[name].shape[:3]).cpu().numpy(), grid, scales[name])
             shapes.append(shape(normal))
         return of_scale, shapes
 

@@ -7,6 +7,7 @@ from typing import Any, TypedDict, Unpack
 import torch
 
 from patchcli.errors import InputError
+from patchcli.features import TRAINED
 from patchcli.features.registry import ENCODERS
 
 SAMPLERS = ("dense", "patch")
@@ -91,7 +92,7 @@ class Recipe:
         self._check_numbers()
 
     def _check_choices(self) -> None:
-        closed = ("encoder", tuple(ENCODERS)), ("sampler", SAMPLERS), ("objective", OBJECTIVES), ("precision", PRECISIONS)
+        closed = ("encoder", tuple(TRAINED)), ("sampler", SAMPLERS), ("objective", OBJECTIVES), ("precision", PRECISIONS)
         for name, choices in closed:
             value = getattr(self, name)
             if value not in choices and not (name != "sampler" and value is None):

@@ -23,6 +23,7 @@ class BankImage:
     vectors_big: int | None  # in the bank, at the scale K=64
     vectors_small: int | None  # at the scale K=32; None where it is not used
     vectors_fixed: int | None  # of the fixed features
+    vectors_pretrained: int | None  # of a pretrained backbone's
 
 
 def bank_list(store: Path | str = "patchcli.zarr") -> list[BankImage]:
@@ -45,6 +46,7 @@ def bank_list(store: Path | str = "patchcli.zarr") -> list[BankImage]:
             vectors_big=vectors["big"][number] if "big" in vectors else None,
             vectors_small=vectors["small"][number] if "small" in vectors else None,
             vectors_fixed=vectors["fixed"][number] if "fixed" in vectors else None,
+            vectors_pretrained=vectors["pretrained"][number] if "pretrained" in vectors else None,
         )
         for number, (name, (height, width)) in enumerate(zip(images.ids, images.sizes, strict=True))
     ]

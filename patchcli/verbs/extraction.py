@@ -188,9 +188,9 @@ class Extraction:
         remarks.close()
 
     def _check_count(self, count: int, files: int) -> None:
-        if count < 2:
-            expected = "at least 2 good images (their mean is subtracted)"
-            raise InputError(f"{count} of {files} files could be read", subject=self._dataset.root, expected=expected)
+        if not count:
+            found = f"none of {files} files could be read"
+            raise InputError(found, subject=self._dataset.root, advice="expected good images")
 
 
 def _described(canvas: Canvas | None) -> str:

@@ -1,56 +1,88 @@
-"""The published weights of Patch SVDD → the store's encoder."""
+"""Weights that others have trained → the store's encoder: Patch SVDD's, or those of a backbone of timm."""
 
-import pickle
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from patchcli import files
 from patchcli.errors import InputError, StoreError
+from patchcli.features import dense, pretrained
 from patchcli.features.hierarchical import HierarchicalEncoder
+from patchcli.features.pretrained import PretrainedEncoder
 from patchcli.observer import Observer
 from patchcli.store import EncoderAttributes, Store
+from patchcli.store.parts import Array
+from patchcli.verbs import state_dicts
 
 
 def import_weights(
-    weights: Path | str, store: Path | str = "patchcli.zarr", overwrite: bool = False, observer: Observer | None = None
+    weights: Path | str | None = None,
+    store: Path | str = "patchcli.zarr",
+    overwrite: bool = False,
+    observer: Observer | None = None,
+    *,
+    backbone: str | None = None,
+    layers: Sequence[int] | None = None,
 ) -> str:
-    """Take the hierarchical encoder of a PyTorch state dict (the authors' pickle); its sha256.
+    """Take weights from a file as the encoder; its sha256.
 
-    Read with weights_only, so that a pickle that would run code is refused; names, shapes and numbers are checked.
+    Without `backbone`, the file is the authors' state dict of the hierarchical encoder. With one, a model of timm such as
+    "wide_resnet50_2" or "vit_small_patch14_dinov2", it is a state dict of that (safetensors or PyTorch); without a file, timm
+    fetches the weights. `layers` are stages or blocks of the backbone, counted from 0 as timm does; by default those of stride
+    8 and 16, or a transformer's last. No code of a file is run; names, shapes and numbers are checked. Raises InputError.
     """
-    path = Path(weights)
-    expected = f"{path}: expected a state dict of Patch SVDD's hierarchical encoder"
-    if why := files.trouble(path):
-        raise InputError(f"{path}: {why}; expected weights such as the published <class>.pkl")
-    try:
-        with warnings.catch_warnings(action="ignore"):  # torch warns of other pickle protocols
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for files that are no checkpoint
-        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
-            raise InputError(f"{expected}, found a pickle that holds more than tensors; it was not executed") from None
-        raise InputError(f"{expected}, found a file that is no checkpoint of torch") from None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise InputError(f"{expected}, found {type(state).__name__} of other things than tensors")
-    bias = state.get("conv2.bias")
-    D = bias.shape[0] if bias is not None and bias.ndim and len(bias) else 64
-    wanted = {name: tuple(values.shape) for name, values in HierarchicalEncoder(D).state_dict().items()}
-    for name in sorted(wanted.keys() ^ state.keys(), key=str):
-        raise InputError(f"{expected}; {name} is {'missing' if name in wanted else 'none of its names'}")
-    for name, shape in wanted.items():
-        actual = tuple(state[name].shape)
-        if actual != shape:
-            raise InputError(f"{expected}; {name} has the shape {actual}, not {shape}")
-    arrays = {name: values.to(torch.float32).numpy() for name, values in state.items()}
-    if not all(np.isfinite(values).all() for values in arrays.values()):
-        raise InputError(f"{expected} of finite numbers, found NaN or infinity")
-    observer = observer or Observer()
+    observer, path = observer or Observer(), None if weights is None else Path(weights)
+    if backbone is None and (path is None or layers is not None):
+        wrong = "expected `backbone` too" if path else "expected a file of weights, or `backbone`"
+        raise InputError(wrong, parameter="layers" if path else "weights")
+    encoder = None if backbone is None else PretrainedEncoder(backbone=backbone, layers=layers or ())
     with Store.writing(store, observer) as opened:
         if not overwrite and opened.holds("encoder"):
             advice = "replace it with `overwrite`, or name another with `store`"
             raise StoreError("holds an encoder already", subject=store, advice=advice)
-        observer.plan(str(path), f"the encoder of {store}", sum(values.nbytes for values in arrays.values()))
-        attributes = EncoderAttributes("hierarchical", D, "imported", file=path.name)
+        file = None if path is None else path.name
+        if encoder is None:
+            assert path is not None
+            opened.check_mean()
+            arrays, D = _hierarchical(path)
+            attributes = EncoderAttributes("hierarchical", D, "imported", file=file)
+        else:
+            assert backbone is not None
+            height, width = opened.images.shape[1:3]
+            dense.grids(encoder, height, width, {})
+            encoder.eval().check(height, width)
+            arrays = _pretrained(path, backbone, encoder, observer)
+            options = {"backbone": backbone, "layers": encoder.layers}
+            attributes = EncoderAttributes("pretrained", encoder.D, "imported", options=options, file=file)
+            chosen = ", ".join(map(str, encoder.layers))
+            observer.note(
+                f"{backbone}, layers {chosen}: {encoder.D} features every {encoder.stride} pixels of {height}x{width}"
+            )
+            if max(height, width) != encoder.side:
+                observer.detail(f"the backbone was trained with images of {encoder.side}x{encoder.side} pixels")
+        observer.plan(str(path or backbone), f"the encoder of {store}", sum(values.nbytes for values in arrays.values()))
         return opened.write_encoder(arrays, attributes, {})
+
+
+def _hierarchical(path: Path) -> tuple[dict[str, Array], int]:
+    """The published weights of Patch SVDD, and D."""
+    expected = f"{path}: expected a state dict of Patch SVDD's hierarchical encoder"
+    state = state_dicts.read(path, expected)
+    bias = state.get("conv2.bias")
+    D = bias.shape[0] if bias is not None and bias.ndim and len(bias) else 64
+    wanted = {name: tuple(values.shape) for name, values in HierarchicalEncoder(D).state_dict().items()}
+    state_dicts.check_names(state, wanted, expected)
+    return state_dicts.arrays(state, wanted, expected), D
+
+
+def _pretrained(path: Path | None, backbone: str, encoder: PretrainedEncoder, observer: Observer) -> dict[str, Array]:
+    """The weights of the encoder's layers, from a file or from timm; those of later layers and of the head stay behind."""
+    expected = f"{path or 'weights'}: expected a state dict of {backbone}"
+    state = pretrained.fetched(backbone) if path is None else state_dicts.read(path, expected)
+    if not state.keys() & encoder.whole.keys() and (renamed := state_dicts.by_order(state, encoder.whole)):
+        observer.note(f"{path} has other names than timm's {backbone}; its shapes fit in their order, and so it was taken")
+        state = renamed
+    state_dicts.check_names(state, encoder.whole, expected)
+    mine = {name: values for name, values in encoder.state_dict().items() if not name.endswith(state_dicts.COUNTER)}
+    own = {name: values.numpy() for name, values in mine.items() if name in ("mean", "std")}
+    wanted = {name.removeprefix("backbone."): tuple(values.shape) for name, values in mine.items() if name not in own}
+    loaded = state_dicts.arrays(state, wanted, expected)
+    return own | {f"backbone.{name}": values for name, values in loaded.items()}

@@ -34,6 +34,7 @@ class Info:
     encoder_architecture: str | None
     encoder_source: str | None  # trained, untrained, fitted or imported
     encoder_D: int | None  # noqa: N815
+    encoder_options: dict[str, Any] | None  # backbone and layers of a pretrained encoder
     encoder_steps: int | None
     encoder_seconds: float | None
     encoder_sha256: str | None
@@ -91,8 +92,8 @@ def info(store: Path | str = "patchcli.zarr", check: bool = False) -> Info:
 
 def _encoder(encoder: EncoderAttributes | None) -> dict[str, Any]:
     """The fields of Info about the encoder."""
-    names = ("architecture", "source", "D", "steps", "seconds", "sha256", "criterion", "exponents", "trouble", "note")
-    fields = {f"encoder_{name}": getattr(encoder, name, None) for name in names}
+    own = [name for name in Info.__annotations__ if name.startswith("encoder_")]
+    fields = {name: getattr(encoder, name.removeprefix("encoder_"), None) for name in own}
     return {**fields, "recipe": None if encoder is None else encoder.recipe}
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from smallworld import World, part_folder, save, texture, tree, truncate, write_dataset, write_plain
 
 import patchcli
+from patchcli.features.hierarchical import HierarchicalEncoder
 from patchcli.store import Blocks, Store
 from patchcli.store import bank as bank_module
 
@@ -71,7 +72,7 @@ def test_images_smaller_than_a_patch(tmp_path: Path) -> None:
         f"patchcli: left out: {tmp_path}/good/00{i}.png: 300×20 pixels are smaller than a patch (32×32)" for i in (0, 1)
     ]
     assert last.startswith("patchcli: error: ")
-    assert "at least 2 good images" in last
+    assert "none of 2 files could be read" in last
     assert [child.name for child in tmp_path.iterdir()] == ["good"]
 
 
@@ -84,8 +85,11 @@ def test_two_images_are_enough_and_one_is_not(tmp_path: Path) -> None:
     (record,) = records(done("score", image))
     assert record["score"] > 0
     write_plain(tmp_path / "one", 1)
-    refused("extract", "one", "--store", "one.zarr", says=("one: expected at least 2 good images", "1 of 1 files"))
-    assert not (tmp_path / "one.zarr").exists()
+    done("extract", "one", "--store", "one.zarr")
+    says = ("one.zarr: expected at least 2 good images", "found 1", "patchcli import --backbone")
+    refused("train", "--store", "one.zarr", "--quiet", says=says)
+    torch.save(dict(HierarchicalEncoder(8).state_dict()), "weights.pkl")
+    refused("import", "weights.pkl", "--store", "one.zarr", says=says)
 
 
 @pytest.mark.parametrize("command", ["extract", "train"])

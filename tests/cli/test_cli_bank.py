@@ -13,10 +13,10 @@ def test_list(made: World) -> None:
     assert [record["image"] for record in found] == [f"train/good/{n:03}.png" for n in range(10)]
     assert found[0] == {
         "schema": "patchcli.bank/1", "image": "train/good/000.png", "id": "train/good/000.png", "width": 160, "height": 140,
-        "vectors_big": 25, "vectors_small": 625, "vectors_fixed": None,
+        "vectors_big": 25, "vectors_small": 625, "vectors_fixed": None, "vectors_pretrained": None,
     }  # fmt: skip
     table = done("bank", "list", "--store", made.store, "--format", "table").stdout.splitlines()
-    assert table[0].split() == ["image", "width", "height", "big", "small", "fixed"]
+    assert table[0].split() == ["image", "width", "height", "big", "small", "fixed", "pretrained"]
     assert len(table) == 11
     assert len(list(csv.DictReader(io.StringIO(done("bank", "list", "--store", made.store, "--format", "csv").stdout)))) == 10
 

@@ -15,8 +15,8 @@ from patchcli.bank import search
 from patchcli.cli import extract, options, score, shell, train, usage
 from patchcli.datasets import sizes
 from patchcli.datasets.layouts import LAYOUTS
+from patchcli.features import TRAINED, pretrained
 from patchcli.features.hierarchical import HierarchicalEncoder
-from patchcli.features.registry import ENCODERS
 from patchcli.training import loop
 from patchcli.training import recipe as recipes
 from patchcli.training.recipe import Recipe
@@ -30,7 +30,7 @@ def test_choices_are_those_of_the_library() -> None:
     assert get_args(options.LayoutName) == tuple(LAYOUTS)
     assert get_args(options.DeviceName) == runtime.DEVICES
     assert set(get_args(options.SearchName)) == {"auto", *search.METHODS}
-    assert get_args(train.EncoderName) == tuple(ENCODERS)
+    assert get_args(train.EncoderName) == tuple(TRAINED)
     assert set(get_args(train.SamplerName)) == set(recipes.SAMPLERS)
     assert set(get_args(train.ObjectiveName)) == set(recipes.OBJECTIVES)
     assert set(get_args(train.PrecisionName)) == set(recipes.PRECISIONS)
@@ -111,6 +111,9 @@ PROSE: dict[tuple[str, str], Callable[[], bool]] = {
     ),
     ("--dim", "64"): lambda: Recipe().D == 64,
     ("--lr", "0.001; with --encoder flat: 0.0003"): lambda: (Recipe().lr, FLAT.lr) == (0.001, 0.0003),
+    ("--layers", "the stages of stride 8 and 16; of a transformer the last block"): lambda: (
+        (pretrained.usual([2, 4, 8, 16, 32]), pretrained.usual([16] * 12)) == ([2, 3], [11])
+    ),
     ("--batch", "4; with --sampler patch: 64"): lambda: (Recipe().batch, PAPER.batch, PATCH.batch) == (4, 4, 64),
     ("--precision", "auto; with --objective paper: float32"): lambda: (
         (Recipe().precision, PAPER.precision) == ("auto", "float32")

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,6 +29,7 @@ from smallworld import SIZE, save, texture, touched, write_dataset, write_plain
 
 import patchcli
 from patchcli.cli.app import app
+from patchcli.features import pretrained
 from patchcli.features.hierarchical import HierarchicalEncoder
 from patchcli.training import criterion
 from patchcli.verbs import watcher
@@ -97,6 +99,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         save(Path("part.png"), np.full((*SIZE, 3), 255, np.uint8))
         Path("parts.csv").write_text("path,label\n" + "".join(f"line3/00{n}.png,good\n" for n in range(3)))
         torch.save(dict(HierarchicalEncoder(64).state_dict()), "hazelnut.pkl")
+        if find_spec("timm"):
+            torch.save(pretrained.create("tf_efficientnet_lite0").state_dict(), "efficientnet-lite0.pth")
         small_store("mvtec/grid", "patchcli.zarr")
         list(patchcli.score(outputs=Outputs("maps")))
         shutil.copytree("patchcli.zarr", "stores/grid.zarr")
@@ -165,7 +169,9 @@ def typed(line: str) -> str:
 
 
 @pytest.mark.parametrize("line", dict.fromkeys(LINES))
-def test_what_the_documentation_types(line: str, workshop: Path) -> None:
+def test_what_the_documentation_types(line: str, workshop: Path, request: pytest.FixtureRequest) -> None:
+    if "--backbone" in line:
+        request.getfixturevalue("timm")
     line = line.replace("/mnt/camera", "camera")
     if re.search(r"patchcli (train|extract) [./]", line):
         shutil.rmtree("patchcli.zarr")  # a new store, as for a user who begins with it

@@ -12,10 +12,11 @@ from PIL import Image
 
 from patchcli.datasets.images import standardise
 from patchcli.errors import InputError
+from patchcli.features import TRAINED
 from patchcli.features import dense as embedding
 from patchcli.features.encoder import Encoder
 from patchcli.features.grid import PatchGrid
-from patchcli.features.registry import ENCODERS, build
+from patchcli.features.registry import build
 from patchcli.store import Store
 from patchcli.verbs.extract import extract
 from patchcli.verbs.import_weights import import_weights
@@ -57,21 +58,21 @@ def assert_dense_equals_cut(encoder: Encoder, pixels: np.ndarray, mean: np.ndarr
 
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 71), (96, 96), (97, 110), (101, 99)])
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", TRAINED)
 def test_dense_equals_cut(
     random_encoder: Callable[..., Encoder], float64: None, architecture: str, size: tuple[int, int]
 ) -> None:
     assert_dense_equals_cut(random_encoder(architecture).double(), *random_images(1, *size), atol=1e-12)
 
 
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", TRAINED)
 def test_dense_equals_cut_in_float32(random_encoder: Callable[..., Encoder], architecture: str) -> None:
     assert_dense_equals_cut(random_encoder(architecture), *random_images(1, 65, 71), atol=1e-5)
 
 
 @settings(max_examples=10)
 @given(
-    st.sampled_from(sorted(ENCODERS)), st.integers(64, 130), st.integers(64, 130), st.sampled_from([16, 40, 64, 100])
+    st.sampled_from(sorted(TRAINED)), st.integers(64, 130), st.integers(64, 130), st.sampled_from([16, 40, 64, 100])
 )  # fmt: skip
 def test_tiles_change_nothing(architecture: str, height: int, width: int, tile: int) -> None:
     with torch.random.fork_rng(), pytest.MonkeyPatch.context() as patched:
@@ -126,7 +127,7 @@ def test_no_tf32(random_encoder: Callable[..., Encoder], monkeypatch: pytest.Mon
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU, or PATCHCLI_TEST_GPU is not set")
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", TRAINED)
 def test_a_gpu_has_the_features_of_a_cpu(random_encoder: Callable[..., Encoder], architecture: str) -> None:
     encoder, images = random_encoder(architecture), random_images(3, 101, 99)
     grids = embedding.grids(encoder, 101, 99, {})

@@ -5,15 +5,16 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from patchcli.features import TRAINED
 from patchcli.features.encoder import Encoder
-from patchcli.features.registry import ENCODERS, build
+from patchcli.features.registry import build
 from patchcli.training.losses import PositionClassifier
 
 SIZES = [(64, 64), (96, 96), (97, 110), (101, 99)]
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", TRAINED)
 @torch.inference_mode()
 def test_dense_is_forward_of_the_patch_at_each_place(
     random_encoder: Callable[..., Encoder], architecture: str, size: tuple[int, int]
@@ -69,7 +70,7 @@ def test_a_big_feature_depends_on_all_four_quadrants(random_encoder: Callable[..
     assert torch.pdist(torch.cat(features)).min() > 1e-3
 
 
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", TRAINED)
 @torch.inference_mode()
 def test_an_untrained_encoder_tells_patches_apart(architecture: str) -> None:
     torch.manual_seed(0)

@@ -104,18 +104,19 @@ def test_a_library_user_is_warned(tmp_path: Path) -> None:
         patchcli.extract(data, tmp_path / "s.zarr", ImageOptions(size=(64, 64)))
 
 
-def test_one_image_is_not_enough(tmp_path: Path) -> None:
-    data = write_plain(tmp_path / "good", 2)
-    truncate(data / "001.png")
-    with pytest.raises(InputError, match=r"at least 2 good images.*1 of 2 files could be read"):
+def test_no_image_is_not_enough(tmp_path: Path) -> None:
+    data = write_plain(tmp_path / "good", 1)
+    truncate(data / "000.png")
+    with pytest.raises(InputError, match=r"none of 1 files could be read; expected good images"):
         patchcli.extract(data, tmp_path / "s.zarr", ImageOptions(size=(64, 64)), observer=Told())
     assert [child.name for child in tmp_path.iterdir()] == ["good"]
 
 
 def test_a_failed_overwrite_keeps_the_store(kept: World, tmp_path: Path) -> None:
     data = write_plain(tmp_path / "one", 1)
-    with pytest.raises(InputError, match=r"at least 2 good images"):
-        patchcli.extract(data, kept.store, overwrite=True)
+    truncate(data / "000.png")
+    with pytest.raises(InputError, match=r"none of 1 files could be read"):
+        patchcli.extract(data, kept.store, overwrite=True, observer=Told())
 
 
 # ---- the images' own size -------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def test_weights_come_in(world: World, tmp_path: Path, D: int, zipped: bool) -> 
     assert digest == digest_of(read) == digest_of({name: values.numpy() for name, values in state.items()})
     for name, values in state.items():
         np.testing.assert_array_equal(read[name], values.numpy())
-    assert store.encoder.attributes == EncoderAttributes("hierarchical", D, "imported", digest, "weave.pkl")
+    assert store.encoder.attributes == EncoderAttributes("hierarchical", D, "imported", digest, file="weave.pkl")
     assert patchcli.embed(world.store).embedded == 10
     assert {record.encoder for record in patchcli.score(world.store)} == {digest}
     with pytest.raises(IncompleteError, match=r"the encoder was imported, there is nothing to resume"):
