@@ -3,6 +3,7 @@
     python examples/benchmarks/search.py STORE [VECTORS ...]     # search, at the bank's own size and blown up
     python examples/benchmarks/search.py STORE --tolerances      # how small and how fast a thinned bank is
     python examples/benchmarks/search.py STORE --memory 1000000  # peak memory of `patchcli score --memory 300M`
+    python examples/benchmarks/search.py --wide                  # vectors as long as pretrained features, on one thread
 
 STORE has a whole bank and a data set with test images. A bank is blown up by copies with normal noise (σ = 0.01). Times are
 for the small scale, K=32: 3,249 queries an image of 256×256. Needs: pip install '.[benchmarks]'
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 
 from patchcli.bank import pages as paged
+from patchcli.bank import search
 from patchcli.bank import thinning as cover
 from patchcli.bank.search import brute, pruned, trees
 from patchcli.datasets import images, layouts
@@ -113,6 +115,34 @@ def compare(vectors: np.ndarray, queries: list[torch.Tensor]) -> None:
         f"{float((index != first).float().mean()):.2%}; faiss off by {off:.1e}, other index in "
         f"{float((torch.from_numpy(named[:, 0]) != first).float().mean()):.2%}"
     )
+
+
+def wide(count: int = 16384, asked: int = 1024) -> None:
+    """Long vectors, whose variances along their axes fall as a power: each search, faiss, and what "auto" takes."""
+    import faiss
+
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    rng = np.random.default_rng(0)
+    for D in (384, 768, 1536):
+        for power in (1.0, 1.5, 2.0):
+            scales = np.arange(1, D + 1) ** (-power / 2)
+            bank, queries = ((rng.normal(size=(n, D)) * scales).astype(np.float32) for n in (count, asked))
+            pages, _ = indexed(bank)
+            flat = faiss.IndexFlatL2(D)
+            flat.add(bank)
+            q, blocks = torch.from_numpy(queries), [(torch.arange(count), torch.from_numpy(bank))]
+            pruned.search(q[:2], pages)  # loads what is compiled
+            ways = {
+                "pruned": lambda q=q, pages=pages: pruned.search(q, pages),
+                "brute": lambda q=q, blocks=blocks: brute.nearest(q, blocks),
+                "faiss": lambda queries=queries, flat=flat: flat.search(queries, 1),
+            }
+            best = {name: min(seconds(way, 1) for _ in range(3)) for name, way in ways.items()}
+            squares = np.square(np.concatenate([page.coords for page in pages]), dtype=np.float64)
+            share, chosen = squares[:, :-1].sum() / squares.sum(), search.suited("pruned", pages)
+            times = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in best.items())
+            print(f"D {D}, the leading coordinates hold {share:.0%}: {times}; auto takes {chosen}")
 
 
 def shares(store: Store, files: list[Path]) -> None:
@@ -226,6 +256,9 @@ def blow_up(path: Path, count: int) -> None:
 def main() -> None:
     if len(sys.argv) < 2:
         raise SystemExit(__doc__)
+    if sys.argv[1] == "--wide":
+        wide()
+        return
     path = Path(sys.argv[1])
     if sys.argv[2:3] == ["--memory"]:
         memory(path, int(sys.argv[3]))

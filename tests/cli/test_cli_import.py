@@ -3,10 +3,12 @@
 import pickle
 from pathlib import Path
 
+import pytest
 import torch
 from commands import done, records, refused
 from smallworld import World
 
+from patchcli.features import pretrained
 from patchcli.features.hierarchical import HierarchicalEncoder
 
 
@@ -69,3 +71,33 @@ def test_what_is_refused(kept: World, tmp_path: Path) -> None:
 
 def test_no_store_to_import_into() -> None:
     refused("import", _saved("weave.pkl"), says=("patchcli.zarr: no store found",))
+
+
+def test_from_a_backbone_to_scores(timm: object, made: World) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(pretrained.create("test_resnet").state_dict(), "resnet.pth")
+    done("extract", made.data, "--store", "s.zarr", "--size", 128)
+    result = done("import", "resnet.pth", "--backbone", "test_resnet", "--layers", "1,2", "--store", "s.zarr")
+    assert "test_resnet, layers 1, 2: 80 features every 4 pixels of 128x128" in result.stderr
+    (found,) = records(done("info", "--store", "s.zarr"))
+    assert found["encoder_options"] == {"backbone": "test_resnet", "layers": [1, 2]}
+    assert "backbone test_resnet, layers 1+2" in done("info", "--store", "s.zarr", "--format", "table").stdout
+    done("embed", "--store", "s.zarr")
+    scored = records(done("score", "--store", "s.zarr"))
+    assert all(record["score"] == record["score_pretrained"] > 0 for record in scored)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), ("WEIGHTS: expected a file of weights, or --backbone",)),
+        (("--backbone", "test_resnet", "--layers", "2;3"), ("--layers: expected numbers such as 2,3, found '2;3'",)),
+        (("--backbone", "test_resnet", "--layers", "2,9"), ("--layers: expected numbers from 0 to 4", "found 9")),
+        (("--backbone", "resnet_50"), ("--backbone: expected a model of timm", "found 'resnet_50'")),
+        (("missing.pth", "--backbone", "test_resnet"), ("missing.pth: no such file",)),
+        (("--layers", "2"), ("WEIGHTS: expected a file of weights, or --backbone",)),
+    ],
+)  # fmt: skip
+def test_what_is_refused_of_a_backbone(timm: object, kept: World, arguments: tuple[str, ...], says: tuple[str, ...]) -> None:
+    refused("import", *arguments, "--store", kept.store, "--overwrite", says=says)
