@@ -13,8 +13,8 @@ from patchcli.datasets import images
 from patchcli.detection.detector import Detector
 from patchcli.detection.result import Result
 from patchcli.errors import IncompleteError
+from patchcli.features import TRAINED
 from patchcli.features.encoder import Encoder
-from patchcli.features.registry import ENCODERS
 from patchcli.store import EncoderAttributes, Store
 from patchcli.verbs.embed import embed
 from patchcli.verbs.extract import extract
@@ -210,7 +210,7 @@ def test_without_a_bank_there_is_no_detector(make_store: MakeStore) -> None:
         Detector.open(store)
 
 
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", TRAINED)
 def test_a_stored_encoder_is_loaded_as_it_was(make_store: MakeStore, architecture: str) -> None:
     store, encoder = make_store(architecture, (80, 80), bank=False)
     loaded = store.encoder.restore(CPU).state_dict()
