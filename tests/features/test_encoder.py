@@ -39,7 +39,7 @@ def test_dense_leaves_out_a_scale_that_does_not_fit(random_encoder: Callable[...
     assert random_encoder("hierarchical").dense(torch.zeros(1, 3, 63, 80)).keys() == {"small"}
 
 
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", TRAINED)
 @torch.inference_mode()
 def test_dense_gives_what_is_wanted_bit_for_bit(random_encoder: Callable[..., Encoder], architecture: str) -> None:
     encoder, images = random_encoder(architecture), torch.rand(1, 3, 70, 80) - 0.5
