@@ -139,10 +139,10 @@ def wide(count: int = 16384, asked: int = 1024) -> None:
                 "faiss": lambda queries=queries, flat=flat: flat.search(queries, 1),
             }
             best = {name: min(seconds(way, 1) for _ in range(3)) for name, way in ways.items()}
-            squares = np.square(np.concatenate([page.coords for page in pages]), dtype=np.float64)
-            share, chosen = squares[:, :-1].sum() / squares.sum(), search.suited("pruned", pages)
+            whole, held = (bank - pages.index.axes.centre) ** 2, pages.index.axes.turned(bank) ** 2
+            share, chosen = held.sum() / whole.sum(), search.suited("pruned", pages)
             times = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in best.items())
-            print(f"D {D}, the leading coordinates hold {share:.0%}: {times}; auto takes {chosen}")
+            print(f"D {D}, 64 axes hold {share:.0%}: {times}; auto takes {chosen}")
 
 
 def shares(store: Store, files: list[Path]) -> None:

@@ -121,7 +121,8 @@ class Detector:
         searches, left = {}, self.memory
         for scale in self.grids:  # big first: it is small
             of_scale = pages.read(self.bank, scale, left)
-            searches[scale] = search.method(method)(of_scale, self.device, left)
+            chosen = search.suited(method, of_scale) if self.setup.search == "auto" else method
+            searches[scale] = search.method(chosen)(of_scale, self.device, left)
             left = max(0, left - pages.memory(self.bank, scale))
         return searches
 

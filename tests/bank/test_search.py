@@ -491,3 +491,13 @@ def test_the_trial_tells_wrong_neighbours(compiler: None, monkeypatch: pytest.Mo
 def test_an_unknown_search_is_refused() -> None:
     with pytest.raises(InputError, match="`search`: expected auto, pruned, brute or keops, found 'hnsw'"):
         neighbours.choose("hnsw", CPU, D)
+
+
+def test_auto_prunes_only_where_there_is_something_to_skip() -> None:
+    rng = np.random.default_rng(0)
+    long, short = (torch.from_numpy(rng.normal(size=(500, D)).astype(np.float32)) for D in (384, 64))
+    curved = torch.from_numpy(np.tanh(rng.normal(size=(500, 8)) @ rng.normal(size=(8, 384)) / 5).astype(np.float32))
+    for bank, chosen in ((long, "brute"), (short, "pruned"), (curved, "pruned"), (torch.ones(5, 64), "pruned")):
+        pages, _ = paged(bank, [torch.arange(len(bank))])
+        assert neighbours.suited("pruned", pages) == chosen
+        assert neighbours.suited("keops", pages) == "keops"

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import torch
 
     from patchcli.bank.search.base import Search
+    from patchcli.bank.search.trees import Pages
+
+LOOSE = 0.75  # of the vectors' variance: where the axes of a bank hold less, `pruned` can skip too little to pay
 
 # The names that a user gives; each is a module here, with the class of this name.
 METHODS = {"pruned": "Pruned", "brute": "Brute", "keops": "KeOps"}
@@ -36,3 +39,15 @@ def choose(name: str, device: "torch.device", D: int) -> tuple[str, str]:
     chosen = next(one for one in candidates if not problems.setdefault(one, method(one).problem(device, D)))
     problem = problems[candidates[0]]
     return chosen, f"{problem}; searching with {chosen}, which is exact too" if problem else ""
+
+
+def suited(name: str, pages: "Pages") -> str:
+    """The search that "auto" takes for one scale: `name`, or brute force where pruning would find little to skip.
+
+    So it is with vectors that are much longer than the axes are many, and vary alike in all directions.
+    """
+    if name != "pruned":
+        return name
+    axes, some = pages.index.axes, pages[0].vectors[:4096]
+    whole, held = (some.astype("f8") - axes.centre) ** 2, axes.turned(some) ** 2
+    return name if held.sum() >= LOOSE * whole.sum() else "brute"
