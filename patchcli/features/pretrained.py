@@ -1,6 +1,7 @@
 """Features of a pretrained backbone of timm, convolutional (PatchCore) or a vision transformer (AnomalyDINO)."""
 
 import difflib
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -122,12 +123,13 @@ def create(backbone: str, fetch: bool = False) -> nn.Module:
 
 def fetched(backbone: str) -> dict[str, Tensor]:
     """The state dict of a backbone, which timm fetches or has in its cache. Raises InputError where neither works."""
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # which tells of every attempt
     try:
         return dict(create(backbone, fetch=True).state_dict())
     except InputError:
         raise
     except Exception as error:  # of whatever library talks to the network
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        reason = f"{error}".partition("\n")[0].partition(". ")[0]
         problem = f"its weights cannot be fetched here ({reason})"
         advice = "fetch them where there is a network, and give the file as `weights`"
         raise InputError(problem, parameter="backbone", subject=backbone, advice=advice) from None
