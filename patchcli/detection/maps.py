@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 
 from patchcli.features.encoder import Scale
 from patchcli.features.grid import PatchGrid
@@ -15,6 +14,8 @@ def _cover(starts: tuple[int, ...], K: int, length: int, scale: Scale) -> NDArra
     pixel, first = np.arange(length), np.array(starts)[:, None]
     middle = first + (K - 1) / 2
     if scale.blur is not None:
+        from scipy.ndimage import gaussian_filter1d  # takes long to import, and few need it
+
         linear = np.array([np.interp(pixel, middle[:, 0], one) for one in np.eye(len(starts))])
         return np.asarray(gaussian_filter1d(linear, scale.blur))
     if scale.focus is None:

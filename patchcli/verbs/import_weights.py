@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from patchcli import files
 from patchcli.errors import InputError, StoreError
 from patchcli.features import dense, pretrained
 from patchcli.features.hierarchical import HierarchicalEncoder
@@ -34,6 +35,8 @@ def import_weights(
         wrong = "expected `backbone` too" if path else "expected a file of weights, or `backbone`"
         raise InputError(wrong, parameter="layers" if path else "weights")
     encoder = None if backbone is None else PretrainedEncoder(backbone=backbone, layers=layers or ())
+    if path is not None and (why := files.trouble(path)):
+        raise InputError(f"{path}: {why}; expected weights such as the published <class>.pkl, or of a backbone")
     with Store.writing(store, observer) as opened:
         if not overwrite and opened.holds("encoder"):
             advice = "replace it with `overwrite`, or name another with `store`"

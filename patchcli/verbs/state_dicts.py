@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchcli import files
 from patchcli.errors import InputError
 from patchcli.store.parts import Array
 
@@ -19,8 +18,6 @@ COUNTER = "num_batches_tracked"  # of a batch norm in training, which not every 
 
 def read(path: Path, expected: str) -> dict[str, Tensor]:
     """The tensors of a safetensors file or of a PyTorch state dict, read with weights_only. Raises InputError."""
-    if why := files.trouble(path):
-        raise InputError(f"{path}: {why}; expected weights such as the published <class>.pkl, or of a backbone")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

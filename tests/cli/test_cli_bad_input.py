@@ -224,7 +224,7 @@ def test_a_half_written_bank(bankless: Path, monkeypatch: pytest.MonkeyPatch) ->
     result = done("embed", "--store", bankless)
     assert result.stderr.splitlines() == [
         "patchcli: going on: 3 of 10 blocks are done",
-        "patchcli: 6,500 vectors will need 0.8 MB of disk in the meantime, and 1.1 MB of memory to be searched",
+        "patchcli: 6,500 vectors will need 0.8 MB of disk in the meantime, and 1.2 MB of memory to be searched",
         "patchcli: the bank holds 250 big, 6,250 small vectors of 10 images (7 embedded now)",
         "patchcli: next: patchcli calibrate (for verdicts), or patchcli score",
     ]

@@ -89,9 +89,9 @@ def test_embed_refuses(kept: World, arguments: tuple[str, ...], says: str) -> No
 
 def test_memory_is_said_beforehand(made: World) -> None:
     line, _ = done("score", "--store", made.store, "--memory", "500K").stderr.splitlines()
-    assert line.startswith("patchcli: the bank would take 1.1 MB of memory, 0.5 MB may be used: parts of it are read anew")
+    assert line.startswith("patchcli: the bank would take 1.2 MB of memory, 0.5 MB may be used: parts of it are read anew")
     assert "memory" not in done("score", "--store", made.store).stderr
-    assert "patchcli: the bank takes 1.1 MB of memory\n" in done("score", "--store", made.store, "--verbose").stderr
+    assert "patchcli: the bank takes 1.2 MB of memory\n" in done("score", "--store", made.store, "--verbose").stderr
 
 
 def test_test_images_are_added_by_force_alone(world: World) -> None:

@@ -198,11 +198,11 @@ def test_the_record() -> None:
 
 
 def test_the_readmes_table(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its columns are those that `score` prints on a terminal of 80 columns."""
+    """Its columns are the first that `score` prints on a terminal of 80 columns; shorter names leave room for more."""
     monkeypatch.setenv("COLUMNS", "80")
     (output,) = re.findall(r"^image +score.*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
-    printed = typed("patchcli score --out maps/ --overlay --format table").splitlines()
-    assert output.split() in [line.split() for line in printed]
+    header, *_ = typed("patchcli score --out maps/ --overlay --format table").splitlines()
+    assert header.split()[: len(output.split())] == output.split()
 
 
 def test_the_readmes_python(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:

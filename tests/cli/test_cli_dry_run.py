@@ -39,7 +39,7 @@ DRY = [
     ("embed", ["read the bank of weave.zarr", "write nothing: it is finished"]),
     ("embed --keep 10%", ["read images of weave.zarr", "write its bank: 6,500 vectors before thinning"]),
     ("embed --store bankless.zarr",
-     ["read images of bankless.zarr", "write its bank: 6,500 vectors before thinning, 1.1 MB of memory to be searched"]),
+     ["read images of bankless.zarr", "write its bank: 6,500 vectors before thinning, 1.2 MB of memory to be searched"]),
     ("bank remove train/good/001.png",
      ["read 0 images to add", "write images and bank of weave.zarr, now of 9 images (about 0.7 MB)"]),
     ("bank add more", ["read 12 images to add", "write images and bank of weave.zarr, now of 22 images (about 1.8 MB)"]),
