@@ -42,9 +42,8 @@ def any_of(kind: Any) -> st.SearchStrategy[Any]:
     """Values of an attributes dataclass, every field of it drawn."""
     if kind is Thinning:
         return st.builds(Thinning, POSITIVE, st.none(), st.booleans()) | st.builds(Thinning, st.none(), SHARES | st.none())
-    drawn = {
-        name: RECIPES | st.none() if name == "recipe" else st.from_type(hint) for name, hint in get_type_hints(kind).items()
-    }
+    named = {"recipe": RECIPES | st.none(), "options": st.dictionaries(TEXTS, TEXTS | st.lists(st.integers()))}
+    drawn = {name: named.get(name, st.from_type(hint)) for name, hint in get_type_hints(kind).items()}
     return st.builds(kind, **drawn)
 
 
