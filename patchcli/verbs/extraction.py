@@ -64,10 +64,17 @@ class Extraction:
     """Reads a data set's images into a store."""
 
     def __init__(
-        self, dataset: Dataset, options: ImageOptions, store: Path, overwrite: bool, observer: Observer, check: Check
+        self,
+        dataset: Dataset,
+        options: ImageOptions,
+        store: Path,
+        overwrite: bool,
+        observer: Observer,
+        check: Check,
+        least: int,
     ) -> None:
         self._dataset, self._options, self._store = dataset, options, store
-        self._overwrite, self._observer, self._check = overwrite, observer, check
+        self._overwrite, self._observer, self._check, self._least = overwrite, observer, check, least
         self._manifest = dataset.manifest()
         self._wanted = None if options.size is None else canvas_of(options.size, dataset.split("train"), largest_patch())
         self._reserved = {} if options.holdout is None else dataset.set_aside(options.holdout)
@@ -188,9 +195,9 @@ class Extraction:
         remarks.close()
 
     def _check_count(self, count: int, files: int) -> None:
-        if not count:
-            found = f"none of {files} files could be read"
-            raise InputError(found, subject=self._dataset.root, advice="expected good images")
+        if count < self._least:
+            expected = "good images" if self._least == 1 else f"at least {self._least} good images (their mean is subtracted)"
+            raise InputError(f"{count} that can be read, of {files} files", subject=self._dataset.root, expected=expected)
 
 
 def _described(canvas: Canvas | None) -> str:

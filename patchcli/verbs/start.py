@@ -59,7 +59,7 @@ class Start:
         stack.enter_context(locked(self.store, observer, create=True))
         if self.recipe is not None and self.recipe.objective == "paper" and options.size is None and not existing(self.store):
             options = replace(options, size=(SIDE, SIDE))  # as in the paper
-        extracted = extract(data, self.store, options, overwrite=self.overwrite, observer=observer, check=self.chosen)
+        extracted = extract(data, self.store, options, overwrite=self.overwrite, observer=observer, check=self.chosen, least=2)
         if extracted.held_out:
             observer.note(f"{extracted.held_out} good images are reserved for `calibrate()`")
         if extracted.images < FEW:

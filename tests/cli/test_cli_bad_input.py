@@ -72,7 +72,7 @@ def test_images_smaller_than_a_patch(tmp_path: Path) -> None:
         f"patchcli: left out: {tmp_path}/good/00{i}.png: 300×20 pixels are smaller than a patch (32×32)" for i in (0, 1)
     ]
     assert last.startswith("patchcli: error: ")
-    assert "none of 2 files could be read" in last
+    assert "found 0 that can be read, of 2 files" in last
     assert [child.name for child in tmp_path.iterdir()] == ["good"]
 
 

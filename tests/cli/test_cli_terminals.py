@@ -27,7 +27,7 @@ from patchcli.cli.text import cells, table, visible
 from patchcli.features.hierarchical import HierarchicalEncoder
 
 STREAMS = list(product(("pipe", "pty"), repeat=2))
-ALIKE = STREAMS[0], STREAMS[-1]  # for commands whose data is nothing, or that of others
+ALIKE = STREAMS[0], STREAMS[-1]  # for commands whose data is nothing, or that of others, and for a second form
 # Each command, its forms, and what it reads on standard input; DATA, STORE, NEW and PATHS stand for paths.
 PRINTING: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "data": (["data", "DATA"], ("jsonl", "csv")),
@@ -100,7 +100,10 @@ def data_of(stdout: str) -> str:
 def outcomes(commands: Commands) -> dict[tuple[str, str], list[Outcome]]:
     """The runs of each case with each combination of terminals, none first."""
     return {
-        case: run_all([commands.run(*case, *streams) for streams in (ALIKE if case[0] in LONG else STREAMS)]) for case in CASES
+        case: run_all(
+            [commands.run(*case, *streams) for streams in (ALIKE if case[0] in LONG or case[1] == "csv" else STREAMS)]
+        )
+        for case in CASES
     }
 
 

@@ -107,7 +107,7 @@ def test_a_library_user_is_warned(tmp_path: Path) -> None:
 def test_no_image_is_not_enough(tmp_path: Path) -> None:
     data = write_plain(tmp_path / "good", 1)
     truncate(data / "000.png")
-    with pytest.raises(InputError, match=r"none of 1 files could be read; expected good images"):
+    with pytest.raises(InputError, match=r"expected good images, found 0 that can be read, of 1 files"):
         patchcli.extract(data, tmp_path / "s.zarr", ImageOptions(size=(64, 64)), observer=Told())
     assert [child.name for child in tmp_path.iterdir()] == ["good"]
 
@@ -115,7 +115,7 @@ def test_no_image_is_not_enough(tmp_path: Path) -> None:
 def test_a_failed_overwrite_keeps_the_store(kept: World, tmp_path: Path) -> None:
     data = write_plain(tmp_path / "one", 1)
     truncate(data / "000.png")
-    with pytest.raises(InputError, match=r"none of 1 files could be read"):
+    with pytest.raises(InputError, match=r"found 0 that can be read, of 1 files"):
         patchcli.extract(data, kept.store, overwrite=True, observer=Told())
 
 

@@ -280,3 +280,12 @@ def test_a_run_with_the_separation_says_so(tmp_path: Path, monkeypatch: pytest.M
 def test_a_report_without_steps_or_validation_images(store: Path, tmp_path: Path) -> None:
     patchcli.train(store=store, steps=0, report=tmp_path / "run.html", **QUICK)
     assert "too few images to validate with some of them" in (tmp_path / "run.html").read_text(encoding="utf-8")
+
+
+def test_one_image_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    data = write_plain(tmp_path / "one", 1)
+    with pytest.raises(
+        InputError, match=r"expected at least 2 good images \(their mean is subtracted\), found 1 that can be read, of 1"
+    ):
+        patchcli.train(data, tmp_path / "s.zarr", steps=0)
+    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == ["one"]
