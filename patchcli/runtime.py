@@ -18,6 +18,7 @@ from patchcli.errors import Ended, InputError
 T = TypeVar("T")
 TWICE = 0.3  # seconds within which two signals are one
 DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def device(name: str = "auto") -> torch.device:
@@ -28,6 +29,27 @@ def device(name: str = "auto") -> torch.device:
         advice = "use `device=cpu`, or install a CUDA build of torch"
         raise InputError("no CUDA device found by PyTorch", parameter="device", subject=name, advice=advice)
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def precision(name: str, device: torch.device, automatic: bool = True) -> str:
+    """float32 or bfloat16; auto is bfloat16 on a CPU that multiplies it in hardware, where it is `automatic`.
+
+    Raises InputError for another name, and for bfloat16 on a CPU that would emulate it, far slower than float32.
+    """
+    if name not in PRECISIONS:
+        raise InputError(repr(name), parameter="precision", expected=" or ".join(PRECISIONS))
+    fast = device.type != "cpu" or cpu_has_bfloat16()
+    if name == "bfloat16" and not fast:
+        problem = "this CPU has no bfloat16 instructions, it would be slower"
+        raise InputError(problem, parameter="precision", subject=name, advice="take float32")
+    if name == "auto":
+        return "bfloat16" if automatic and fast and device.type == "cpu" else "float32"
+    return name
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware; otherwise PyTorch emulates it."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,9 @@
 """Fixtures: generated images, stores of them, random encoders, and real data where there is some."""
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors, here and in the commands that tests start: threads only wait
+
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path

@@ -46,17 +46,18 @@ class Embedder:
     grids: dict[str, PatchGrid]
     D: int
     device: torch.device
+    precision: str  # of the encoder's forward pass
 
     @classmethod
-    def of(cls, store: Store, device: torch.device) -> "Embedder":
+    def of(cls, store: Store, device: torch.device, precision: str) -> "Embedder":
         """The encoder of a store, and its bank's grids."""
         encoder, mean, attributes = store.encoder.restore(device), store.mean, store.encoder.attributes
         grids = dense.grids(encoder, mean.shape[0], mean.shape[1], attributes.strides, attributes.exponents)
-        return cls(encoder, mean, grids, attributes.D, device)
+        return cls(encoder, mean, grids, attributes.D, device, precision)
 
     def __call__(self, pixels: Pixels) -> dict[str, NDArray[np.float32]]:
         """Images (B, H, W, 3) → features of each scale, (B, rows, columns, D)."""
-        features = dense.embed(self.encoder, pixels, self.mean, self.grids, self.device)
+        features = dense.embed(self.encoder, pixels, self.mean, self.grids, self.device, self.precision)
         return {scale: values.cpu().numpy() for scale, values in features.items()}
 
     def vectors(self, images: int) -> int:

@@ -66,7 +66,7 @@ def edit(images: EditedImages, device: torch.device, budget: int, observer: Obse
     Mean and encoder stay. A thinned bank is embedded anew: which vectors of an image it keeps depends on the others.
     """
     store, bank = images.store, images.store.bank()
-    embedder, thinning = Embedder.of(store, device), bank.attributes.thinning
+    embedder, thinning = Embedder.of(store, device, bank.precision), bank.attributes.thinning
     grids, D, count = embedder.grids, embedder.D, len(images)
     disk = bank_bytes(grids, D, count)
     store.check_space(disk)

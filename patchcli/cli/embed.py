@@ -21,6 +21,14 @@ def embed(
         ),
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store vectors as float16, at half the size on disk.")] = False,
+    precision: Annotated[
+        options.PrecisionName,
+        typer.Option(
+            "--precision",
+            help="Number format of the encoder, for the bank and for all images scored against it. auto is that of the present "
+            "bank, else that of training where this CPU has it.",
+        ),
+    ] = "auto",
     overwrite: options.Overwrite = False,
     force: Annotated[
         bool, typer.Option("--force", help="Embed even if the training failed or stopped too early to be useful.")
@@ -46,6 +54,7 @@ def embed(
             tolerance=tolerance,
             keep=keep,
             half=half,
+            precision=precision,
             overwrite=overwrite,
             force=force,
             observer=terminal,

@@ -28,6 +28,7 @@ else:
 
 # Closed choices, here because what has them in the library takes long to import; a test compares them.
 DeviceName = Literal["auto", "cpu", "cuda"]
+PrecisionName = Literal["auto", "float32", "bfloat16"]
 FormatName = Literal["table", "jsonl", "csv"]
 
 IMAGES, COMPUTATION, MESSAGES = "Images", "Computation", "Messages"  # headings in a help text
@@ -277,6 +278,14 @@ class Search(Budget):
             "--search",
             rich_help_panel=COMPUTATION,
             help="Nearest-neighbour search; all are exact. auto takes keops on a GPU, else pruned.",
+        ),
+    ] = "auto"
+    precision: Annotated[
+        PrecisionName,
+        typer.Option(
+            "--precision",
+            rich_help_panel=COMPUTATION,
+            help="Number format of the encoder. auto is that of the bank; a different one is refused.",
         ),
     ] = "auto"
 

@@ -18,7 +18,6 @@ else:
     EncoderName = Literal[(*TRAINED,)]
 SamplerName = Literal["dense", "patch"]
 ObjectiveName = Literal["contrast", "paper"]
-PrecisionName = Literal["auto", "float32", "bfloat16"]
 RECIPE = "Recipe"  # heading in the help text
 
 
@@ -94,7 +93,7 @@ class Recipe:
         ),
     ] = None
     precision: Annotated[
-        PrecisionName | None,
+        options.PrecisionName | None,
         typer.Option(
             "--precision",
             rich_help_panel=RECIPE,

@@ -37,6 +37,7 @@ class Setup:
 
     device: str = "auto"  # auto, cpu or cuda
     search: str = "auto"  # auto or a name of bank.search.METHODS; all are exact
+    precision: str = "auto"  # of the encoder's forward pass: that of the bank; another one is refused
     memory: int | None = None
     threads: int | None = None
     roi: Roi | Path | str | None = None  # a region of interest, or the mask image that it is read from
@@ -68,6 +69,7 @@ class Detector:
         self.canvas, self.reader = store.canvas, store.source.reader.lifted(setup.large)
         self.calibration, self.uncalibrated = _calibration(store, self.roi) if calibrated else (None, None)
         self._check_roi()
+        self._check_precision(observer)
         self._announce(observer)
         self.encoder, self.mean = store.encoder.restore(self.device), store.mean
         of_bank = self.attributes.strides, self.attributes.exponents
@@ -83,6 +85,7 @@ class Detector:
         *,
         device: str = "auto",
         search: str = "auto",
+        precision: str = "auto",
         memory: int | None = None,
         threads: int | None = None,
         roi: Roi | Path | str | None = None,
@@ -93,7 +96,7 @@ class Detector:
 
         Raises StoreError where the store has no complete bank of its encoder.
         """
-        setup = Setup(device, search, memory, threads, roi, large)
+        setup = Setup(device, search, precision, memory, threads, roi, large)
         return cls(store if isinstance(store, Store) else Store.open(store), setup, observer or Observer())
 
     def _check_roi(self) -> None:
@@ -101,6 +104,17 @@ class Detector:
             size = f"{self.canvas.width}x{self.canvas.height} pixels"
             nothing = f"nothing of it is left at the store's working size of {size}"
             raise InputError(f"{nothing}; expected a larger area", parameter="roi", subject=self.roi.path)
+
+    def _check_precision(self, observer: Observer) -> None:
+        """Raise InputError if the bank was embedded with another precision than the one that is wanted."""
+        wanted, stored = self.setup.precision, self.bank.precision
+        if wanted != "auto" and runtime.precision(wanted, self.device) != stored:
+            advice = f"run: `embed(precision={wanted})`, or leave `precision` out"
+            raise InputError(f"the bank was embedded with {stored}", parameter="precision", subject=wanted, advice=advice)
+        if stored == "bfloat16" and self.device.type == "cpu" and not runtime.cpu_has_bfloat16():
+            observer.note(
+                "the bank was embedded with bfloat16, which this CPU emulates slowly; `embed(precision=float32)` mends it"
+            )
 
     def _announce(self, observer: Observer) -> None:
         """Say what may be wrong with the encoder, and what memory the bank takes."""
@@ -179,7 +193,7 @@ class Detector:
 
     def embed_fitted(self, pixels: Pixels, sizes: list[tuple[int, int]]) -> Features:
         """Images (B, H, W, 3) that have the working size, with their original sizes."""
-        return Features(embed(self.encoder, pixels, self.mean, self.grids, self.device), sizes)
+        return Features(embed(self.encoder, pixels, self.mean, self.grids, self.device, self.bank.precision), sizes)
 
     def compare(self, features: Features, without: int | None = None) -> list[Result]:
         """The results of embedded images; as if the bank did not hold training image number `without`."""

@@ -96,9 +96,11 @@ def embed(
     mean: NDArray[np.float32],
     grids: Mapping[str, PatchGrid],
     device: torch.device,
+    precision: str = "float32",
 ) -> dict[str, Tensor]:
     """Images (B, H, W, 3) → features of each scale, (B, rows, columns, D) float32 on `device`.
 
+    `precision` is that of the encoder's forward pass: float32 or bfloat16.
     Images larger than TILE go through the encoder tile by tile, with the same features: the convolutions are unpadded,
     so a patch's feature depends on its own pixels alone. An encoder with padded ones takes whole images of any size.
     """
@@ -110,17 +112,21 @@ def embed(
     mean = mean if encoder.centred else np.zeros_like(mean)
     down = _spans({name: grid.ys for name, grid in grids.items()}, K, height, side)
     across = _spans({name: grid.xs for name, grid in grids.items()}, K, width, side)
+    forward = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
     for (top, bottom, rows), (left, right, columns) in product(down, across):
         tile = slice(top, bottom), slice(left, right)
         for start in range(0, count, at_once):
             part = slice(start, start + at_once)
             images = torch.from_numpy(standardise(pixels[part, *tile], mean[tile])).to(device)
-            dense = encoder.dense(images, grids)  # one forward serves every scale
+            with forward:
+                dense = encoder.dense(images, grids)  # one forward serves every scale
             for name, grid in grids.items():
                 ys, xs = tuple(y - top for y in grid.ys[rows[name]]), tuple(x - left for x in grid.xs[columns[name]])
                 if ys and xs:
-                    picked = _pick(encoder, images, dense[name], name, ys, xs)
+                    with forward:
+                        picked = _pick(encoder, images, dense[name], name, ys, xs)
                     if name not in out:
-                        out[name] = picked.new_empty(count, *grid.shape, picked.shape[-1])
+                        kept = torch.promote_types(picked.dtype, torch.float32)
+                        out[name] = picked.new_empty(count, *grid.shape, picked.shape[-1], dtype=kept)
                     out[name][part, rows[name], columns[name]] = picked
     return out

@@ -26,6 +26,7 @@ class Fingerprint:
     manifest: str  # identity of the images
     images: tuple[int, int, int, int]  # their shape
     strides: dict[str, int] = field(default_factory=dict)
+    precision: str = "float32"  # of the encoder's forward pass
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,11 @@ class Blocks:
         return self._part.seal(to_stored(self.attributes))
 
     @property
+    def precision(self) -> str:
+        """Of the forward pass that makes the features: float32 or bfloat16."""
+        return self.attributes.fingerprint.precision
+
+    @property
     def done(self) -> NDArray[np.uint8]:
         """One flag per block, 1 where it is written."""
         return cast(NDArray[np.uint8], self._part.flags("done"))
@@ -183,6 +189,11 @@ class Bank:
     def scales(self) -> list[str]:
         """The names of the scales."""
         return sorted(self.attributes.scales)
+
+    @property
+    def precision(self) -> str:
+        """Of the forward pass that made the features, and has to make those of queries: float32 or bfloat16."""
+        return self.attributes.fingerprint.precision
 
     @property
     def identity(self) -> str:

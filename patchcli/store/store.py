@@ -232,7 +232,9 @@ class Store:
             count = images_part.write(part, decoded, height, width, self.images.mean)
             images = Named(part.name, part.seal({}))
             shape = count, height, width, channels
-            edit = Edit(self, replace(self.bank_fingerprint(), manifest=edited, images=shape))
+            before = self.any_bank()
+            now = self.bank_fingerprint(before.precision if before else "float32")
+            edit = Edit(self, replace(now, manifest=edited, images=shape))
             yield edit
             if edit.bank is None:
                 raise ValueError("an edit ends with a bank")
@@ -258,22 +260,26 @@ class Store:
 
     # ---- bank ---------------------------------------------------------------------------------------------------
 
-    def bank_fingerprint(self) -> Fingerprint:
+    def bank_fingerprint(self, precision: str = "float32") -> Fingerprint:
         """What a bank of the present encoder and images is made from."""
         encoder = self.encoder.attributes
-        return Fingerprint(encoder.sha256, self.source.identity, self.images.shape, encoder.strides)
+        return Fingerprint(encoder.sha256, self.source.identity, self.images.shape, encoder.strides, precision)
+
+    def _is_present(self, fingerprint: Fingerprint) -> bool:
+        """Whether it is of the present encoder and images."""
+        return fingerprint == self.bank_fingerprint(fingerprint.precision)
 
     def blocks(self) -> Blocks | None:
         """The blocks of an unfinished bank of the present encoder and images, None if there are none."""
         part = self.part("blocks")
         blocks = None if part is None else Blocks(part)
-        return blocks if blocks is not None and blocks.attributes.fingerprint == self.bank_fingerprint() else None
+        return blocks if blocks is not None and self._is_present(blocks.attributes.fingerprint) else None
 
-    def begin_blocks(self, grids: Mapping[str, PatchGrid], D: int) -> Blocks:
+    def begin_blocks(self, grids: Mapping[str, PatchGrid], D: int, precision: str = "float32") -> Blocks:
         """Empty blocks for all images; they survive the process."""
         self.check_space(bank_bytes(grids, D, len(self.images)))
         with self._new("blocks") as part:
-            blocks = Blocks.create(part, self.bank_fingerprint(), grids, D, len(self.images))
+            blocks = Blocks.create(part, self.bank_fingerprint(precision), grids, D, len(self.images))
             self._switch(blocks=Named(part.name, blocks.seal()))
         begun = self.blocks()
         assert begun is not None
@@ -294,9 +300,9 @@ class Store:
                 remove(Path(self.path) / part.name)
 
     @contextlib.contextmanager
-    def writing_bank(self, grids: Mapping[str, PatchGrid], D: int) -> Iterator[Bank]:
+    def writing_bank(self, grids: Mapping[str, PatchGrid], D: int, precision: str = "float32") -> Iterator[Bank]:
         """A bank of the present encoder and images, to fill with pages; the switch comes when the block ends well."""
-        edit = Edit(self, self.bank_fingerprint())
+        edit = Edit(self, self.bank_fingerprint(precision))
         with edit.writing_bank(grids, D) as bank:
             yield bank
         self._switch(bank=edit.bank, blocks=None)
@@ -304,7 +310,7 @@ class Store:
     def finished_bank(self) -> Bank | None:
         """The bank of the present encoder and images, None if there is none."""
         bank = self.any_bank()
-        return bank if bank is not None and bank.attributes.fingerprint == self.bank_fingerprint() else None
+        return bank if bank is not None and self._is_present(bank.attributes.fingerprint) else None
 
     def any_bank(self) -> Bank | None:
         """The bank, even if it belongs to an encoder or images that the store no longer has."""

@@ -8,7 +8,7 @@ image takes part.
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import combinations
 
 import numpy as np
@@ -73,24 +73,25 @@ class Validation:
         self._of = np.concatenate([np.arange(len(good)), np.repeat(np.arange(len(good)), COPIES)])  # the image of each query
         self._unlearned: dict[str, NDArray[np.float32]] = {}  # maps of what training does not change
 
-    def judge(self, encoder: Encoder, device: torch.device) -> Judgement:
-        """Score the queries against the bank. Raises ValueError if the map is not finite."""
+    def judge(self, encoder: Encoder, device: torch.device, precision: str = "float32") -> Judgement:
+        """Score the queries against the bank, embedded with this precision. Raises ValueError if the map is not finite."""
         encoder = copy.deepcopy(encoder).eval()
         if encoder.unlearned and not self._unlearned:
-            self._unlearned, _ = self._maps(encoder, encoder.unlearned, device)
-        learned, shapes = self._maps(encoder, encoder.learned, device)
+            self._unlearned, _ = self._maps(encoder, encoder.unlearned, device, precision)
+        learned, shapes = self._maps(encoder, encoder.learned, device, precision)
         found = self._pixel_auroc(maps.multiply(learned, dict.fromkeys(learned, 1.0)))
         exponents = self._best_maps({**learned, **self._unlearned}) if self._unlearned else {}
         ranks, spreads = zip(*shapes, strict=True)
         return Judgement(found, min(ranks), min(spreads), exponents)
 
     def _maps(
-        self, encoder: Encoder, scales: Mapping[str, Scale], device: torch.device
+        self, encoder: Encoder, scales: Mapping[str, Scale], device: torch.device, precision: str
     ) -> tuple[dict[str, NDArray[np.float32]], list[tuple[float, float]]]:
         """The queries' map of each scale, and the `shape` of its bank."""
         height, width = self.mean.shape[:2]
         grids = {name: PatchGrid(height, width, scale.K, scale.judged or scale.S) for name, scale in scales.items()}
-        bank, queries = (embed(encoder, pixels, self.mean, grids, device) for pixels in (self.bank, self.queries))
+        embedded = partial(embed, encoder, mean=self.mean, grids=grids, device=device, precision=precision)
+        bank, queries = embedded(self.bank), embedded(self.queries)
         of_scale, shapes = {}, []
         for name, grid in grids.items():
             normal, patches = bank[name].flatten(0, 2), queries[name].flatten(0, 2)
@@ -160,7 +161,7 @@ class Criterion:
     def _validation(self) -> Validation:
         return Validation(self._images.read(self._images.validation), self._images.sample(BANK), self._images.mean)
 
-    def judge(self, step: int, encoder: Encoder, device: torch.device) -> Candidate | None:
+    def judge(self, step: int, encoder: Encoder, device: torch.device, precision: str = "float32") -> Candidate | None:
         """The encoder after a step as a candidate; None if the images are too few to validate with.
 
         Raises TrainingError if the features have collapsed, or the weights are not finite.
@@ -169,7 +170,7 @@ class Criterion:
         check_finite(weights, step)
         if not len(self._images.validation):
             return None
-        judgement = self._validation.judge(encoder, device)
+        judgement = self._validation.judge(encoder, device, precision)
         if step >= COLLAPSES_FROM and (judgement.rank < LEAST_RANK or judgement.spread < LEAST_SPREAD):
             numbers = f"effective rank {judgement.rank:.2f}, spread {judgement.spread:.1e}"
             advice = "lower `lam` or `lr`, or raise `warmup`" if self._objective == "paper" else "lower `lr`"

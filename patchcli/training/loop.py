@@ -195,7 +195,7 @@ class _Course:
     def _judge(self) -> Candidate | None:
         """Judge the average. Raises TrainingError where it is of no use."""
         trainer = self._trainer
-        return self._criterion.judge(len(trainer.history), trainer.average, trainer.device)
+        return self._criterion.judge(len(trainer.history), trainer.average, trainer.device, trainer.recipe.precision)
 
     def _failure(self) -> TrainingError | None:
         """What is wrong with the average; the first process judges it."""

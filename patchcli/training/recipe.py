@@ -6,13 +6,13 @@ from typing import Any, TypedDict, Unpack
 
 import torch
 
+from patchcli import runtime
 from patchcli.errors import InputError
 from patchcli.features import TRAINED
 from patchcli.features.registry import ENCODERS
 
 SAMPLERS = ("dense", "patch")
 OBJECTIVES = ("paper", "contrast")
-PRECISIONS = ("auto", "float32", "bfloat16")
 
 # Where the recipes differ: λ, the steps over which it rises from 0, images (dense) or pairs (patch) per step, number format.
 CONTRAST = {"lam": 0.0, "warmup": 0, "batch": 4, "precision": "auto"}
@@ -92,7 +92,12 @@ class Recipe:
         self._check_numbers()
 
     def _check_choices(self) -> None:
-        closed = ("encoder", tuple(TRAINED)), ("sampler", SAMPLERS), ("objective", OBJECTIVES), ("precision", PRECISIONS)
+        closed = (
+            ("encoder", tuple(TRAINED)),
+            ("sampler", SAMPLERS),
+            ("objective", OBJECTIVES),
+            ("precision", runtime.PRECISIONS),
+        )
         for name, choices in closed:
             value = getattr(self, name)
             if value not in choices and not (name != "sampler" and value is None):
@@ -116,13 +121,4 @@ class Recipe:
 
     def on(self, device: torch.device) -> "Recipe":
         """The recipe with what "auto" is on this device. Raises InputError where the device lacks the precision."""
-        fast = device.type == "cpu" and cpu_has_bfloat16()
-        if self.precision == "bfloat16" and device.type == "cpu" and not fast:
-            problem = "this CPU has no bfloat16 instructions, it would be slower"
-            raise InputError(problem, parameter="precision", subject="bfloat16", advice="train with float32")
-        return replace(self, precision="bfloat16" if fast else "float32") if self.precision == "auto" else self
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware; otherwise PyTorch emulates it, far slower than float32."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        return replace(self, precision=runtime.precision(self.precision, device))

@@ -3,6 +3,8 @@
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from patchcli import runtime
 from patchcli.bank import pages
 from patchcli.bank.build import BankSummary, Embedder, embed_blocks, index
@@ -18,6 +20,7 @@ def embed(
     tolerance: float | None = None,
     keep: float | None = None,
     half: bool = False,
+    precision: str = "auto",
     memory: int | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -32,7 +35,9 @@ def embed(
 
     With `tolerance`, a distance, or `keep`, a share, only some vectors are kept (greedy k-centre, page by page); `half`
     stores them as float16. Bank, records and maps say by how much a distance may then be off. By default the new bank is
-    thinned as the one before. `memory` bounds what is kept of the vectors in memory, in bytes; None: half of what is free.
+    thinned as the one before. `precision` is that of the encoder's forward pass, float32 or bfloat16, which the bank keeps
+    and queries take too; "auto" is that of a bank which is there, or else what the encoder was trained with, where this
+    machine is fast with it. `memory` bounds what is kept of the vectors in memory, in bytes; None: half of what is free.
     Raises StoreError where the encoder's training failed, or stopped before it was of use, unless `force` insists.
     """
     observer = observer or Observer()
@@ -45,16 +50,25 @@ def embed(
             raise StoreError(
                 trouble, subject=store, advice=f"run: `{repair or 'train(overwrite)'}` (or insist with `embed(force)`)"
             )
-        embedder = Embedder.of(opened, target)
+        embedder = Embedder.of(opened, target, _precision(opened, precision, target, overwrite))
         before = None if overwrite else opened.any_bank()
         if before is not None and thinning == Thinning():
             thinning = before.attributes.thinning
         if before is not None and before.attributes.thinning not in (Thinning(), thinning):
             overwrite = True  # vectors that it left out are needed
         finished = None if overwrite else opened.finished_bank()
-        if finished is None:
+        if finished is None or finished.precision != embedder.precision:
             return _embed_all(opened, embedder, thinning, budget, overwrite, observer)
         return _thin_finished(opened, embedder, finished, thinning, budget, observer)
+
+
+def _precision(store: Store, wanted: str, device: torch.device, overwrite: bool) -> str:
+    """The precision to embed with, where this one is wanted."""
+    present = None if overwrite else store.blocks() or store.finished_bank()
+    if wanted == "auto" and present is not None:
+        return present.precision
+    recipe = store.encoder.attributes.recipe or {}
+    return runtime.precision(wanted, device, automatic=recipe.get("precision") == "bfloat16")
 
 
 def _embed_all(
@@ -63,14 +77,16 @@ def _embed_all(
     """Embed the images, or with `overwrite` False those that are not in blocks yet, and index them all."""
     searched = _plan(store, embedder, observer)
     grids, images = embedder.grids, len(store.images)
-    blocks = (None if overwrite else store.blocks()) or store.begin_blocks(grids, embedder.D)
+    blocks = None if overwrite else store.blocks()
+    if blocks is None or blocks.precision != embedder.precision:
+        blocks = store.begin_blocks(grids, embedder.D, embedder.precision)
     done, count = int(blocks.done.sum()), len(blocks.done)
     if 0 < done < count:
         observer.note(f"going on: {done} of {count} blocks are done")
     disk = runtime.megabytes(bank_bytes(grids, embedder.D, images))
     observer.note(f"{embedder.vectors(images):,} vectors will need {disk} of disk in the meantime, and {searched}")
     embedded = embed_blocks(blocks, embedder, store.images.read, observer)
-    with store.writing_bank(grids, embedder.D) as bank:
+    with store.writing_bank(grids, embedder.D, embedder.precision) as bank:
         index(bank, {scale: partial(blocks.stream, scale) for scale in grids}, thinning, budget, observer)
     return BankSummary.of(store.bank(), embedded)
 
@@ -85,7 +101,7 @@ def _thin_finished(
         return BankSummary.of(store.bank(), 0)
     _plan(store, embedder, observer)
     store.drop_blocks()
-    with store.writing_bank(embedder.grids, embedder.D) as bank:
+    with store.writing_bank(embedder.grids, embedder.D, embedder.precision) as bank:
         index(bank, {scale: pages.stream(finished, scale) for scale in embedder.grids}, thinning, budget, observer)
     return BankSummary.of(store.bank(), 0)
 

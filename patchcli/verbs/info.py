@@ -46,6 +46,7 @@ class Info:
     bank: str | None  # complete, incomplete, or of another encoder
     bank_vectors: dict[str, int] | None  # of each scale
     bank_memory: int | None  # bytes
+    bank_precision: str | None  # of the forward pass that embedded it: float32 or bfloat16
     distance_error: float | None
     calibration: str | None  # its promise
     threshold: float | None
@@ -62,7 +63,7 @@ def info(store: Path | str = "patchcli.zarr", check: bool = False) -> Info:
     opened = Store.open(store)
     if check and (damages := pages.damages(opened)):
         raise StoreError("\n".join(damages))
-    source, (images, height, width, _) = opened.source, opened.images.shape
+    source = opened.source
     encoder = opened.encoder.attributes if opened.holds("encoder") else None
     bank, bank_state, following = _bank(opened)
     thresholds, calibration, following = _calibration(opened) if bank else (None, None, following)
@@ -74,13 +75,12 @@ def info(store: Path | str = "patchcli.zarr", check: bool = False) -> Info:
         format_version=FORMAT_VERSION,
         **{name: getattr(source, name) for name in _SOURCE},
         held_out=len(source.holdout),
-        images=images,
-        height=height,
-        width=width,
+        **dict(zip(("images", "height", "width"), opened.images.shape, strict=False)),
         **_encoder(encoder),
         bank=bank_state,
         bank_vectors=None if bank is None else {scale: bank.vectors(scale) for scale in bank.scales},
         bank_memory=None if bank is None else pages.total_memory(bank),
+        bank_precision=None if bank is None else bank.precision,
         distance_error=None if bank is None else max(bank.attributes.radius.values()),
         calibration=calibration,
         threshold=None if thresholds is None else thresholds.threshold,

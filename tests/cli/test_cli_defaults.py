@@ -33,7 +33,7 @@ def test_choices_are_those_of_the_library() -> None:
     assert get_args(train.EncoderName) == tuple(TRAINED)
     assert set(get_args(train.SamplerName)) == set(recipes.SAMPLERS)
     assert set(get_args(train.ObjectiveName)) == set(recipes.OBJECTIVES)
-    assert set(get_args(train.PrecisionName)) == set(recipes.PRECISIONS)
+    assert set(get_args(options.PrecisionName)) == set(runtime.PRECISIONS)
     assert get_args(extract.ScaleName) == tuple(HierarchicalEncoder.scales)
     assert get_args(score.SubmissionName) == (outputs.MVTEC2,)
 

@@ -88,6 +88,22 @@ def test_tiles_change_nothing(architecture: str, height: int, width: int, tile: 
         torch.testing.assert_close(tiled[scale], whole[scale], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["hybrid", "hierarchical", "fixed"])
+def test_bfloat16_rounds_the_learned_features_alone(random_encoder: Callable[..., Encoder], name: str) -> None:
+    """bfloat16 has 8 bits, so that nine convolutions in a row are off by a few times 2⁻⁸ of the features' size."""
+    encoder = random_encoder(name)
+    pixels, mean = random_images(3, 97, 90)  # the last patches are off the dense grid
+    grids = embedding.grids(encoder, 97, 90, {})
+    exact, rounded = (embedding.embed(encoder, pixels, mean, grids, CPU, precision) for precision in ("float32", "bfloat16"))
+    for scale, of_scale in encoder.scales.items():
+        assert rounded[scale].dtype == torch.float32
+        if of_scale.learned:
+            off = (rounded[scale] - exact[scale]).square().mean().sqrt() / exact[scale].square().mean().sqrt()
+            assert 1e-4 < off < 0.03
+        else:
+            assert torch.equal(rounded[scale], exact[scale])
+
+
 def test_dense_equals_cut_at_the_usual_size(random_encoder: Callable[..., Encoder], float64: None) -> None:
     encoder = random_encoder("hierarchical").double()
     grids = embedding.grids(encoder, 256, 256, {})

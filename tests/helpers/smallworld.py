@@ -143,7 +143,7 @@ class World:
 
 def make_store(data: Path, store: Path, embedded: bool = True, holdout: float | None = None, **recipe: Any) -> Path:
     """A store with an encoder of no training step (quick), the paper's unless another is named, and its bank."""
-    recipe.setdefault("encoder", "hierarchical")
+    recipe = {"encoder": "hierarchical", "precision": "float32"} | recipe
     patchcli.train(data, store, images=ImageOptions(size=WORKING, holdout=holdout), steps=0, observer=Told(), **recipe)
     if embedded:
         patchcli.embed(store)

@@ -70,7 +70,7 @@ def test_the_last_weights_whose_criterion_holds_are_the_encoder(
     values = iter(criteria)
     averages = []
 
-    def judge(_: Validation, encoder: Any, device: torch.device) -> Judgement:
+    def judge(_: Validation, encoder: Any, device: torch.device, precision: str) -> Judgement:
         averages.append({name: values.clone() for name, values in encoder.state_dict().items()})
         return Judgement(next(values), 3.0, 1.0, {})
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from learning import CPU
 
+from patchcli import runtime
 from patchcli.errors import InputError
 from patchcli.features import TRAINED
 from patchcli.features.registry import ENCODERS
-from patchcli.training import recipe as recipes
 from patchcli.training.recipe import Recipe
 
 
@@ -67,7 +67,7 @@ def test_the_learning_rate_is_the_encoders_own(make: Any) -> None:
 
 
 def test_bfloat16_is_refused_where_it_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipes, "cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(runtime, "cpu_has_bfloat16", lambda: False)
     with pytest.raises(InputError, match="`precision` bfloat16: this CPU has no bfloat16 instructions"):
         Recipe(precision="bfloat16").on(CPU)
 
@@ -76,7 +76,7 @@ def test_bfloat16_is_refused_where_it_is_emulated(monkeypatch: pytest.MonkeyPatc
     ("has", "device", "precision"), [(True, "cpu", "bfloat16"), (False, "cpu", "float32"), (True, "cuda", "float32")]
 )
 def test_the_precision_is_what_the_cpu_has(monkeypatch: pytest.MonkeyPatch, has: bool, device: str, precision: str) -> None:
-    monkeypatch.setattr(recipes, "cpu_has_bfloat16", lambda: has)
+    monkeypatch.setattr(runtime, "cpu_has_bfloat16", lambda: has)
     assert Recipe(seed=3).on(torch.device(device)) == Recipe(seed=3, precision=precision)
     assert Recipe.paper().on(torch.device(device)) == Recipe.paper(precision="float32")
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from learning import CONTRAST, CPU, PATCH, assert_equal, begin, one_step, run, state
 
+from patchcli import runtime
 from patchcli.errors import InputError, TrainingError
 from patchcli.features import dense as embedding
 from patchcli.store import Store
 from patchcli.training import alignment
 from patchcli.training import images as good
-from patchcli.training import recipe as recipes
 from patchcli.training import trainer as trainers
 from patchcli.training.loop import Training, total
 from patchcli.training.recipe import Recipe
@@ -154,7 +154,7 @@ def test_the_losses_fall_and_lambda_weighs_svdd(small_store: Store) -> None:
 
 @pytest.mark.parametrize("losses", [PATCH, {}])
 def test_bfloat16_trains(small_store: Store, monkeypatch: pytest.MonkeyPatch, losses: dict[str, Any]) -> None:
-    monkeypatch.setattr(recipes, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(runtime, "cpu_has_bfloat16", lambda: True)
     histories = []
     for precision in ("float32", "bfloat16"):
         training = begin(small_store, Recipe(D=4, batch=2, precision=precision, **losses))

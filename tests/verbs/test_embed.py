@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from smallworld import Told, World, leftovers, part_folder, parts, tree, without
+from smallworld import Told, World, leftovers, make_store, part_folder, parts, tree, without
 
 import patchcli
+from patchcli import runtime
 from patchcli.bank import pages
 from patchcli.datasets import images
 from patchcli.errors import IncompleteError, InputError, StoreError
@@ -88,6 +89,62 @@ def test_stopped_and_gone_on_is_as_if_never_stopped(world: World, monkeypatch: p
     assert "6,500 vectors will need" in told.notes[-1]
     assert ("embed", 10 - stop, 10 - stop) in told.progressed
     assert told.progressed[-1] == ("index", 6250, 6250)
+
+
+def test_the_precision_is_that_of_training_and_stays_with_the_bank(
+    tmp_path: Path, made: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With bfloat16 an image of the bank still has distance 0: bank and queries are embedded alike."""
+    monkeypatch.setattr(runtime, "cpu_has_bfloat16", lambda: True)
+    store = make_store(made.data, tmp_path / "it.zarr", D=8, precision="bfloat16")
+    bank = Store.open(store).bank()
+    rounded, identity = held(bank, "small"), bank.identity
+    assert bank.precision == "bfloat16"
+    assert max(record.score for record in patchcli.score(store, [made.data / "train"])) == 0
+    monkeypatch.setattr(runtime, "cpu_has_bfloat16", lambda: False)
+    assert patchcli.embed(store).embedded == 0  # what is there stays
+    told = Told()
+    patchcli.Detector.open(store, observer=told)
+    assert [line for line in told.notes if "this CPU emulates" in line]
+    assert patchcli.embed(store, overwrite=True).embedded == 10  # on this machine, float32 is faster
+    exact = Store.open(store).bank()
+    assert (exact.precision, exact.identity == identity) == ("float32", False)
+    assert 1e-5 < np.abs(held(exact, "small") - rounded).mean() < 0.01
+
+
+@pytest.mark.usefixtures("single_blocks")
+def test_another_precision_is_embedded_anew_and_none_is_mixed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "cpu_has_bfloat16", lambda: True)
+    store, whole = world.store, parts(world.store)
+    with pytest.raises(InputError, match="`precision` bfloat16: the bank was embedded with float32; run: `embed"):
+        patchcli.Detector.open(store, precision="bfloat16")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        _fail_at_block(patched, 4, KeyboardInterrupt)
+        patchcli.embed(store, precision="bfloat16")
+    assert len(list(patchcli.score(store))) == 5  # the bank before is there until then
+    assert patchcli.embed(store).embedded == 6  # goes on as it began
+    assert Store.open(store).bank().precision == "bfloat16"
+    patchcli.Detector.open(store, precision="bfloat16")
+    patchcli.bank_remove(store, ["train/good/003.png"])
+    patchcli.bank_add(store, [world.data / "train/good/003.png"])
+    assert Store.open(store).bank().precision == "bfloat16"
+    assert max(record.score for record in patchcli.score(store, [world.data / "train"])) == 0
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        _fail_at_block(patched, 4, KeyboardInterrupt)
+        patchcli.embed(store, overwrite=True, precision="bfloat16")
+    assert patchcli.embed(store, precision="float32").embedded == 10
+    assert parts(store)["encoder"] == whole["encoder"]
+    assert Store.open(store).bank().precision == "float32"
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_a_precision_that_is_not_there(world: World, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    monkeypatch.setattr(runtime, "cpu_has_bfloat16", lambda: False)
+    before = tree(world.store)
+    for refused in (patchcli.embed, patchcli.Detector.open):
+        with pytest.raises(InputError, match="`precision`"):
+            refused(world.store, precision=precision)
+    assert tree(world.store) == before
 
 
 @pytest.mark.usefixtures("single_blocks")

@@ -50,6 +50,7 @@ def test_what_is_next_at_each_stage(made: World, tmp_path: Path, monkeypatch: py
     assert found.bank == "complete"
     assert (found.bank_vectors, found.distance_error) == ({"big": 250}, 0)
     assert found.bank_memory > 250 * 8 * 4
+    assert found.bank_precision == Store.open(path).bank().precision
     assert found.next.startswith("score(")
 
     patchcli.train(store=path, steps=0, encoder="flat", D=8, seed=1, overwrite=True)

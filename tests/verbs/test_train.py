@@ -17,7 +17,6 @@ from patchcli.store import Store, digest_of
 from patchcli.store.parts import Part
 from patchcli.training import alignment as aligning
 from patchcli.training import criterion
-from patchcli.training import recipe as recipes
 from patchcli.training.loop import Trained
 from patchcli.training.recipe import Recipe
 from patchcli.training.trainer import Trainer
@@ -170,7 +169,7 @@ def test_loss_that_is_not_finite(store: Path) -> None:
 def test_refused_before_anything_is_touched(
     kept: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], says: str
 ) -> None:
-    monkeypatch.setattr(recipes, "cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(runtime, "cpu_has_bfloat16", lambda: False)
     other = write_plain(tmp_path / "other", 3)
     for store in (kept.store, tmp_path / "new.zarr"):
         with pytest.raises(InputError, match=says):
