@@ -63,7 +63,7 @@ def info(store: Path | str = "patchcli.zarr", check: bool = False) -> Info:
     opened = Store.open(store)
     if check and (damages := pages.damages(opened)):
         raise StoreError("\n".join(damages))
-    source = opened.source
+    source, (images, height, width, _) = opened.source, opened.images.shape
     encoder = opened.encoder.attributes if opened.holds("encoder") else None
     bank, bank_state, following = _bank(opened)
     thresholds, calibration, following = _calibration(opened) if bank else (None, None, following)
@@ -75,7 +75,9 @@ def info(store: Path | str = "patchcli.zarr", check: bool = False) -> Info:
         format_version=FORMAT_VERSION,
         **{name: getattr(source, name) for name in _SOURCE},
         held_out=len(source.holdout),
-        **dict(zip(("images", "height", "width"), opened.images.shape, strict=False)),
+        images=images,
+        height=height,
+        width=width,
         **_encoder(encoder),
         bank=bank_state,
         bank_vectors=None if bank is None else {scale: bank.vectors(scale) for scale in bank.scales},
@@ -92,9 +94,8 @@ def info(store: Path | str = "patchcli.zarr", check: bool = False) -> Info:
 
 def _encoder(encoder: EncoderAttributes | None) -> dict[str, Any]:
     """The fields of Info about the encoder."""
-    own = [name for name in Info.__annotations__ if name.startswith("encoder_")]
-    fields = {name: getattr(encoder, name.removeprefix("encoder_"), None) for name in own}
-    return {**fields, "recipe": None if encoder is None else encoder.recipe}
+    own = (name for name in Info.__annotations__ if name == "recipe" or name.startswith("encoder_"))
+    return {name: getattr(encoder, name.removeprefix("encoder_"), None) for name in own}
 
 
 def _bank(store: Store) -> tuple[Bank | None, str | None, str]:
