@@ -67,8 +67,7 @@ def info(store: Path | str = "patchcli.zarr", check: bool = False) -> Info:
     encoder = opened.encoder.attributes if opened.holds("encoder") else None
     bank, bank_state, following = _bank(opened)
     thresholds, calibration, following = _calibration(opened) if bank else (None, None, following)
-    if bank is None and encoder is not None and encoder.trouble:
-        following = encoder.repair or "train(overwrite)"
+    following = (encoder.repair or "train(overwrite)") if bank is None and encoder and encoder.trouble else following
     return Info(
         schema=SCHEMA,
         store=str(store),
@@ -94,7 +93,7 @@ def info(store: Path | str = "patchcli.zarr", check: bool = False) -> Info:
 
 def _encoder(encoder: EncoderAttributes | None) -> dict[str, Any]:
     """The fields of Info about the encoder."""
-    own = (name for name in Info.__annotations__ if name == "recipe" or name.startswith("encoder_"))
+    own = [name for name in Info.__annotations__ if name == "recipe" or name.startswith("encoder_")]
     return {name: getattr(encoder, name.removeprefix("encoder_"), None) for name in own}
 
 
@@ -105,8 +104,8 @@ def _bank(store: Store) -> tuple[Bank | None, str | None, str]:
     except DamagedError:
         raise
     except StoreError as error:
-        other = "of another encoder" if store.holds("bank") else None
-        return None, "incomplete" if store.blocks() else other, error.run or DONE
+        state = "incomplete" if store.blocks() else "of another encoder" if store.holds("bank") else None
+        return None, state, error.run or DONE
 
 
 def _calibration(store: Store) -> tuple[Thresholds | None, str | None, str]:
