@@ -35,8 +35,8 @@ class Encoder(nn.Module, ABC):
     """
 
     scales: Mapping[str, Scale]  # by name, the largest first
-    learned: ClassVar[Mapping[str, Scale]]  # those that training teaches
-    unlearned: ClassVar[Mapping[str, Scale]]  # and the others
+    learned: Mapping[str, Scale]  # those that training teaches
+    unlearned: Mapping[str, Scale]  # and the others
     stride: int
     padded: ClassVar[bool] = False  # whether features see beyond their patch, so that images are not cut into tiles
     centred: ClassVar[bool] = True  # whether it takes images minus the mean of the good ones, not as they are

@@ -44,9 +44,13 @@ class FixedEncoder(Encoder):
 
     def dense(self, images: Tensor, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
         """Images (B, 3, H, W) → {"fixed": (B, D, (H-46)//2+1, (W-46)//2+1)}."""
+        return {"fixed": self.every(1, images)}
+
+    def every(self, step: int, images: Tensor) -> Tensor:
+        """The dense features of each `step`-th patch down and across."""
         with torch.autocast(images.device.type, enabled=False):  # logarithms of small energies need float32
-            described = self._described(images) - self.mean[:, None, None]
-            return {"fixed": torch.einsum("bchw,cd->bdhw", described, self.whitening).contiguous()}
+            described = self._described(images)[:, :, ::step, ::step] - self.mean[:, None, None]
+            return torch.einsum("bchw,cd->bdhw", described, self.whitening).contiguous()
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:

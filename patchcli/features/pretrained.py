@@ -3,6 +3,7 @@
 import difflib
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from patchcli.errors import InputError
 from patchcli.features.encoder import Encoder, Scale
+from patchcli.features.fixed import FixedEncoder
 
 BLUR = 4.0  # σ of the map's Gaussian, in pixels, as PatchCore's
 STRIDES = (8, 16)  # of the stages that PatchCore takes
@@ -19,7 +21,7 @@ _OPERATORS: list[torch.library.Library] = []  # their signatures last as long as
 
 
 class PretrainedEncoder(Encoder):
-    """Patch features of a backbone of timm, at one scale with a patch for each cell of the finest layer's grid.
+    """Patch features of a backbone of timm, with a patch for each cell of the finest layer's grid; fixed features beside them.
 
     Convolutional (PatchCore, Roth et al., CVPR 2022): 3×3 local means of each layer, brought to the finest grid and
     concatenated. Transformers (AnomalyDINO, Damm et al., WACV 2025): patch tokens after the final norm, of length 1, so that
@@ -28,6 +30,7 @@ class PretrainedEncoder(Encoder):
 
     padded, centred = True, False
     scales: Mapping[str, Scale] = {}  # an instance has its own
+    unlearned: Mapping[str, Scale] = {}
     mean: Tensor  # (3, 1, 1) and
     std: Tensor  # what the backbone was trained with, for pixels from 0 to 1
 
@@ -47,7 +50,11 @@ class PretrainedEncoder(Encoder):
         self._strides = [every[layer] for layer in self.layers]
         self.D = sum(stages[layer]["num_chs"] for layer in self.layers)
         self.stride = min(self._strides)
-        self.scales = {"pretrained": Scale(self.stride, self.stride, "pretrained", learned=False, blur=BLUR)}
+        self.fixed = FixedEncoder(self.D)
+        own = {"pretrained": Scale(self.stride, self.stride, "pretrained", learned=False, blur=BLUR)}
+        alone = FixedEncoder.scales["fixed"]
+        fixed = replace(alone, S=-(-alone.S // self.stride) * self.stride)  # on the grid of the dense features
+        self.scales = self.unlearned = {**own, "fixed": fixed}
         options = {"prune_norm": not self.transformer, "prune_head": True}
         self._kept = self.backbone.prune_intermediate_layers(self.layers, **options)  # type: ignore[operator]
         data = timm().data.resolve_data_config(model=self.backbone)
@@ -55,16 +62,30 @@ class PretrainedEncoder(Encoder):
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(data[name], dtype=torch.float32)[:, None, None])
 
+    def fit(self, images: Tensor) -> None:
+        """Fit the fixed features to good images (B, 3, H, W)."""
+        self.fixed.fit(images)
+
     def dense(self, images: Tensor, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Images (B, 3, H, W), levels from 0 to 1 → {"pretrained": (B, D, H//stride, W//stride)}."""
+        """Images (B, 3, H, W), levels from 0 to 1 → {"pretrained": (B, D, H//stride, W//stride), "fixed": …}."""
+        step = self.stride // self.fixed.stride
+        found = {}
+        if wanted is None or "pretrained" in wanted:
+            found["pretrained"] = self._of_backbone(images)
+        if min(images.shape[-2:]) >= self.scales["fixed"].K and (wanted is None or "fixed" in wanted):
+            found["fixed"] = self.fixed.every(step, images)
+        return found
+
+    def _of_backbone(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) → (B, D, H//stride, W//stride)."""
         stages = self._stages(images)
         if self.transformer:
-            return {"pretrained": F.normalize(torch.cat(stages, 1), dim=1)}
+            return F.normalize(torch.cat(stages, 1), dim=1)
         stages = [F.avg_pool2d(stage, 3, 1, 1, count_include_pad=False) for stage in stages]
         finest = stages[self._strides.index(self.stride)].shape[2:]
         stages = [F.interpolate(stage, finest, mode="bilinear", align_corners=False) for stage in stages]
         rows, columns = (side // self.stride for side in images.shape[-2:])
-        return {"pretrained": torch.cat(stages, 1)[:, :, :rows, :columns]}
+        return torch.cat(stages, 1)[:, :, :rows, :columns]
 
     def _stages(self, images: Tensor) -> list[Tensor]:
         """Each layer's features; images are padded to multiples of the largest stride, so that the grids lie on each other."""

@@ -265,15 +265,16 @@ class Store:
         encoder = self.encoder.attributes
         return Fingerprint(encoder.sha256, self.source.identity, self.images.shape, encoder.strides, precision)
 
-    def _is_present(self, fingerprint: Fingerprint) -> bool:
-        """Whether it is of the present encoder and images."""
-        return fingerprint == self.bank_fingerprint(fingerprint.precision)
+    def _is_present(self, made: Bank | Blocks) -> bool:
+        """Whether it is of the present encoder, its maps in use, and images."""
+        fingerprint, used = made.attributes.fingerprint, self.encoder.attributes.exponents
+        return fingerprint == self.bank_fingerprint(fingerprint.precision) and (not used or set(made.scales) == set(used))
 
     def blocks(self) -> Blocks | None:
         """The blocks of an unfinished bank of the present encoder and images, None if there are none."""
         part = self.part("blocks")
         blocks = None if part is None else Blocks(part)
-        return blocks if blocks is not None and self._is_present(blocks.attributes.fingerprint) else None
+        return blocks if blocks is not None and self._is_present(blocks) else None
 
     def begin_blocks(self, grids: Mapping[str, PatchGrid], D: int, precision: str = "float32") -> Blocks:
         """Empty blocks for all images; they survive the process."""
@@ -310,7 +311,7 @@ class Store:
     def finished_bank(self) -> Bank | None:
         """The bank of the present encoder and images, None if there is none."""
         bank = self.any_bank()
-        return bank if bank is not None and self._is_present(bank.attributes.fingerprint) else None
+        return bank if bank is not None and self._is_present(bank) else None
 
     def any_bank(self) -> Bank | None:
         """The bank, even if it belongs to an encoder or images that the store no longer has."""
@@ -337,6 +338,8 @@ class Store:
         before = bank.attributes.fingerprint
         if before.encoder != now.encoder:
             other = f"the bank is of encoder {before.encoder[:12]}, the store's encoder is {now.encoder[:12]}"
+        elif (used := self.encoder.attributes.exponents) and set(bank.scales) != set(used):
+            other = f"the bank has the maps {', '.join(bank.scales)}, the encoder {', '.join(sorted(used))}"
         elif before.strides != now.strides:
             other = "the bank has patches at other places than the encoder's"
         else:

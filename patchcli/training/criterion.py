@@ -18,10 +18,11 @@ from torch import Tensor
 
 from patchcli.datasets.images import Pixels
 from patchcli.detection import maps, metrics
-from patchcli.errors import TrainingError
+from patchcli.errors import InputError, TrainingError
 from patchcli.features.dense import embed
 from patchcli.features.encoder import Encoder, Scale
 from patchcli.features.grid import PatchGrid
+from patchcli.features.pretrained import PretrainedEncoder
 from patchcli.training import defects
 from patchcli.training.images import GoodImages
 from patchcli.training.trainer import Weights, arrays, check_finite
@@ -31,7 +32,7 @@ TOLERANCE = 0.03  # a criterion below the best by no more than this may be as go
 COLLAPSES_FROM = 150  # the step from which features that are nearly a line or a point count as a collapse
 LEAST_RANK, LEAST_SPREAD = 1.5, 1e-3  # features below these are nearly a line or a point
 BANK, COPIES = 24, 4  # images in the bank, at most; damaged copies of each validation image
-WINDOW = 256  # pixels a side: only the middle of larger images counts
+WINDOW = 256  # pixels a side
 SURE = 2  # standard errors by which fewer maps must be better than all
 BINS = 1000  # of a histogram of map values
 TINY = 1e-12
@@ -61,10 +62,13 @@ class Candidate:
 class Validation:
     """Good images (n, H, W, 3) and damaged copies of them, to score against a bank of other good images."""
 
-    def __init__(self, good: Pixels, bank: Pixels, mean: NDArray[np.float32]) -> None:
-        top, left = (max(0, side - WINDOW) // 2 for side in good.shape[1:3])
-        good, bank = (part[:, top : top + WINDOW, left : left + WINDOW] for part in (good, bank))
-        mean = mean[top : top + WINDOW, left : left + WINDOW]
+    def __init__(
+        self, good: Pixels, bank: Pixels, mean: NDArray[np.float32], window: tuple[int, int] = (WINDOW, WINDOW)
+    ) -> None:
+        """Of images that are larger than `window`, (height, width), the middle counts."""
+        top, left = (max(0, side - inside) // 2 for side, inside in zip(mean.shape, window, strict=False))
+        rows, columns = slice(top, top + window[0]), slice(left, left + window[1])
+        good, bank, mean = good[:, rows, columns], bank[:, rows, columns], mean[rows, columns]
         rng = np.random.default_rng(SEED)
         damaged = [defects.damage_part(rng, image, bank[rng.integers(len(bank))]) for image in good for _ in range(COPIES)]
         self.bank, self.mean = bank, mean
@@ -77,15 +81,15 @@ class Validation:
         """Score the queries against the bank, embedded with this precision. Raises ValueError if the map is not finite."""
         encoder = copy.deepcopy(encoder).eval()
         if encoder.unlearned and not self._unlearned:
-            self._unlearned, _ = self._maps(encoder, encoder.unlearned, device, precision)
-        learned, shapes = self._maps(encoder, encoder.learned, device, precision)
+            self._unlearned, _ = self.maps(encoder, encoder.unlearned, device, precision)
+        learned, shapes = self.maps(encoder, encoder.learned, device, precision)
         found = self._pixel_auroc(maps.multiply(learned, dict.fromkeys(learned, 1.0)))
-        exponents = self._best_maps({**learned, **self._unlearned}) if self._unlearned else {}
+        exponents = self.best_maps({**learned, **self._unlearned}) if self._unlearned else {}
         ranks, spreads = zip(*shapes, strict=True)
         return Judgement(found, min(ranks), min(spreads), exponents)
 
-    def _maps(
-        self, encoder: Encoder, scales: Mapping[str, Scale], device: torch.device, precision: str
+    def maps(
+        self, encoder: Encoder, scales: Mapping[str, Scale], device: torch.device, precision: str = "float32"
     ) -> tuple[dict[str, NDArray[np.float32]], list[tuple[float, float]]]:
         """The queries' map of each scale, and the `shape` of its bank."""
         height, width = self.mean.shape[:2]
@@ -100,7 +104,7 @@ class Validation:
             shapes.append(shape(normal))
         return of_scale, shapes
 
-    def _best_maps(self, of_scale: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
+    def best_maps(self, of_scale: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
         """The exponents of the product of all maps, or of fewer where that finds the defects better, by more than chance.
 
         An exponent is in proportion to the inverse of how much the logarithm of its map varies over the good images, so that no
@@ -225,6 +229,25 @@ class Criterion:
             return None
         numbers = f" ({self.candidate.criterion:.3f}, untrained {self.judged[0][1]:.3f})" if self.candidate is not None else ""
         return f"training stopped at step {step}, before its criterion was above the untrained encoder's{numbers}"
+
+
+def best_maps(encoder: PretrainedEncoder, images: GoodImages, device: torch.device) -> dict[str, float]:
+    """Fit the fixed features beside a backbone; the exponents of the maps that find synthetic defects in good images best.
+
+    The backbone's alone where there are too few images to validate with.
+    """
+    height, width = images.mean.shape[:2]
+    if not len(images.validation):
+        return {"pretrained": 1.0}
+    window = min(height, WINDOW // encoder.stride * encoder.stride), min(width, WINDOW // encoder.stride * encoder.stride)
+    try:
+        encoder.check(*window)
+    except InputError:  # a backbone of one size
+        window = height, width
+    images.fit(encoder, device)
+    validation = Validation(images.read(images.validation), images.sample(BANK), images.mean, window)
+    of_scale, _ = validation.maps(encoder, encoder.scales, device)
+    return validation.best_maps(of_scale)
 
 
 def shape(features: Tensor) -> tuple[float, float]:

@@ -4,13 +4,16 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from patchcli.datasets.images import Pixels, mean_colour
+from patchcli.datasets.images import Pixels, mean_colour, standardise
+from patchcli.features.encoder import Encoder
 
 CACHED = 1 << 28  # bytes of decoded images to keep: training reads them again and again
 VALIDATION = 8  # images that validate, at most
 SHARE = 5  # at most one image in so many validates
+FITTED = 32  # images, at most, that fixed features are fitted to
 
 
 def split(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -34,6 +37,11 @@ class GoodImages:
     def centre_by_colour(self) -> None:
         """Take from now on the mean colour from them, not the per-pixel mean."""
         self.mean, self.by_colour = mean_colour(self.mean), True
+
+    def fit(self, encoder: Encoder, device: torch.device) -> None:
+        """Fit to them what training does not teach an encoder."""
+        mean = self.mean if encoder.centred else np.zeros_like(self.mean)
+        encoder.fit(torch.from_numpy(standardise(self.sample(FITTED), mean)).to(device))
 
     def sample(self, count: int) -> Pixels:
         """Up to `count` images to train on, evenly spread."""

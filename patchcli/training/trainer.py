@@ -26,8 +26,6 @@ SLOWER = 0.3  # how much of the learning rate is left after each setback
 GUESSING = 150  # steps over which the position losses must be at chance to count as a guess
 CHANCE = math.log(8) - 0.01  # a position loss above this is a guess
 
-FITTED = 32  # images, at most, that fixed features are fitted to
-
 Weights = dict[str, NDArray[Any]]
 Snapshot = tuple[int, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]  # steps, and the states after them
 
@@ -68,8 +66,7 @@ class Trainer:
     def fit(self) -> None:
         """Fit what training does not teach to the images."""
         if self.loss.encoder.unlearned:
-            good = torch.from_numpy(standardise(self.images.sample(FITTED), self.images.mean)).to(self.device)
-            self.loss.encoder.fit(good)
+            self.images.fit(self.loss.encoder, self.device)
             self.average.load_state_dict(self.loss.encoder.state_dict())
 
     @property

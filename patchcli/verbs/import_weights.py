@@ -1,7 +1,10 @@
 """Weights that others have trained → the store's encoder: Patch SVDD's, or those of a backbone of timm."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from patchcli import files
 from patchcli.errors import InputError, StoreError
@@ -11,7 +14,11 @@ from patchcli.features.pretrained import PretrainedEncoder
 from patchcli.observer import Observer
 from patchcli.store import EncoderAttributes, Store
 from patchcli.store.parts import Array
+from patchcli.training import checkpoint
+from patchcli.training.criterion import best_maps
 from patchcli.verbs import state_dicts
+
+MAP = "pretrained"  # the backbone's map
 
 
 def import_weights(
@@ -53,16 +60,27 @@ def import_weights(
             dense.grids(encoder, height, width, {})
             encoder.eval().check(height, width)
             arrays = _pretrained(path, backbone, encoder, observer)
-            options = {"backbone": backbone, "layers": encoder.layers}
+            options, chosen = {"backbone": backbone, "layers": encoder.layers}, ", ".join(map(str, encoder.layers))
             attributes = EncoderAttributes("pretrained", encoder.D, "imported", options=options, file=file)
-            chosen = ", ".join(map(str, encoder.layers))
-            observer.note(
-                f"{backbone}, layers {chosen}: {encoder.D} features every {encoder.stride} pixels of {height}x{width}"
-            )
+            features = f"{encoder.D} features every {encoder.stride} pixels of {height}x{width}"
+            observer.note(f"{backbone}, layers {chosen}: {features}")
             if max(height, width) != encoder.side:
                 observer.detail(f"the backbone was trained with images of {encoder.side}x{encoder.side} pixels")
         observer.plan(str(path or backbone), f"the encoder of {store}", sum(values.nbytes for values in arrays.values()))
+        if encoder is not None:
+            attributes = replace(attributes, exponents=_maps(opened, encoder, observer))
+            arrays |= {f"fixed.{name}": values.numpy() for name, values in encoder.fixed.state_dict().items()}
         return opened.write_encoder(arrays, attributes, {})
+
+
+def _maps(store: Store, encoder: PretrainedEncoder, observer: Observer) -> dict[str, float]:
+    """The exponents of the maps to use beside a backbone's."""
+    if len(store.images) == 1:
+        return {MAP: 1.0}
+    exponents = best_maps(encoder, checkpoint.good_images(store), torch.device("cpu"))
+    if len(exponents) > 1:
+        observer.note("synthetic defects in the good images chose the product of the backbone's map and the fixed features'")
+    return exponents
 
 
 def _hierarchical(path: Path) -> tuple[dict[str, Array], int]:
@@ -86,6 +104,8 @@ def _pretrained(path: Path | None, backbone: str, encoder: PretrainedEncoder, ob
     state_dicts.check_names(state, encoder.whole, expected)
     mine = {name: values for name, values in encoder.state_dict().items() if not name.endswith(state_dicts.COUNTER)}
     own = {name: values.numpy() for name, values in mine.items() if name in ("mean", "std")}
-    wanted = {name.removeprefix("backbone."): tuple(values.shape) for name, values in mine.items() if name not in own}
-    loaded = state_dicts.arrays(state, wanted, expected)
-    return own | {f"backbone.{name}": values for name, values in loaded.items()}
+    names = [name.removeprefix("backbone.") for name in mine if name.startswith("backbone.")]
+    loaded = state_dicts.arrays(state, {name: encoder.whole[name] for name in names}, expected)
+    arrays = own | {f"backbone.{name}": values for name, values in loaded.items()}
+    encoder.load_state_dict({name: torch.from_numpy(values) for name, values in arrays.items()}, strict=False)
+    return arrays

@@ -103,11 +103,11 @@ def test_the_maps_that_find_the_defects_are_chosen(validation: Validation) -> No
     noise = np.exp(rng.normal(size=(2, *validation.masks.shape))).astype(np.float32)
     found = np.where(validation.masks, 100, noise[0]).astype(np.float32)
     against = np.where(validation.masks, 1e-6, noise[1]).astype(np.float32)
-    assert validation._best_maps({"big": found, "small": against}) == {"big": 1.0}
+    assert validation.best_maps({"big": found, "small": against}) == {"big": 1.0}
     halves = rng.random(validation.masks.shape) < 0.5  # each map finds half of the pixels, and varies otherwise
     one = np.where(validation.masks & halves, 1e4, noise[0]).astype(np.float32)
     other = np.where(validation.masks & ~halves, 1e12, noise[1] ** 3).astype(np.float32)
-    chosen = validation._best_maps({"big": one, "small": other})
+    chosen = validation.best_maps({"big": one, "small": other})
     assert chosen["big"] / chosen["small"] == pytest.approx(3, rel=0.05)
     assert sum(chosen.values()) == pytest.approx(1)
 
@@ -128,9 +128,9 @@ def test_maps_are_left_out_only_where_that_is_better_by_more_than_chance(validat
     uneven = noise[1].copy()  # of the two images' defects, it hides the one's and shows the other's
     uneven[copies[0]] = np.where(validation.masks, 1e-3, noise[1])[copies[0]]
     uneven[copies[1]] = np.where(validation.masks, 1e3, noise[1])[copies[1]]
-    assert validation._best_maps({"big": seen, "small": uneven}).keys() == {"big", "small"}
+    assert validation.best_maps({"big": seen, "small": uneven}).keys() == {"big", "small"}
     useless = np.where(validation.masks, 1e-3, noise[1])
-    assert validation._best_maps({"big": seen, "small": useless}).keys() == {"big"}
+    assert validation.best_maps({"big": seen, "small": useless}).keys() == {"big"}
 
 
 def test_the_figures_of_a_choice_are_scikit_learns_leaving_out_each_image(validation: Validation) -> None:

