@@ -1,11 +1,15 @@
 """Features of a pretrained backbone of timm, convolutional (PatchCore) or a vision transformer (AnomalyDINO)."""
 
+import contextlib
 import difflib
 import logging
-from collections.abc import Collection, Mapping, Sequence
+import socket
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 import torch.nn.functional as F
@@ -146,7 +150,8 @@ def fetched(backbone: str) -> dict[str, Tensor]:
     """The state dict of a backbone, which timm fetches or has in its cache. Raises InputError where neither works."""
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # which tells of every attempt
     try:
-        return dict(create(backbone, fetch=True).state_dict())
+        with _offline_if_unreachable():
+            return dict(create(backbone, fetch=True).state_dict())
     except InputError:
         raise
     except Exception as error:  # of whatever library talks to the network
@@ -154,6 +159,23 @@ def fetched(backbone: str) -> dict[str, Tensor]:
         problem = f"its weights cannot be fetched here ({reason})"
         advice = "fetch them where there is a network, and give the file as `weights`"
         raise InputError(problem, parameter="backbone", subject=backbone, advice=advice) from None
+
+
+@contextlib.contextmanager
+def _offline_if_unreachable() -> Iterator[None]:
+    """Within, only the cache is asked where the host of the weights has no address: each file would be tried for 20 s."""
+    timm()
+    constants: Any = import_module("huggingface_hub.constants")
+    offline = constants.HF_HUB_OFFLINE
+    if not getproxies():  # a proxy may know the address
+        try:
+            socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
+        except OSError:
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
 
 
 def timm() -> Any:

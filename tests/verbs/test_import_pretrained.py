@@ -200,6 +200,29 @@ def test_without_a_network_one_line_says_what_to_do(store: Path, timm: Any, monk
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("proxies", "offline"), [({}, True), ({"https": "http://proxy:3128"}, False)])
+def test_nothing_is_tried_where_the_host_has_no_address(
+    timm: Any, monkeypatch: pytest.MonkeyPatch, proxies: dict[str, str], offline: bool
+) -> None:
+    from huggingface_hub import constants
+
+    def unknown(host: str, port: None) -> None:
+        raise OSError(f"no address of {host}")
+
+    def create(backbone: str, fetch: bool) -> torch.nn.Module:
+        assert fetch
+        assert constants.HF_HUB_OFFLINE is offline
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(pretrained.socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(pretrained, "getproxies", lambda: proxies)
+    monkeypatch.setattr(pretrained, "create", create)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(InputError, match="no route to host"):
+        pretrained.fetched("test_vit")
+    assert constants.HF_HUB_OFFLINE is False
+
+
 # ---- every verb ---------------------------------------------------------------------------------------------------------
 
 
