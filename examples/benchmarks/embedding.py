@@ -1,7 +1,7 @@
 """Dense embedding against the forward pass patch by patch, in one run: python examples/benchmarks/embedding.py [THREADS [SIDE]]
 
-An untrained encoder and random images (the time does not depend on their values), float32. Patch by patch is measured with
-several batch sizes and memory formats; the best one counts.
+An untrained encoder and random images (the time does not depend on their values). Patch by patch is measured in float32 with
+several batch sizes and memory formats; the best one counts. bfloat16 is measured where the CPU has it.
 """
 
 import sys
@@ -10,6 +10,7 @@ import time
 import numpy as np
 import torch
 
+from patchcli import runtime
 from patchcli.datasets.images import standardise
 from patchcli.features.dense import embed, grids
 from patchcli.features.hierarchical import HierarchicalEncoder
@@ -43,24 +44,29 @@ def main() -> None:
 
     ways = {f"per patch, batch {b}, {n}": (e, b) for b in (64, 256, 1024) for n, e in (("NCHW", encoder), ("NHWC", fast))}
     slow: dict[str, list[float]] = {name: [] for name in ways}
-    dense: list[float] = []
+    precisions = ["float32", *(["bfloat16"] if runtime.cpu_has_bfloat16() else [])]
+    dense: dict[str, list[float]] = {precision: [] for precision in precisions}
     reference = per_patch(encoder, one, geometry, 256)
-    features = embed(fast, pixels[:1], mean, geometry, cpu)
-    worst = max(float((features[n].reshape(-1, 64) - reference[n]).abs().max()) for n in geometry)
+    worst = {}
+    for precision in precisions:
+        features = embed(fast, pixels[:1], mean, geometry, cpu, precision)
+        worst[precision] = max(float((features[n].reshape(-1, 64) - reference[n]).abs().max()) for n in geometry)
     for _ in range(ROUNDS):
         for name, (module, batch) in ways.items():
             begun = time.perf_counter()
             per_patch(module, one, geometry, batch)
             slow[name].append(1 / (time.perf_counter() - begun))
-        begun = time.perf_counter()
-        embed(fast, pixels, mean, geometry, cpu)
-        dense.append(IMAGES / (time.perf_counter() - begun))
-    print(f"{torch.get_num_threads()} threads, {side}x{side}, float32, median of {ROUNDS}; images per second")
+        for precision, rates in dense.items():
+            begun = time.perf_counter()
+            embed(fast, pixels, mean, geometry, cpu, precision)
+            rates.append(IMAGES / (time.perf_counter() - begun))
+    print(f"{torch.get_num_threads()} threads, {side}x{side}, median of {ROUNDS}; images per second")
     for name, rates in slow.items():
         print(f"{name:32}{np.median(rates):8.2f}")
     best = max(np.median(rates) for rates in slow.values())
-    print(f"{'dense':32}{np.median(dense):8.2f}   {np.median(dense) / best:.1f} times the best per-patch way")
-    print(f"largest difference of a feature: {worst:.1e}")
+    for precision, rates in dense.items():
+        gain = f"{np.median(rates) / best:.1f} times the best per-patch way"
+        print(f"{f'dense, {precision}':32}{np.median(rates):8.2f}   {gain}; features off by up to {worst[precision]:.1e}")
 
 
 if __name__ == "__main__":
