@@ -98,6 +98,15 @@ class PretrainedEncoder(Encoder):
         options = {"norm": self.transformer, "output_fmt": "NCHW", "intermediates_only": True}
         return list(self.backbone.forward_intermediates(images, indices=self._kept, **options))  # type: ignore[operator]
 
+    def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """A backbone's tensors under timm's names, from those of its authors; None where timm knows no conversion."""
+        convert = getattr(import_module(type(self.backbone).__module__), "checkpoint_filter_fn", None)
+        try:
+            found = None if convert is None else dict(convert(dict(state), self.backbone))
+        except Exception:  # it expects another file
+            return None
+        return found if found is not None and found.keys() == self.whole.keys() else None
+
     @torch.inference_mode()
     def check(self, height: int, width: int) -> None:
         """Raise InputError if the backbone does not take images of this size, or has layers on other grids than their strides'.

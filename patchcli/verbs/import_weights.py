@@ -98,7 +98,10 @@ def _pretrained(path: Path | None, backbone: str, encoder: PretrainedEncoder, ob
     """The weights of the encoder's layers, from a file or from timm; those of later layers and of the head stay behind."""
     expected = f"{path or 'weights'}: expected a state dict of {backbone}"
     state = pretrained.fetched(backbone) if path is None else state_dicts.read(path, expected)
-    if not state.keys() & encoder.whole.keys() and (renamed := state_dicts.by_order(state, encoder.whole)):
+    if state.keys() != encoder.whole.keys() and (converted := encoder.converted(state)):
+        observer.note(f"{path} has other names than timm's {backbone}; timm converts them")
+        state = converted
+    elif not state.keys() & encoder.whole.keys() and (renamed := state_dicts.by_order(state, encoder.whole)):
         observer.note(f"{path} has other names than timm's {backbone}; its shapes fit in their order, and so it was taken")
         state = renamed
     state_dicts.check_names(state, encoder.whole, expected)

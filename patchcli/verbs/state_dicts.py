@@ -13,6 +13,7 @@ from patchcli.errors import InputError
 from patchcli.store.parts import Array
 
 Shapes = Mapping[str, tuple[int, ...]]
+WRAPPERS = ("model", "state_dict")  # under which training scripts save a state dict, beside other things
 COUNTER = "num_batches_tracked"  # of a batch norm in training, which not every file has
 
 
@@ -34,6 +35,9 @@ def read(path: Path, expected: str) -> dict[str, Tensor]:
             raise InputError(f"{expected}, found a pickle that holds more than tensors; it was not executed") from None
         kind = "safetensors" if path.suffix == ".safetensors" else "torch"
         raise InputError(f"{expected}, found a file that is no checkpoint of {kind}") from None
+    for wrapper in WRAPPERS:
+        if isinstance(state, dict) and isinstance(inner := state.get(wrapper), dict):
+            state = inner
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{expected}, found {type(state).__name__} of other things than tensors")
     return state

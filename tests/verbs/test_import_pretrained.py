@@ -103,6 +103,24 @@ def test_other_names_in_the_same_order_come_in_with_a_note(store: Path, tmp_path
         patchcli.import_weights(saved(tmp_path / "shuffled.pth", shuffled), store, True, backbone="test_resnet")
 
 
+def test_the_names_of_a_backbones_authors_are_converted(timm: Any, made: World, tmp_path: Path) -> None:
+    """Those of DINOv2, inside of what a training script saves."""
+    backbone = "vit_small_patch14_reg4_dinov2"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = dict(timm.create_model(backbone).state_dict())
+    theirs = {**state, "mask_token": torch.zeros(1, 384), "register_tokens": state["reg_token"]}
+    places = torch.cat([torch.zeros(1, 1, 384), state["pos_embed"]], 1)  # theirs has a place for the class token, added to it
+    theirs = {name: values for name, values in theirs.items() if name not in ("reg_token", "pos_embed")}
+    patchcli.extract(made.data, tmp_path / "s.zarr", ImageOptions(size=(126, 126)))
+    torch.save({"epoch": 3, "model": {**theirs, "pos_embed": places}}, tmp_path / "dinov2.pth")
+    told = Told()
+    digest = patchcli.import_weights(tmp_path / "dinov2.pth", tmp_path / "s.zarr", backbone=backbone, observer=told)
+    assert [note for note in told.notes if "timm converts them" in note]
+    own = saved(tmp_path / "own.safetensors", state)
+    assert digest == patchcli.import_weights(own, tmp_path / "s.zarr", True, backbone=backbone)
+
+
 def _without(state: State, name: str) -> State:
     return {key: values for key, values in state.items() if key != name}
 
