@@ -50,6 +50,16 @@ class Judgement:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """A product of maps."""
+
+    exponents: dict[str, float]
+    figure: float  # how well it finds the synthetic defects
+    lack: float  # by how much the best choice finds them better,
+    error: float  # and the standard error of that
+
+
+@dataclass(frozen=True)
 class Candidate:
     """The encoder's weights after a step, their criterion (None if nothing judged them), and the maps to use."""
 
@@ -107,9 +117,16 @@ class Validation:
     def best_maps(self, of_scale: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
         """The exponents of the product of all maps, or of fewer where that finds the defects better, by more than chance.
 
+        Of the choices within SURE standard errors of the best, one with the most maps is taken (after Breiman et al. 1984).
+        """
+        within = [choice for choice in self.choices(of_scale) if choice.lack <= SURE * choice.error]
+        return min(within, key=lambda choice: (-len(choice.exponents), choice.lack)).exponents
+
+    def choices(self, of_scale: Mapping[str, NDArray[np.float32]]) -> list[Choice]:
+        """Every product of maps, the largest first.
+
         An exponent is in proportion to the inverse of how much the logarithm of its map varies over the good images, so that no
-        map drowns another. They add up to 1: the product is a geometric mean. Of the choices within SURE standard errors of the
-        best, one with the most maps is taken (after Breiman et al. 1984); the errors are the jackknife's over the validation
+        map drowns another. They add up to 1: the product is a geometric mean. Errors are the jackknife's over the validation
         images.
         """
         good = int(self._of.max()) + 1
@@ -122,8 +139,7 @@ class Validation:
         figures = np.array([self._figures(maps.multiply(of_scale, exponents)) for exponents in choices])
         lacks = figures[figures[:, 0].argmax()] - figures
         errors = lacks[:, 1:].std(axis=1) * np.sqrt(good - 1) if good > 1 else np.full(len(lacks), np.inf)
-        within = np.flatnonzero(lacks[:, 0] <= SURE * errors)
-        return choices[min(within, key=lambda index: (-len(choices[index]), lacks[index, 0]))]
+        return [Choice(*each) for each in zip(choices, figures[:, 0], lacks[:, 0], errors, strict=True)]
 
     def _figures(self, found: NDArray[np.float32]) -> list[float]:
         """Mean of pixel and image AUROC: of all queries, then without those of each validation image in turn.
