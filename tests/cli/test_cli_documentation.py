@@ -254,6 +254,7 @@ RUNS = {
         "mean miss",
     ),
     "benchmarks/embedding.py": ((1, 64), "times the best per-patch way"),
+    "benchmarks/maps.py": (("patchcli.zarr",), "within 2 errors"),
     "benchmarks/metrics.py": ((4,), "MB resident"),
     "benchmarks/processes.py": (("patchcli.zarr", "line3", "--rounds", 1), "one image"),
     "benchmarks/search.py": (("patchcli.zarr",), "faiss"),
