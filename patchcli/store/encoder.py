@@ -72,6 +72,15 @@ class StoredEncoder:
             raise self._part.damaged(f"attributes.{missing[0]} is missing")
         return attributes
 
+    @property
+    def maps(self) -> set[str]:
+        """The maps in use, each of one scale."""
+        if self.attributes.exponents:
+            return set(self.attributes.exponents)
+        from patchcli.features.registry import ENCODERS
+
+        return set(ENCODERS[self.attributes.architecture].scales)
+
     def weights(self) -> dict[str, Array]:
         """The weights by name. Raises DamagedError if they are not those that were written, or not finite."""
         weights = self._part.read_all()

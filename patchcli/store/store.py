@@ -267,8 +267,8 @@ class Store:
 
     def _is_present(self, made: Bank | Blocks) -> bool:
         """Whether it is of the present encoder, its maps in use, and images."""
-        fingerprint, used = made.attributes.fingerprint, self.encoder.attributes.exponents
-        return fingerprint == self.bank_fingerprint(fingerprint.precision) and (not used or set(made.scales) == set(used))
+        fingerprint = made.attributes.fingerprint
+        return fingerprint == self.bank_fingerprint(fingerprint.precision) and set(made.scales) == self.encoder.maps
 
     def blocks(self) -> Blocks | None:
         """The blocks of an unfinished bank of the present encoder and images, None if there are none."""
@@ -338,8 +338,8 @@ class Store:
         before = bank.attributes.fingerprint
         if before.encoder != now.encoder:
             other = f"the bank is of encoder {before.encoder[:12]}, the store's encoder is {now.encoder[:12]}"
-        elif (used := self.encoder.attributes.exponents) and set(bank.scales) != set(used):
-            other = f"the bank has the maps {', '.join(bank.scales)}, the encoder {', '.join(sorted(used))}"
+        elif set(bank.scales) != self.encoder.maps:
+            other = f"the bank has the maps {', '.join(bank.scales)}, the encoder {', '.join(sorted(self.encoder.maps))}"
         elif before.strides != now.strides:
             other = "the bank has patches at other places than the encoder's"
         else:
