@@ -33,7 +33,7 @@ COLLAPSES_FROM = 150  # the step from which features that are nearly a line or a
 LEAST_RANK, LEAST_SPREAD = 1.5, 1e-3  # features below these are nearly a line or a point
 BANK, COPIES = 24, 4  # images in the bank, at most; damaged copies of each validation image
 WINDOW = 256  # pixels a side
-SURE = 2  # standard errors by which fewer maps must be better than all
+SURE = 1  # standard errors of the best choice of maps within which one with more maps is taken
 BINS = 1000  # of a histogram of map values
 TINY = 1e-12
 SEED = 1  # the same defects whatever the seed of training
@@ -139,7 +139,8 @@ class Validation:
         figures = np.array([self._figures(maps.multiply(of_scale, exponents)) for exponents in choices])
         lacks = figures[figures[:, 0].argmax()] - figures
         errors = lacks[:, 1:].std(axis=1) * np.sqrt(good - 1) if good > 1 else np.full(len(lacks), np.inf)
-        return [Choice(*each) for each in zip(choices, figures[:, 0], lacks[:, 0], errors, strict=True)]
+        columns = figures[:, 0].tolist(), lacks[:, 0].tolist(), errors.tolist()
+        return [Choice(*each) for each in zip(choices, *columns, strict=True)]
 
     def _figures(self, found: NDArray[np.float32]) -> list[float]:
         """Mean of pixel and image AUROC: of all queries, then without those of each validation image in turn.

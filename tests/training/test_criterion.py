@@ -120,13 +120,13 @@ def test_exponents_only_where_there_is_a_choice(validation: Validation, random_e
 
 
 def test_maps_are_left_out_only_where_that_is_better_by_more_than_chance(validation: Validation) -> None:
-    """Within two standard errors, by the jackknife over the two validation images, all maps are used."""
+    """Within one standard error, by the jackknife over the two validation images, all maps are used."""
     rng = np.random.default_rng(0)
     noise = np.exp(rng.normal(size=(2, *validation.masks.shape))).astype(np.float32)
-    seen = np.where(validation.masks, 3, 1) * noise[0]
+    seen = np.where(validation.masks, 6, 1) * noise[0]
     copies = [slice(2 + of * criterion.COPIES, 2 + (of + 1) * criterion.COPIES) for of in (0, 1)]
     uneven = noise[1].copy()  # of the two images' defects, it hides the one's and shows the other's
-    uneven[copies[0]] = np.where(validation.masks, 1e-3, noise[1])[copies[0]]
+    uneven[copies[0]] = np.where(validation.masks, 0.1, noise[1])[copies[0]]
     uneven[copies[1]] = np.where(validation.masks, 1e3, noise[1])[copies[1]]
     assert validation.best_maps({"big": seen, "small": uneven}).keys() == {"big", "small"}
     useless = np.where(validation.masks, 1e-3, noise[1])
