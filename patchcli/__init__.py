@@ -10,7 +10,7 @@ command line are functions here. Where the paper's algorithms are:
     Algorithm 1, 7     the total loss                  training.losses.total
     Algorithm 1, 9     f_big and f_small               features.hierarchical.HierarchicalEncoder
     Algorithm 1, 10-17 the sets S_big and S_small      bank.build.embed_blocks
-    Algorithm 2, 2-6   distances to the nearest        detection.detector.Detector.compare
+    Algorithm 2, 2-6   distances to the nearest        detection.detector.Detector.nearest
     Algorithm 2, 7-10  from patches to pixels          detection.maps.spread
     Algorithm 2, 11    the product                     detection.maps.multiply
     Algorithm 2, 12    the maximum                     detection.result.Result.score
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from patchcli.detection.records import Record
     from patchcli.detection.regions import Region, RegionOptions
     from patchcli.detection.result import Nearest, Result
+    from patchcli.detection.verification import Check
     from patchcli.errors import DamagedError, IncompleteError, InputError, PatchcliError, StoreError, TrainingError
     from patchcli.observer import Observer
     from patchcli.store import Store, Thresholds
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from patchcli.verbs.report import write_report
     from patchcli.verbs.score import score
     from patchcli.verbs.train import train
+    from patchcli.verbs.verify import verify
     from patchcli.verbs.watch import watch
     from patchcli.verbs.watcher import WatchRecord
 
@@ -67,6 +69,7 @@ _HOMES = {
     "detection.records": ["Record"],
     "detection.regions": ["Region", "RegionOptions"],
     "detection.result": ["Nearest", "Result"],
+    "detection.verification": ["Check"],
     "errors": ["DamagedError", "IncompleteError", "InputError", "PatchcliError", "StoreError", "TrainingError"],
     "observer": ["Observer"],
     "store": ["Store", "Thresholds"],
@@ -89,6 +92,7 @@ _HOMES = {
     "verbs.report": ["write_report"],
     "verbs.score": ["score"],
     "verbs.train": ["train"],
+    "verbs.verify": ["verify"],
     "verbs.watch": ["watch"],
     "verbs.watcher": ["WatchRecord"],
 }
@@ -99,6 +103,7 @@ __all__ = [
     "BankImage",
     "BankSummary",
     "Calibration",
+    "Check",
     "DamagedError",
     "Demo",
     "Detector",
@@ -142,6 +147,7 @@ __all__ = [
     "info",
     "score",
     "train",
+    "verify",
     "watch",
     "write_report",
 ]

@@ -52,6 +52,11 @@ def cpu_has_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def devices() -> list[torch.device]:
+    """Every kind of device that is there, the CPU first."""
+    return [torch.device(name) for name in ("cpu", "cuda") if name == "cpu" or torch.cuda.is_available()]
+
+
 @dataclass(frozen=True)
 class Process:
     """One of `size` processes that train together; rank 0 is the one that writes."""

@@ -21,6 +21,7 @@ from patchcli.cli.report import report
 from patchcli.cli.score import score
 from patchcli.cli.terminal import Terminal
 from patchcli.cli.train import train
+from patchcli.cli.verify import verify
 from patchcli.cli.watch import watch
 
 # Headings of the help page, and the commands below them.
@@ -28,7 +29,7 @@ GROUPS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "Learn": {"data": data, "extract": extract, "train": train, "import": import_weights, "embed": embed},
     "Detect": {"score": score, "watch": watch},
     "Judge": {"calibrate": calibrate, "eval": evaluate, "report": report},
-    "Maintain": {"info": info, "bank": bank},
+    "Maintain": {"info": info, "verify": verify, "bank": bank},
     "Try": {"demo": demo},
 }
 

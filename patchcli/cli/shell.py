@@ -4,7 +4,9 @@ import re
 
 from patchcli.errors import PatchcliError
 
-COMMANDS = {name: name for name in ("data", "extract", "train", "embed", "calibrate", "score", "watch", "info", "demo")}
+COMMANDS = {
+    name: name for name in ("data", "extract", "train", "embed", "calibrate", "score", "watch", "info", "verify", "demo")
+}
 COMMANDS |= {"evaluate": "eval", "import_weights": "import", "write_report": "report", "audit": "bank audit"}
 COMMANDS |= {f"bank_{verb}": f"bank {verb}" for verb in ("list", "remove", "add")}
 

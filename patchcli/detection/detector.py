@@ -1,7 +1,8 @@
 """The detector: encoder, bank and calibration of a store, read once, and what they find in images (Algorithm 2)."""
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
@@ -56,6 +57,14 @@ class Features:
     sizes: list[tuple[int, int]]
 
 
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest vectors of the bank: distances and ids, in the arrangement of the patches that were searched for."""
+
+    distances: NDArray[np.float32]
+    ids: NDArray[np.int64]
+
+
 class Detector:
     """Scores images against one version of a store; open one with `Detector.open`."""
 
@@ -76,7 +85,8 @@ class Detector:
         self.grids = grids(self.encoder, self.canvas.height, self.canvas.width, *of_bank)
         self.bank_sha256 = self.bank.identity
         self.distance_error = max(self.bank.attributes.radius.values())  # 0 unless the bank is thinned or float16
-        self._search = self._searches(observer)
+        self.pages = {scale: pages.read(self.bank, scale, budget) for scale, budget in self._budgets().items()}
+        self._search = self._searches(self._chosen(observer))
 
     @classmethod
     def open(
@@ -127,18 +137,34 @@ class Detector:
             numbers = f"the bank would take {runtime.megabytes(needed)} of memory, {runtime.megabytes(budget)} may be used"
             observer.note(f"{numbers}: parts of it are read anew for every batch, with the same maps")
 
-    def _searches(self, observer: Observer) -> dict[str, Search]:
+    def _budgets(self) -> dict[str, int]:
+        """The memory for each scale, in bytes: what those before it leave."""
+        budgets, left = {}, self.memory
+        for scale in self.grids:  # big first: it is small
+            budgets[scale] = left
+            left = max(0, left - pages.memory(self.bank, scale))
+        return budgets
+
+    def _chosen(self, observer: Observer) -> dict[str, str]:
         """The search of each scale: the one that is named, or the exact one that works here."""
         method, instead = search.choose(self.setup.search, self.device, self.attributes.D)
         if instead:
             observer.note(instead)
-        searches, left = {}, self.memory
-        for scale in self.grids:  # big first: it is small
-            of_scale = pages.read(self.bank, scale, left)
-            chosen = search.suited(method, of_scale) if self.setup.search == "auto" else method
-            searches[scale] = search.method(chosen)(of_scale, self.device, left)
-            left = max(0, left - pages.memory(self.bank, scale))
-        return searches
+        auto = self.setup.search == "auto"
+        return {scale: search.suited(method, of_scale) if auto else method for scale, of_scale in self.pages.items()}
+
+    def _searches(self, chosen: Mapping[str, str]) -> dict[str, Search]:
+        budgets = self._budgets()
+        return {scale: search.method(name)(self.pages[scale], self.device, budgets[scale]) for scale, name in chosen.items()}
+
+    def on(self, device: torch.device, method: str) -> "Detector":
+        """The same on a device and with one search for all scales; both share the pages of the bank that are in memory."""
+        other = copy.copy(self)
+        other.setup, other.device = replace(self.setup, device=device.type, search=method), device
+        if device != self.device:
+            other.encoder = self._store.encoder.restore(device)
+        other._search = other._searches(dict.fromkeys(self.grids, method))
+        return other
 
     # ---- arrays in, results out -------------------------------------------------------------------------------------
 
@@ -197,44 +223,48 @@ class Detector:
 
     def compare(self, features: Features, without: int | None = None) -> list[Result]:
         """The results of embedded images; as if the bank did not hold training image number `without`."""
-        count = len(features.sizes)
-        distances, nearest = {}, {}
-        pixel_maps: dict[str, NDArray[np.float32]] = {}
+        return self.results(self.nearest(features.scales, without), features.sizes)
+
+    def nearest(self, features: Mapping[str, torch.Tensor], without: int | None = None) -> dict[str, Neighbours]:
+        """Lines 2 to 6: the nearest normal patches to features (..., D) of each scale, in the same arrangement (...)."""
+        found = {}
         for scale, grid in self.grids.items():
-            queries = features.scales[scale].reshape(-1, features.scales[scale].shape[-1])
             skip = (0, 0) if without is None else (without * grid.patches, (without + 1) * grid.patches)
-            d, i = self._search[scale](queries, skip)  # lines 2 to 6: the nearest normal patch
-            distances[scale] = d.cpu().numpy().reshape(count, *grid.shape)
-            nearest[scale] = i.cpu().numpy().reshape(count, *grid.shape)
-            of_scale = self.encoder.scales[scale]
-            pixel_maps[scale] = maps.spread(distances[scale], grid, of_scale)  # lines 7 to 10: from patches to pixels
-        pixel_maps["multi"] = maps.multiply(pixel_maps, self.attributes.exponents)  # line 11
+            *arranged, D = features[scale].shape
+            distances, ids = self._search[scale](features[scale].to(self.device).reshape(-1, D), skip)
+            found[scale] = Neighbours(distances.cpu().numpy().reshape(arranged), ids.cpu().numpy().reshape(arranged))
+        return found
+
+    def pixel_maps(self, found: Mapping[str, Neighbours]) -> dict[str, NDArray[np.float32]]:
+        """Lines 7 to 11: from the patches of images (B, rows, columns) to pixels (B, H, W): the scales' maps, and "multi"."""
+        pixel_maps = {
+            scale: maps.spread(found[scale].distances, grid, self.encoder.scales[scale]) for scale, grid in self.grids.items()
+        }
+        return pixel_maps | {"multi": maps.multiply(pixel_maps, self.attributes.exponents)}
+
+    def results(self, found: Mapping[str, Neighbours], sizes: Sequence[tuple[int, int]]) -> list[Result]:
+        """The results of images from the neighbours of their patches; sizes are the original (height, width)."""
+        pixel_maps = self.pixel_maps(found)
         finest = min(self.grids, key=lambda scale: self.grids[scale].S)
         results = []
-        for b, size in enumerate(features.sizes):
+        for b, size in enumerate(sizes):
             height, width = self.canvas.covered(*size)
             covered = {name: values[b, :height, :width] for name, values in pixel_maps.items()}
-            evidence = self._evidence(covered["multi"], size, distances[finest][b], nearest[finest][b], finest)
+            of_image = Neighbours(found[finest].distances[b], found[finest].ids[b])
+            evidence = self._evidence(covered["multi"], size, of_image, finest)
             results.append(Result(covered, size, evidence, self.roi, self.calibration))
         return results
 
-    def _evidence(
-        self,
-        multi: NDArray[np.float32],
-        size: tuple[int, int],
-        distances: NDArray[np.float32],
-        nearest: NDArray[np.int64],
-        scale: str,
-    ) -> Evidence:
+    def _evidence(self, multi: NDArray[np.float32], size: tuple[int, int], found: Neighbours, scale: str) -> Evidence:
         """The patch of the finest scale that covers the peak and is farthest from the normal ones."""
         grid = self.grids[scale]
         inside = multi if self.roi is None else np.where(self.roi.at(*multi.shape), multi, -1)
         y, x = np.unravel_index(int(inside.argmax()), multi.shape)
         rows = [r for r, top in enumerate(grid.ys) if top <= y < top + grid.K]
         columns = [c for c, left in enumerate(grid.xs) if left <= x < left + grid.K]
-        worst = int(distances[np.ix_(rows, columns)].argmax())
+        worst = int(found.distances[np.ix_(rows, columns)].argmax())
         row, column = rows[worst // len(columns)], columns[worst % len(columns)]
-        number, top, left = grid.locate(int(nearest[row, column]))
+        number, top, left = grid.locate(int(found.ids[row, column]))
         normal_box = self._original((top, left), grid.K, self.images.sizes[number])
         height, width = multi.shape
         peak = (int((x + 0.5) * size[1] / width), int((y + 0.5) * size[0] / height))

@@ -130,7 +130,7 @@ def test_uncommon_file_names(world: World, tmp_path: Path, name: bytes) -> None:
 
 NEED_A_STORE = (
     ["train", "--steps", "0", "--overwrite"], ["embed"], ["score"], ["eval"], ["info"], ["extract", "--patches", "p"],
-    ["calibrate"], ["bank", "list"], ["bank", "audit"], ["bank", "remove", "x"], ["bank", "add", "x"],
+    ["calibrate"], ["verify"], ["bank", "list"], ["bank", "audit"], ["bank", "remove", "x"], ["bank", "add", "x"],
 )  # fmt: skip
 
 

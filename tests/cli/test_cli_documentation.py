@@ -28,6 +28,7 @@ from commands import run
 from smallworld import SIZE, save, texture, touched, write_dataset, write_plain
 
 import patchcli
+from patchcli.bank.search import keops
 from patchcli.cli.app import app
 from patchcli.features import pretrained
 from patchcli.features.hierarchical import HierarchicalEncoder
@@ -117,8 +118,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def workshop(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy to work in, with `patchcli` on the PATH, where a watcher stops by itself and training takes two
-    steps, or four."""
+    """A copy to work in, with `patchcli` on the PATH, where a watcher stops by itself, training takes two steps, or four, and
+    nothing compiles."""
     place = tmp_path / "workshop"
     shutil.copytree(built, place, copy_function=os.link)
     monkeypatch.chdir(place)
@@ -141,6 +142,7 @@ def workshop(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
         return train(*arguments, **options, **batch, images=images, steps=steps, minutes=1)
 
     monkeypatch.setattr(patchcli, "train", briefly)
+    monkeypatch.setattr(keops.KeOps, "problem", lambda device, D: "it would compile")
     monkeypatch.setattr(criterion, "JUDGED_EVERY", 2)
     return place
 
