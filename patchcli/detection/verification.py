@@ -1,10 +1,10 @@
 """Whether every device and search of a machine agrees with the reference: the CPU, and brute force.
 
 Features may differ by 1e-4 of the largest one of their scale. In float32, another order of the sums makes up to 2e-5; TF32
-makes 8e-4 and more, bfloat16 7e-3 and more (measured on four banks). Of a bank that was embedded with bfloat16, two machines may
-differ by as much as either does from float32, and are allowed 2⁻⁵. A search gets the reference's features, so on every device
-it must name the same patches. Scores are of the device's own features: where those moved by δ, a distance is off by at most δ
-(triangle inequality), and a map grows with its distances.
+makes 8e-4 and more, bfloat16 7e-3 and more (measured on four banks). Of a bank that was embedded with bfloat16, two machines
+may differ by as much as either does from float32, and are allowed 2⁻⁵. A search gets the reference's features, so on every
+device it must name the same patches. Scores are of the device's own features: where those moved by δ, a distance is off by at
+most δ (triangle inequality), and a map grows with its distances.
 """
 
 import time

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from smallworld import WORKING, Told, World, save, texture, touched, without
+from smallworld import WORKING, Told, World, make_store, save, texture, touched, without
 
 import patchcli
 from patchcli import runtime
@@ -39,6 +39,23 @@ def verified(store: Path) -> tuple[dict[str, patchcli.Check], Told]:
 
 def statuses(checks: dict[str, patchcli.Check]) -> dict[str, str]:
     return {name: check.status for name, check in checks.items()}
+
+
+def test_a_bank_of_bfloat16_is_checked_with_bfloat16(made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "cpu_has_bfloat16", lambda: True)
+    store = make_store(made.data, tmp_path / "it.zarr", D=8, precision="bfloat16")
+    checks, told = verified(store)
+    assert (statuses(checks), told.problems, checks["bank"].features) == (SOUND, [], 0)
+    with monkeypatch.context() as patched:  # a machine that rounds far more
+        embed = dense.embed
+        patched.setattr(detector, "embed", lambda *args: {s: (8 * x).round() / 8 for s, x in embed(*args).items()})
+        checks, _ = verified(store)
+        assert checks["bank"].status == "disagrees"
+    with monkeypatch.context() as patched:  # and one that rounds otherwise
+        patched.setattr(detector, "embed", lambda *args: embed(*args[:-1], "float32"))
+        checks, _ = verified(store)
+        assert checks["bank"].status == "agrees"
+        assert checks["bank"].features is not None and 1e-3 < checks["bank"].features < 2**-5
 
 
 SOUND = {
@@ -220,8 +237,8 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], 
     """A second device, whose features are changed."""
     embed = detector.embed
 
-    def embed_there(encoder: Any, pixels: Any, mean: Any, grids: Any, device: torch.device) -> dict[str, torch.Tensor]:
-        features = embed(encoder, pixels, mean, grids, device)
+    def embed_there(encoder: Any, pixels: Any, mean: Any, grids: Any, device: torch.device, precision: str) -> dict[str, Any]:
+        features = embed(encoder, pixels, mean, grids, device, precision)
         return {scale: change(values) for scale, values in features.items()} if device == OTHER else features
 
     monkeypatch.setattr(runtime, "devices", lambda: [torch.device("cpu"), OTHER])
