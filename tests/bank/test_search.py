@@ -1,10 +1,12 @@
 """Every search against float64 distances to every vector."""
 
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -477,9 +479,35 @@ def test_where_keops_fails_it_is_another_and_says_so(
     compiler: None, monkeypatch: pytest.MonkeyPatch, trouble: str, said: str
 ) -> None:
     monkeypatch.setattr(keops, "_TRIAL", trouble)
+    monkeypatch.setattr(keops.cuda_toolkit, "problem", lambda cuda: "")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     why = f"KeOps does not work here ({said}); searching with"
     assert neighbours.choose("keops", CPU, D) == ("pruned", f"{why} pruned, which is exact too")
     assert neighbours.choose("auto", CUDA, D) == ("brute", f"{why} brute, which is exact too")
+
+
+def test_a_trial_is_remembered(compiler: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One that went well for good, a failure for a day; of another environment, nothing is known."""
+    said, trials = [""], list[int]()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(keops, "trial", lambda device, D: trials.append(D) or said[0])
+    assert [keops.remembered(CPU, 8), keops.remembered(CPU, 8), keops.remembered(CPU, 16)] == ["", "", ""]
+    assert trials == [8, 16]
+    (first, _) = notes = sorted((tmp_path / "patchcli" / "keops").iterdir())
+    assert [note.read_text() for note in notes] == ["", ""]
+    monkeypatch.setattr(keops, "version", lambda name: "99")  # another KeOps
+    said[0] = "it ends the process with SIGSEGV"
+    assert keops.remembered(CPU, 8) == keops.remembered(CPU, 8) == said[0]
+    assert trials == [8, 16, 8]
+    (failure,) = [note for note in (tmp_path / "patchcli" / "keops").iterdir() if note.read_text()]
+    os.utime(failure, (0, 0))
+    said[0] = ""
+    assert keops.remembered(CPU, 8) == ""
+    assert trials == [8, 16, 8, 8]
+    failure.write_bytes(b"\xff\xfe")  # a damaged one
+    assert keops.remembered(CPU, 8) == ""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(first / "no folder"))  # and where nothing can be kept
+    assert [keops.remembered(CPU, 8), keops.remembered(CPU, 8), len(trials)] == ["", "", 7]
 
 
 def test_the_trial_tells_wrong_neighbours(compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,21 +1,29 @@
 """KeOps lazy tensors: the nearest by direct differences without a distance matrix. The only import of pykeops."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from patchcli.bank.search import brute
+from patchcli import files
+from patchcli.bank.search import brute, cuda_toolkit
 from patchcli.bank.search.streaming import Block, Streaming
 
+COMPILERS = ("c++", "g++", "clang++")
+DAY = 86_400  # seconds
 CANDIDATES = 4  # of each block, among which float64 decides
 _TRIAL = """
 import sys, torch
@@ -40,17 +48,43 @@ class KeOps(Streaming):
     def problem(cls, device: torch.device, D: int) -> str:
         if find_spec("pykeops") is None:
             return "KeOps is not installed (pip install pykeops)"
-        if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        if not any(map(shutil.which, COMPILERS)):
             return "KeOps needs a C++ compiler and found none (install g++)"
-        failure = trial(device, D)
+        if device.type == "cuda" and (lacking := cuda_toolkit.problem(torch.version.cuda)):
+            return lacking
+        failure = remembered(device, D)
         return f"KeOps does not work here ({failure})" if failure else ""
+
+
+def remembered(device: torch.device, D: int) -> str:
+    """The trial's answer; that of an earlier one in the same environment, of a failure for a day."""
+    path = cuda_toolkit.cache() / "keops" / f"{_environment(device, D)}.txt"
+    with contextlib.suppress(OSError, ValueError):
+        known = path.read_text(encoding="utf-8")
+        if not known or time.time() - path.stat().st_mtime < DAY:
+            return known
+    failure = trial(device, D)
+    with contextlib.suppress(OSError):
+        files.write_text(path, failure)
+    return failure
+
+
+def _environment(device: torch.device, D: int) -> str:
+    """A name for all that decides whether KeOps works: versions, compiler, toolkit, driver, GPU, and what it has compiled."""
+    gpu: tuple[object, ...] = ()
+    if device.type == "cuda":
+        driver = cuda_toolkit.driver()
+        gpu = torch.version.cuda, torch.cuda.get_device_name(device), driver and driver.resolve(), cuda_toolkit.sites()
+    compilers = [(found, Path(found).stat().st_mtime) for name in COMPILERS if (found := shutil.which(name))]
+    compiled = Path(os.environ.get("KEOPS_CACHE_FOLDER") or Path.home() / ".cache" / f"keops{version('pykeops')}").is_dir()
+    decides = device.type, D, gpu, compilers, compiled, torch.__version__, version("pykeops"), sys.version, _TRIAL
+    return hashlib.sha256(repr(decides).encode()).hexdigest()[:32]
 
 
 def trial(device: torch.device, D: int) -> str:
     """How a small search for vectors of length D fails here; "" where it works, and has compiled what it needs.
 
-    It runs in a process of its own, since a driver or toolkit that does not fit can end the process that compiles: with
-    KeOps 2.3 and CUDA 13.0 by a segmentation fault.
+    It runs in a process of its own, since a driver or toolkit that does not fit can end the process that compiles.
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", _TRIAL, str(device), str(D)]
@@ -61,12 +95,13 @@ def trial(device: torch.device, D: int) -> str:
     return (last or f"exit status {ended.returncode}") if ended.returncode else ""
 
 
+@cache
 def _lazy_tensor() -> Any:
     """pykeops' LazyTensor, its messages kept off standard output."""
-    with contextlib.redirect_stdout(sys.stderr):
-        import pykeops
-
-        pykeops.set_verbose(False)
+    for name in ("KEOPS_VERBOSE", "PYKEOPS_VERBOSE"):  # or it would tell that it found no GPU, and what it compiles
+        os.environ.setdefault(name, "0")
+    gpu = torch.version.cuda if torch.cuda.is_available() else None
+    with contextlib.redirect_stdout(sys.stderr), cuda_toolkit.ready(gpu):
         from pykeops.torch import LazyTensor
     return LazyTensor
 
