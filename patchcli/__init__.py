@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from patchcli.detection.regions import Region, RegionOptions
     from patchcli.detection.result import Nearest, Result
     from patchcli.detection.verification import Check
-    from patchcli.errors import DamagedError, IncompleteError, InputError, PatchcliError, StoreError, TrainingError
+    from patchcli.errors import DamagedError, ExportError, IncompleteError, InputError, PatchcliError, StoreError, TrainingError
     from patchcli.observer import Observer
-    from patchcli.store import Store, Thresholds
+    from patchcli.store import Store, Thresholds, VectorFiles
     from patchcli.training.loop import Trained
     from patchcli.training.recipe import Recipe
     from patchcli.verbs.audit import Audited, audit
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from patchcli.verbs.demo import Demo, demo
     from patchcli.verbs.embed import embed
     from patchcli.verbs.evaluate import evaluate
+    from patchcli.verbs.export import export
+    from patchcli.verbs.exported import Exported, ExportedScale
     from patchcli.verbs.extract import extract
     from patchcli.verbs.extraction import Extracted, ImageOptions
     from patchcli.verbs.import_weights import import_weights
@@ -70,9 +72,9 @@ _HOMES = {
     "detection.regions": ["Region", "RegionOptions"],
     "detection.result": ["Nearest", "Result"],
     "detection.verification": ["Check"],
-    "errors": ["DamagedError", "IncompleteError", "InputError", "PatchcliError", "StoreError", "TrainingError"],
+    "errors": ["DamagedError", "ExportError", "IncompleteError", "InputError", "PatchcliError", "StoreError", "TrainingError"],
     "observer": ["Observer"],
-    "store": ["Store", "Thresholds"],
+    "store": ["Store", "Thresholds", "VectorFiles"],
     "training.loop": ["Trained"],
     "training.recipe": ["Recipe"],
     "verbs.audit": ["Audited", "audit"],
@@ -84,6 +86,8 @@ _HOMES = {
     "verbs.demo": ["Demo", "demo"],
     "verbs.embed": ["embed"],
     "verbs.evaluate": ["evaluate"],
+    "verbs.export": ["export"],
+    "verbs.exported": ["Exported", "ExportedScale"],
     "verbs.extract": ["extract"],
     "verbs.extraction": ["Extracted", "ImageOptions"],
     "verbs.import_weights": ["import_weights"],
@@ -107,6 +111,9 @@ __all__ = [
     "DamagedError",
     "Demo",
     "Detector",
+    "ExportError",
+    "Exported",
+    "ExportedScale",
     "Extracted",
     "ImageOptions",
     "IncompleteError",
@@ -131,6 +138,7 @@ __all__ = [
     "Thresholds",
     "Trained",
     "TrainingError",
+    "VectorFiles",
     "WatchRecord",
     "audit",
     "bank_add",
@@ -142,6 +150,7 @@ __all__ = [
     "demo",
     "embed",
     "evaluate",
+    "export",
     "extract",
     "import_weights",
     "info",

@@ -5,7 +5,8 @@ PatchcliError
 ├── StoreError (ValueError)      the store is missing, of another format, data set or encoder, or damaged
 │   ├── IncompleteError          a part of the store is missing or half-written; the message says how to finish it
 │   └── DamagedError             the store does not hold what was written; the message says how to repair it
-└── TrainingError (ArithmeticError)   training collapsed or produced numbers that are not finite
+├── TrainingError (ArithmeticError)   training collapsed or produced numbers that are not finite
+└── ExportError (ArithmeticError)     an encoder cannot be exported, or has other features in the exported form
 
 `Ended` is no error.
 """
@@ -66,3 +67,7 @@ class Ended(Exception):  # noqa: N818
 
 class TrainingError(PatchcliError, ArithmeticError):
     """Training collapsed or produced numbers that are not finite."""
+
+
+class ExportError(PatchcliError, ArithmeticError):
+    """An encoder cannot be exported, or has other features in the exported form."""

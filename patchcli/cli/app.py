@@ -12,6 +12,7 @@ from patchcli.cli.data import data
 from patchcli.cli.demo import demo
 from patchcli.cli.embed import embed
 from patchcli.cli.eval import evaluate
+from patchcli.cli.export import export
 from patchcli.cli.extract import extract
 from patchcli.cli.help import Command, Root
 from patchcli.cli.import_weights import import_weights
@@ -27,7 +28,7 @@ from patchcli.cli.watch import watch
 # Headings of the help page, and the commands below them.
 GROUPS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "Learn": {"data": data, "extract": extract, "train": train, "import": import_weights, "embed": embed},
-    "Detect": {"score": score, "watch": watch},
+    "Detect": {"score": score, "watch": watch, "export": export},
     "Judge": {"calibrate": calibrate, "eval": evaluate, "report": report},
     "Maintain": {"info": info, "verify": verify, "bank": bank},
     "Try": {"demo": demo},

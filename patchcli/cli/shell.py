@@ -4,10 +4,9 @@ import re
 
 from patchcli.errors import PatchcliError
 
-COMMANDS = {
-    name: name for name in ("data", "extract", "train", "embed", "calibrate", "score", "watch", "info", "verify", "demo")
-}
-COMMANDS |= {"evaluate": "eval", "import_weights": "import", "write_report": "report", "audit": "bank audit"}
+COMMANDS = {name: name for name in ("data", "extract", "train", "embed", "calibrate", "score", "watch", "export", "info")}
+COMMANDS |= {"demo": "demo", "verify": "verify", "evaluate": "eval", "import_weights": "import", "write_report": "report"}
+COMMANDS |= {"audit": "bank audit"}
 COMMANDS |= {f"bank_{verb}": f"bank {verb}" for verb in ("list", "remove", "add")}
 
 # Arguments of those functions, as the shell has them; a test compares both with the library and the command line.
@@ -19,7 +18,7 @@ _SAME = (
 FLAGS = {name: f"--{name.replace('_', '-')}" for name in _SAME.split()}
 FLAGS |= {"lam": "--lambda", "D": "--dim", "source": "--from", "regions_out": "--regions", "metrics_out": "--metrics"}
 FLAGS |= {"calibrated": "--exit-code", "patches": "--patches", "image": "--image"}
-FLAGS |= {"data": "DATA", "paths": "PATHS", "names": "IMAGES", "folder": "FOLDER", "weights": "WEIGHTS"}
+FLAGS |= {"data": "DATA", "paths": "PATHS", "names": "IMAGES", "folder": "FOLDER", "weights": "WEIGHTS", "file": "FILE"}
 
 _VALUE = r"(?:\"[^\"`]*\"|'[^'`]*'|[^`,()\s]*)"
 _ARGUMENT = rf"(\w+)(?:=({_VALUE}))?"

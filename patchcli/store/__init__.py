@@ -17,7 +17,7 @@ old part is removed when its last reader has closed it. Only blocks are written 
 interrupted `embed` resumes where it stopped. One process writes at a time; each reader sees one version (locks.py).
 """
 
-from patchcli.store.bank import Bank, Blocks, Thinning, bank_bytes
+from patchcli.store.bank import Bank, Blocks, Thinning, VectorFiles, bank_bytes
 from patchcli.store.calibration import Thresholds
 from patchcli.store.encoder import EncoderAttributes, digest_of
 from patchcli.store.images import Images, Source
@@ -27,5 +27,5 @@ from patchcli.store.store import Store, check_replaceable, existing, revision, s
 
 __all__ = [
     "FORMAT_VERSION", "Bank", "Blocks", "EncoderAttributes", "Images", "Source", "Store", "Thinning", "Thresholds",
-    "bank_bytes", "check_replaceable", "digest_of", "existing", "locked", "revision", "stores_in",
+    "VectorFiles", "bank_bytes", "check_replaceable", "digest_of", "existing", "locked", "revision", "stores_in",
 ]  # fmt: skip

@@ -94,6 +94,19 @@ class BankAttributes:
     status: str  # complete
 
 
+@dataclass(frozen=True)
+class VectorFiles:
+    """Where the vectors of a scale are, for readers in other languages: an array (n, D) a page, in one chunk.
+
+    The file of the chunk has the numbers, not compressed, little-endian, and then four bytes of checksum.
+    """
+
+    array: str  # path in the store, with {page} for the number of the page
+    chunk: str  # the file below it
+    dtype: str  # float32, or float16 of a bank that was made with `half`
+    pages: list[int]  # how many vectors each page has
+
+
 class Blocks:
     """Embedded patches of images `first` to `images` - 1, block by block, each followed by its flag."""
 
@@ -249,6 +262,13 @@ class Bank:
         if not page:
             raise self._part.damaged(f"page {number} of {scale}", missing=True)
         return page
+
+    def place(self, scale: str) -> VectorFiles:
+        """Where the vectors of a scale are."""
+        attributes = self.attributes.scales[scale]
+        path = f"{scale}/{attributes.index}/{{page}}/vectors"
+        arrays = [self._part.array(path.format(page=number)) for number in range(attributes.pages)]
+        return VectorFiles(f"{self._part.name}/{path}", "c/0/0", str(arrays[0].dtype), [array.shape[0] for array in arrays])
 
     def damaged(self, what: str) -> DamagedError:
         """The error for contents that are inconsistent."""

@@ -15,7 +15,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,7 +41,7 @@ from patchcli.verbs.score import Record
 ROOT = Path(__file__).parents[2]
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "examples").rglob("*.md"))) if page.exists()]
 CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
-ELSEWHERE = ("python3 -m venv", "patchcli demo")  # the gate types these
+ELSEWHERE = ("python3 -m venv", "patchcli demo", "patchcli export")  # the gate types these, and test_cli_export
 CONFIDENCE = 0.2  # with it, 23 good images guarantee a rate of 1 %, and 5 a rate of 5 %
 SETTINGS = f"""size = "128"
 dim = 16
@@ -55,10 +55,10 @@ every = 0.001
 """
 
 
-def _fences(language: str) -> list[str]:
+def _fences(language: str, pages: Iterable[Path] = PAGES) -> list[str]:
     return [
         block
-        for page in PAGES
+        for page in pages
         for block in re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     ]
 
@@ -208,7 +208,7 @@ def test_the_readmes_table(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_readmes_python(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = _fences("python")
+    (code,) = _fences("python", PAGES[:1])
     shutil.rmtree("grid.zarr")
     exec(code, {})
     first, second = capsys.readouterr().out.splitlines()

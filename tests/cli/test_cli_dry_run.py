@@ -69,7 +69,7 @@ def test_nothing_changes(place: Path) -> None:
 def test_every_command_that_writes_into_a_store_has_it() -> None:
     tested = {command.split()[0] for command, _ in DRY}
     for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
-        assert name == "bank" or ("dry_run" in {parameter.name for parameter in command.params}) == (name in tested)
+        assert name in ("bank", "export") or ("dry_run" in {parameter.name for parameter in command.params}) == (name in tested)
 
 
 @pytest.mark.parametrize(
