@@ -26,7 +26,6 @@ from patchcli.bank import search
 from patchcli.bank import thinning as cover
 from patchcli.bank.search import brute, pruned, trees
 from patchcli.datasets import images, layouts
-from patchcli.detection import maps
 from patchcli.detection.detector import Detector
 from patchcli.detection.stream import stream as scored
 from patchcli.features import dense as embedding
@@ -145,33 +144,37 @@ def wide(count: int = 16384, asked: int = 1024) -> None:
             print(f"D {D}, 64 axes hold {share:.0%}: {times}; auto takes {chosen}")
 
 
-def shares(store: Store, files: list[Path]) -> None:
-    """Seconds of each step of `score` over images, one step after the other, and of the whole, where they overlap."""
+def steps(detector: Detector, files: list[Path]) -> dict[str, float]:
+    """Seconds of each step of `score` over images, one step after the other."""
     spent: dict[str, float] = {}
 
     def timed(name: str, work: Callable[[], object]) -> object:
         begun = time.perf_counter()
         result = work()
+        if detector.device.type == "cuda":
+            torch.cuda.synchronize()
         spent[name] = spent.get(name, 0.0) + time.perf_counter() - begun
         return result
 
-    detector = Detector.open(store, device="cpu", search="pruned", memory=1 << 40)
-    detector(files[0])  # loads pages and what is compiled
-    batches = [files[n : n + 8] for n in range(0, len(files), 8)]
     with tempfile.TemporaryDirectory() as folder:
-        for batch in batches:
-            pixels = timed("decode", lambda batch=batch: [images.decode(file) for file in batch])
+        for batch in (files[n : n + 8] for n in range(0, len(files), 8)):
+            pixels = timed("decode", lambda batch=batch: [detector.reader.read(file) for file in batch])
             features = timed("embed", lambda pixels=pixels: detector.embed_pixels(pixels))
-            for scale, grid in detector.grids.items():
-                queries = features.scales[scale].reshape(-1, features.scales[scale].shape[-1])
-                distances, _ = timed("search", lambda s=scale, q=queries: detector._search[s](q))
-                shaped = distances.numpy().reshape(len(batch), *grid.shape)
-                timed("maps", lambda d=shaped, g=grid, s=scale: maps.spread(d, g, detector.encoder.scales[s]))
-            for result, file in zip(detector.compare(features), batch, strict=True):
+            found = timed("search", lambda features=features: detector.nearest(features.scales))
+            results = timed("maps", lambda found=found, features=features: detector.results(found, features.sizes))
+            for result, file in zip(results, batch, strict=True):
                 values = timed("maps", lambda result=result: result.map)
                 timed("write", lambda v=values, f=file: write_map(Path(folder) / f"{f.stem}.tiff", v, {}))
-        samples = [layouts.Sample(file.name, file, "query", "") for file in files]
-        whole = seconds(lambda: list(scored(detector, samples, 8, Observer())), 1)
+    return spent
+
+
+def shares(store: Store, files: list[Path]) -> None:
+    """The steps of `score`, one after the other, and the whole, where they overlap."""
+    detector = Detector.open(store, device="cpu", search="pruned", memory=1 << 40)
+    detector(files[0])  # loads pages and what is compiled
+    spent = steps(detector, files)
+    samples = [layouts.Sample(file.name, file, "query", "") for file in files]
+    whole = seconds(lambda: list(scored(detector, samples, 8, Observer())), 1)
     total = sum(spent.values())
     parts = ", ".join(f"{name} {value / total:.0%}" for name, value in spent.items())
     print(f"score, step by step: {len(files) / total:.1f} images a second: {parts}")

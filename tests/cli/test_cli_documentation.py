@@ -256,6 +256,7 @@ RUNS = {
         "mean miss",
     ),
     "benchmarks/embedding.py": ((1, 64), "times the best per-patch way"),
+    "benchmarks/gpu.py": (("patchcli.zarr", "--small", "--minutes", 0.5), "search 1,000 x 768: faiss"),
     "benchmarks/maps.py": (("patchcli.zarr",), "within 2 errors"),
     "benchmarks/metrics.py": ((4,), "MB resident"),
     "benchmarks/processes.py": (("patchcli.zarr", "line3", "--rounds", 1), "one image"),
@@ -263,7 +264,12 @@ RUNS = {
     "benchmarks/textures.py": (("textures", "brick", "grain"), ""),
     "benchmarks/objects.py": (("objects", "duck"), ""),
 }
-NEEDS = {"benchmarks/search.py": "faiss", "benchmarks/textures.py": "skimage", "benchmarks/objects.py": "pybullet"}
+NEEDS = {
+    "benchmarks/search.py": "faiss",
+    "benchmarks/gpu.py": "faiss",
+    "benchmarks/textures.py": "skimage",
+    "benchmarks/objects.py": "pybullet",
+}
 
 
 @pytest.mark.parametrize("name", RUNS)
