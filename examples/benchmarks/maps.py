@@ -61,7 +61,7 @@ def true_figures(store: Path, choices: list[Choice]) -> np.ndarray:
 
 def taken(choices: list[Choice], errors: float) -> int:
     """The number of the choice that a rule takes."""
-    within = [n for n, one in enumerate(choices) if errors == np.inf or one.lack <= errors * one.error]
+    within = [n for n, one in enumerate(choices) if one.lack == 0 or errors == np.inf or one.lack <= errors * one.error]
     return min(within, key=lambda n: (-len(choices[n].exponents), choices[n].lack))
 
 
