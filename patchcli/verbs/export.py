@@ -16,7 +16,7 @@ from patchcli.observer import Observer
 from patchcli.store import Store
 from patchcli.verbs.exported import Exported, describe, mean_file, mean_of
 
-IMAGES = 2  # training images that are compared
+IMAGES, SIDE = 2, 512  # training images that are compared, and pixels a side of the part of large ones
 
 
 def export(
@@ -78,6 +78,6 @@ def _target(path: Path, overwrite: bool) -> Path:
 
 def _images(store: Store, encoder: Encoder) -> torch.Tensor:
     """Training images, standardised, to compare by; of large ones a part, unless the encoder takes them whole."""
-    side = None if encoder.padded else dense.TILE
+    side = None if encoder.padded else SIDE
     pixels, mean = store.images.read(0, IMAGES)[:, :side, :side], store.mean[:side, :side]
     return torch.from_numpy(standardise(pixels, mean if encoder.centred else 0 * mean))

@@ -93,17 +93,6 @@ def test_without_the_extra(flat: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_model_is_refused(flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from patchcli.features import exporting
-    from patchcli.features.registry import build
-
-    translate = exporting.translate
-    monkeypatch.setattr(exporting, "translate", lambda _, scales, size: translate(build("flat", 4).eval(), scales, size))
-    says = ("the features of ONNX Runtime and PyTorch differ by ", "more than 1e-05")
-    assert len(refused("export", "encoder.onnx", "--store", flat, says=says).splitlines()) == 1
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_dry_run(flat: Path, tmp_path: Path) -> None:
     reads, writes = done("export", "encoder.onnx", "--store", flat, "--dry-run").stderr.splitlines()
     assert reads == f"patchcli: would read the encoder of {flat}"
