@@ -28,8 +28,10 @@ class PretrainedEncoder(Encoder):
     """Patch features of a backbone of timm, with a patch for each cell of the finest layer's grid; fixed features beside them.
 
     Convolutional (PatchCore, Roth et al., CVPR 2022): 3×3 local means of each layer, brought to the finest grid and
-    concatenated. Transformers (AnomalyDINO, Damm et al., WACV 2025): patch tokens after the final norm, of length 1, so that
-    Euclidean distances order them as cosines do. The convolutions are padded: a feature stands for its cell but sees beyond it.
+    concatenated. Zeros beyond the border count, as in the authors' code: means over fewer cells are less alike, and the border
+    of a good image would be farther from the bank than the rest of it. Transformers (AnomalyDINO, Damm et al., WACV 2025): patch
+    tokens after the final norm, of length 1, so that Euclidean distances order them as cosines do. The convolutions are padded:
+    a feature stands for its cell but sees beyond it.
     """
 
     padded, centred = True, False
@@ -85,7 +87,7 @@ class PretrainedEncoder(Encoder):
         stages = self._stages(images)
         if self.transformer:
             return F.normalize(torch.cat(stages, 1), dim=1)
-        stages = [F.avg_pool2d(stage, 3, 1, 1, count_include_pad=False) for stage in stages]
+        stages = [F.avg_pool2d(stage, 3, 1, 1) for stage in stages]
         finest = stages[self._strides.index(self.stride)].shape[2:]
         stages = [F.interpolate(stage, finest, mode="bilinear", align_corners=False) for stage in stages]
         rows, columns = (side // self.stride for side in images.shape[-2:])

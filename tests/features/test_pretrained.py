@@ -58,12 +58,22 @@ def test_stages_are_those_of_timm_averaged_and_brought_to_the_finer_grid(
     assert (fine.shape[2:], coarse.shape[2:]) == ((12, 16), (6, 8))
     means = []
     for stage in (fine, coarse):
-        ones = F.unfold(torch.ones_like(stage[:, :1]), 3, padding=1).sum(1)  # how many of the nine are inside
-        sums = F.unfold(stage, 3, padding=1).unflatten(1, (stage.shape[1], 9)).sum(2)
-        means.append((sums / ones[:, None]).unflatten(2, stage.shape[2:]))
+        nine = F.unfold(stage, 3, padding=1).unflatten(1, (stage.shape[1], 9))  # zeros beyond the border
+        means.append(nine.mean(2).unflatten(2, stage.shape[2:]))
     expected = torch.cat([means[0], F.interpolate(means[1], scale_factor=2, mode="bilinear", align_corners=False)], 1)
     assert expected.shape[1] == encoder.D
     torch.testing.assert_close(encoder.dense(images)["pretrained"], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet"])
+@torch.inference_mode()
+def test_the_border_of_a_good_image_is_not_what_is_farthest(made: Callable[..., PretrainedEncoder], backbone: str) -> None:
+    images = torch.rand(9, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    features = made(backbone).dense(images)["pretrained"].permute(0, 2, 3, 1)
+    distances = torch.cdist(features[0].flatten(0, 1), features[1:].flatten(0, 2)).amin(1).unflatten(0, (16, 16))
+    inside = distances[1:-1, 1:-1].clone()
+    distances[1:-1, 1:-1] = 0
+    assert distances.max() < inside.max()
 
 
 @pytest.mark.parametrize("backbone", TRANSFORMERS)
