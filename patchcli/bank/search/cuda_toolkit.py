@@ -48,13 +48,16 @@ def problem(cuda: str | None) -> str:
 
 
 @contextlib.contextmanager
-def ready(cuda: str | None) -> Iterator[None]:
-    """Within, KeOps is imported: for a GPU, if there is a toolkit for torch's version of CUDA that it would not find itself."""
+def ready(cuda: str | None, gpus: str = "") -> Iterator[None]:
+    """Within, KeOps is imported: for GPUs, if there is a toolkit for torch's version of CUDA that it would not find itself.
+
+    What it compiles is kept apart for each toolkit and each kind of `gpus`: KeOps names it after the formula alone.
+    """
     toolkit = None if cuda is None or of_system() else of_packages(cuda, sites())
     if not isinstance(toolkit, Toolkit):
         yield
         return
-    with offered(gathered(toolkit, driver())):
+    with offered(gathered(toolkit, driver()), gpus):
         yield
         headers: Any = import_module("keopscore.utils.gpu_utils")
         headers.custom_cuda_include_fp16_path()  # it keeps them: later, KeOps would not find them
@@ -154,7 +157,7 @@ def driver() -> Path | None:
 
 
 @contextlib.contextmanager
-def offered(folder: Path) -> Iterator[None]:
+def offered(folder: Path, gpus: str = "") -> Iterator[None]:
     """Within, KeOps finds the gathered toolkit, and keeps what it compiles beside it.
 
     What it imports within goes on finding it. Environment variables that are set already stay as they are, but for the
@@ -165,7 +168,8 @@ def offered(folder: Path) -> Iterator[None]:
         if name.startswith("libnvrtc-builtins.so"):
             ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
     linked = os.pathsep.join(filter(None, (str(folder / "lib"), os.environ.get("LIBRARY_PATH"))))
-    given = {"CUDA_PATH": str(folder), "KEOPS_CACHE_FOLDER": str(folder / "keops"), **os.environ, "LIBRARY_PATH": linked}
+    compiled = folder / f"keops-{hashlib.sha256(gpus.encode()).hexdigest()[:8]}"
+    given = {"CUDA_PATH": str(folder), "KEOPS_CACHE_FOLDER": str(compiled), **os.environ, "LIBRARY_PATH": linked}
     before = {name: os.environ.get(name) for name in given}
     os.environ.update(given)
     ctypes.util.find_library = lambda name: names.get(f"lib{name}.so") or find(name)

@@ -100,8 +100,9 @@ def _lazy_tensor() -> Any:
     """pykeops' LazyTensor, its messages kept off standard output."""
     for name in ("KEOPS_VERBOSE", "PYKEOPS_VERBOSE"):  # or it would tell that it found no GPU, and what it compiles
         os.environ.setdefault(name, "0")
-    gpu = torch.version.cuda if torch.cuda.is_available() else None
-    with contextlib.redirect_stdout(sys.stderr), cuda_toolkit.ready(gpu):
+    cuda = torch.version.cuda if torch.cuda.is_available() else None
+    gpus = "\n".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))) if cuda else ""
+    with contextlib.redirect_stdout(sys.stderr), cuda_toolkit.ready(cuda, gpus):
         from pykeops.torch import LazyTensor
     return LazyTensor
 
