@@ -29,9 +29,9 @@ class PretrainedEncoder(Encoder):
 
     Convolutional (PatchCore, Roth et al., CVPR 2022): 3×3 local means of each layer, brought to the finest grid and
     concatenated. Zeros beyond the border count, as in the authors' code: means over fewer cells are less alike, and the border
-    of a good image would be farther from the bank than the rest of it. Transformers (AnomalyDINO, Damm et al., WACV 2025): patch
-    tokens after the final norm, of length 1, so that Euclidean distances order them as cosines do. The convolutions are padded:
-    a feature stands for its cell but sees beyond it.
+    of a good image would be farther from the bank than the rest of it. Transformers (AnomalyDINO, Damm et al., WACV 2025):
+    patch tokens after the final norm, of length 1, so that Euclidean distances order them as cosines do. The convolutions are
+    padded: a feature stands for its cell but sees beyond it.
     """
 
     padded, centred = True, False
