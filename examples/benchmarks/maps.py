@@ -1,9 +1,9 @@
 """Which maps to multiply: synthetic defects against true ones. python examples/benchmarks/maps.py STORE...
 
-Each store holds an encoder that the default training made, and knows a data set with labels and masks. The script embeds a copy
-with all maps, and prints what the criterion says of every product of maps beside its true figures, with Spearman's correlation.
-Then it compares rules that take the largest product within so many standard errors of the best: by how much their true figures
-fall short of the best product's, and so for the rule that is best on all other sets.
+Each store holds an encoder of the default training or of `import --backbone`, and knows a data set with labels and masks. The
+script embeds a copy with all maps, and prints what the criterion says of every product of maps beside its true figures, with
+Spearman's correlation. Then it compares rules that take the largest product within so many standard errors of the best: by how
+much their true figures fall short of the best product's, and so for the rule that is best on all other sets.
 """
 
 import shutil
@@ -74,7 +74,8 @@ def main() -> None:
             copy = Path(shutil.copytree(store, Path(folder) / "copy.zarr"))
             with Store.writing(copy) as opened:
                 encoder = opened.encoder
-                opened.write_encoder(encoder.weights(), replace(encoder.attributes, exponents={}, trouble=None), {})
+                every = dict.fromkeys(encoder.restore(torch.device("cpu")).scales, 1.0)
+                opened.write_encoder(encoder.weights(), replace(encoder.attributes, exponents=every, trouble=None), {})
             patchcli.embed(copy)
             choices = choices_of(copy)
             figures = true_figures(copy, choices)

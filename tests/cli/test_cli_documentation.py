@@ -255,6 +255,10 @@ RUNS = {
         ("mvtec/grid", "--steps", 4, "--seeds", 0, "--size", 128, "--encoder", "flat"),
         "mean miss",
     ),
+    "benchmarks/anomalib_patchcore.py": (
+        ("mvtec/grid", "--weights", "efficientnet-lite0.pth", "--size", 128, "--keep", 0.5),
+        "anomalib / patchcli",
+    ),
     "benchmarks/embedding.py": ((1, 64), "times the best per-patch way"),
     "benchmarks/gpu.py": (("patchcli.zarr", "--small", "--minutes", 0.5), "search 1,000 x 768: faiss"),
     "benchmarks/maps.py": (("patchcli.zarr",), "within 2 errors"),
@@ -265,6 +269,7 @@ RUNS = {
     "benchmarks/objects.py": (("objects", "duck"), ""),
 }
 NEEDS = {
+    "benchmarks/anomalib_patchcore.py": "anomalib",
     "benchmarks/search.py": "faiss",
     "benchmarks/gpu.py": "faiss",
     "benchmarks/textures.py": "skimage",
