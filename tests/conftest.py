@@ -26,10 +26,22 @@ from patchcli.verbs.extraction import ImageOptions
 settings.register_profile("patchcli", deadline=None, derandomize=True, database=None)
 settings.load_profile("patchcli")
 
+# The files that take longest, in this order: begun first, none of them is left alone on one of two processes at the end.
+LONGEST = (
+    "test_cli_documentation.py", "test_cli_terminals.py", "test_export.py", "test_loop.py", "test_checkpoint.py",
+    "test_bank.py", "test_pairs.py", "test_flips.py", "test_kills.py", "test_exporting.py", "test_losses.py",
+    "test_watch_kills.py",
+)  # fmt: skip
+
 TEST_DATA = "PATCHCLI_TEST_DATA"
 TEST_GPU = "PATCHCLI_TEST_GPU"
 if TEST_GPU not in os.environ:  # what is expected of searches, messages and digits is a CPU's, on a machine with a GPU too
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; see LONGEST."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session", autouse=True)
