@@ -145,6 +145,9 @@ def test_a_bank_that_is_thinned(world: World, thinning: dict[str, Any]) -> None:
     assert (statuses(checks), told.problems) == (SOUND, [])
     assert (checks["bank"].features or 0) <= (2**-11 if "half" in thinning else 0)
     assert (checks["bank"].patches == 2600) == ("keep" not in thinning)
+    reference = verification.Reference(detector.Detector.open(world.store, device="cpu", search="brute"))
+    nearest = min(float(found["small"].distances.min()) for found in reference.found)
+    assert (nearest == 0) == ("keep" in thinning)  # what is left of an image may be all that there is
 
 
 def test_one_image(tmp_path: Path, random_encoder: Callable[..., Encoder]) -> None:
