@@ -420,6 +420,17 @@ def test_keops_gives_ties_to_the_first(compiler: None) -> None:
     assert_exact("keops", (rng.integers(0, 2, (30, D)), rng.integers(0, 2, (300, D))), [100, 110])
 
 
+@pytest.mark.parametrize("most", [50, 99, 200])
+def test_keops_takes_a_large_block_in_pieces(compiler: None, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """It refuses more than 16 million vectors at once."""
+    taken = []
+    whole = keops._nearest_of
+    monkeypatch.setattr(keops, "MOST", most)
+    monkeypatch.setattr(keops, "_nearest_of", lambda block, queries: taken.append(len(block[0])) or whole(block, queries))
+    assert_exact("keops", random(np.random.default_rng(0), 30, 200), [])
+    assert taken == {50: [50] * 4, 99: [99, 99], 200: [200]}[most]  # two are too few for it: brute force takes them
+
+
 def test_keops_writes_nothing_to_standard_output(compiler: None, capfd: pytest.CaptureFixture[str]) -> None:
     queries, bank = tensors(random(np.random.default_rng(0), 3, 4))
     search("keops", queries, bank, [])

@@ -46,11 +46,12 @@ def nearest(queries: Tensor, blocks: Iterable[Block]) -> tuple[Tensor, Tensor]:
             for q in range(0, Q, TILE_QUERIES):
                 rows = slice(q, q + TILE_QUERIES)
                 low = left[rows] @ right[v : v + TILE_VECTORS].T  # lower bounds of |v|² - 2qv, but for r|q|²
-                least, at = low.min(1)
                 so_far = best[rows].float() * (1 + 2.0**-22) - square[rows]
-                bound = torch.minimum(so_far, least + 2 * r * norms[at + v, 0]) + 2 * r * square[rows]
-                hot = torch.nonzero(least <= bound)[:, 0]
-                for pairs in torch.split(torch.nonzero(low[hot] <= bound[hot, None]), CANDIDATES):
+                hot = torch.nonzero(low.amin(1) <= so_far + 2 * r * square[rows])[:, 0]
+                low = low[hot]
+                least, at = low.min(1)
+                bound = torch.minimum(so_far[hot], least + 2 * r * norms[at + v, 0]) + 2 * r * square[rows][hot]
+                for pairs in torch.split(torch.nonzero(low <= bound[:, None]), CANDIDATES):
                     row, column = hot[pairs[:, 0]] + q, pairs[:, 1] + v
                     direct = (queries[row].double() - vectors[column].double()).square().sum(1)
                     _keep_nearest(best, index, row, direct, ids[column])

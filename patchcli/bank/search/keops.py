@@ -25,6 +25,7 @@ from patchcli.bank.search.streaming import Block, Streaming
 COMPILERS = ("c++", "g++", "clang++")
 DAY = 86_400  # seconds
 CANDIDATES = 4  # of each block, among which float64 decides
+MOST = 16_000_000  # vectors of a block: KeOps counts them in float32, and refuses more
 _TRIAL = """
 import sys, torch
 from patchcli.bank.search import keops
@@ -108,29 +109,36 @@ def _lazy_tensor() -> Any:
 
 
 def nearest(queries: Tensor, blocks: Iterable[Block]) -> tuple[Tensor, Tensor]:
-    """Distances (Q,) float32 and ids (Q,) of the vectors that are nearest to queries (Q, D).
+    """Distances (Q,) float32 and ids (Q,) of the vectors that are nearest to queries (Q, D)."""
+    queries = queries.contiguous()
+    best = queries.new_full((len(queries),), torch.inf, dtype=torch.float64)
+    index = torch.full((len(queries),), torch.iinfo(torch.int64).max, device=queries.device)
+    for ids, vectors in blocks:
+        for block in zip(ids.split(MOST), vectors.contiguous().split(MOST), strict=True):
+            few = len(block[0]) < CANDIDATES  # KeOps would compile anew for each number
+            nearest, at = brute.nearest(queries, [block]) if few else _nearest_of(block, queries)
+            nearer = (nearest < best) | ((nearest == best) & (at < index))
+            best[nearer], index[nearer] = nearest[nearer], at[nearer]
+    return best.sqrt().float(), index
+
+
+def _nearest_of(block: Block, queries: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distances (Q,) float64 and ids (Q,) of the nearest of a block's vectors, which are CANDIDATES or more.
 
     KeOps ranks by float32 sums of squares, which are off by less than r = 2(D + 2)2⁻²⁴ of themselves: what it does not
     name is no nearer than (1 - r)² times the farthest that it names. Where the nearest is not below that, as among
     many duplicates, brute force decides.
     """
-    lazy = _lazy_tensor()
-    queries = queries.contiguous()
+    (ids, vectors), lazy = block, _lazy_tensor()
     backend = "CPU" if queries.device.type == "cpu" else "GPU"  # "auto" sends what is on the CPU to a GPU
     margin = (1 - 2 * (queries.shape[1] + 2) * 2.0**-24) ** 2
-    best = queries.new_full((len(queries),), torch.inf, dtype=torch.float64)
-    index = torch.full((len(queries),), torch.iinfo(torch.int64).max, device=queries.device)
-    for ids, vectors in blocks:
-        vectors = vectors.contiguous()
-        with contextlib.redirect_stdout(sys.stderr):
-            squared = ((lazy(queries[:, None, :]) - lazy(vectors[None, :, :])) ** 2).sum(-1)
-            named = squared.argKmin(K=min(CANDIDATES, len(vectors)), dim=1, backend=backend)  # (Q, K)
-        direct = (queries[:, None].double() - vectors[named].double()).square().sum(2)
-        nearest = direct.min(1).values
-        at = torch.where(direct == nearest[:, None], ids[named], torch.iinfo(torch.int64).max).min(1).values
-        unsure = torch.nonzero((nearest >= direct.max(1).values * margin) & (len(vectors) > CANDIDATES))[:, 0]
-        if len(unsure):
-            nearest[unsure], at[unsure] = brute.nearest(queries[unsure], [(ids, vectors)])
-        nearer = (nearest < best) | ((nearest == best) & (at < index))
-        best[nearer], index[nearer] = nearest[nearer], at[nearer]
-    return best.sqrt().float(), index
+    with contextlib.redirect_stdout(sys.stderr):
+        squared = ((lazy(queries[:, None, :]) - lazy(vectors[None, :, :])) ** 2).sum(-1)
+        named = squared.argKmin(K=CANDIDATES, dim=1, backend=backend)  # (Q, K)
+    direct = (queries[:, None].double() - vectors[named].double()).square().sum(2)
+    nearest = direct.min(1).values
+    at = torch.where(direct == nearest[:, None], ids[named], torch.iinfo(torch.int64).max).min(1).values
+    unsure = torch.nonzero((nearest >= direct.max(1).values * margin) & (len(vectors) > CANDIDATES))[:, 0]
+    if len(unsure):
+        nearest[unsure], at[unsure] = brute.nearest(queries[unsure], [block])
+    return nearest, at
