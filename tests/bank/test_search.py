@@ -484,6 +484,8 @@ def test_without_keops_it_is_another_and_says_so(
         ("raise RuntimeError('nvrtc: not found')", "RuntimeError: nvrtc: not found"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "it ends the process with SIGSEGV"),
         ("raise SystemExit(3)", "exit status 3"),
+        ("raise SystemExit('a.cpp:1:2: fatal error: omp.h: No such file\\nterminated.')", "omp.h: No such file"),
+        ("raise SystemExit('/usr/bin/ld: cannot find -lcudart\\ncollect2: error: ld returned 1')", "cannot find -lcudart"),
     ],
 )
 def test_where_keops_fails_it_is_another_and_says_so(

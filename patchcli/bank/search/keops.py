@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -87,13 +88,21 @@ def trial(device: torch.device, D: int) -> str:
 
     It runs in a process of its own, since a driver or toolkit that does not fit can end the process that compiles.
     """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    verbose = {"PYKEOPS_VERBOSE": "1", "KEOPS_VERBOSE": "1", "LC_ALL": "C"}  # or the compiler's errors would not be seen
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | verbose
     command = [sys.executable, "-c", _TRIAL, str(device), str(D)]
     ended = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if ended.returncode < 0:
         return f"it ends the process with {signal.Signals(-ended.returncode).name}"
-    *_, last = ["", *ended.stderr.strip().splitlines()]
-    return (last or f"exit status {ended.returncode}") if ended.returncode else ""
+    return (_reason(ended.stderr) or f"exit status {ended.returncode}") if ended.returncode else ""
+
+
+def _reason(said: str) -> str:
+    """The line of a failed trial that says why: the first error of the compiler or the linker, else the last line."""
+    for pattern in (r"fatal error: (.+)", r"\bld: (?!warning)(.+)", r"\berror: (.+)", r"([^\n]+)\s*\Z"):
+        if found := re.search(pattern, said):
+            return found[1].strip()
+    return ""
 
 
 @cache
@@ -114,7 +123,7 @@ def nearest(queries: Tensor, blocks: Iterable[Block]) -> tuple[Tensor, Tensor]:
     best = queries.new_full((len(queries),), torch.inf, dtype=torch.float64)
     index = torch.full((len(queries),), torch.iinfo(torch.int64).max, device=queries.device)
     for ids, vectors in blocks:
-        for block in zip(ids.split(MOST), vectors.contiguous().split(MOST), strict=True):
+        for block in zip(torch.split(ids, MOST), torch.split(vectors.contiguous(), MOST), strict=True):
             few = len(block[0]) < CANDIDATES  # KeOps would compile anew for each number
             nearest, at = brute.nearest(queries, [block]) if few else _nearest_of(block, queries)
             nearer = (nearest < best) | ((nearest == best) & (at < index))
