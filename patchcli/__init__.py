@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from patchcli.bank.build import BankSummary
+    from patchcli.cluster import Cluster
     from patchcli.datasets.layouts import Sample
     from patchcli.datasets.roi import Roi
     from patchcli.datasets.survey import Kind
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from patchcli.verbs.cut_patches import cut_patches
     from patchcli.verbs.data import data
     from patchcli.verbs.demo import Demo, demo
-    from patchcli.verbs.embed import embed
+    from patchcli.verbs.embed import embed, embed_part
     from patchcli.verbs.evaluate import evaluate
     from patchcli.verbs.export import export
     from patchcli.verbs.exported import Exported, ExportedScale
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 # Where each public name is; loaded when it is first used, so that importing patchcli (and `--help`) stays quick.
 _HOMES = {
     "bank.build": ["BankSummary"],
+    "cluster": ["Cluster"],
     "datasets.layouts": ["Sample"],
     "datasets.roi": ["Roi"],
     "datasets.survey": ["Kind"],
@@ -84,7 +86,7 @@ _HOMES = {
     "verbs.cut_patches": ["cut_patches"],
     "verbs.data": ["data"],
     "verbs.demo": ["Demo", "demo"],
-    "verbs.embed": ["embed"],
+    "verbs.embed": ["embed", "embed_part"],
     "verbs.evaluate": ["evaluate"],
     "verbs.export": ["export"],
     "verbs.exported": ["Exported", "ExportedScale"],
@@ -108,6 +110,7 @@ __all__ = [
     "BankSummary",
     "Calibration",
     "Check",
+    "Cluster",
     "DamagedError",
     "Demo",
     "Detector",
@@ -149,6 +152,7 @@ __all__ = [
     "data",
     "demo",
     "embed",
+    "embed_part",
     "evaluate",
     "export",
     "extract",

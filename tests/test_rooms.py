@@ -24,6 +24,7 @@ LAYERS = [
     ["features"],
     ["reporting"],
     ["datasets"],
+    ["cluster"],
     ["observer", "runtime"],
     ["files"],
     ["errors"],

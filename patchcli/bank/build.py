@@ -4,16 +4,20 @@ While a bank is embedded it lies in blocks of whole images; finished, in pages o
 Thinning says.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from patchcli import runtime
 from patchcli.bank import pages, thinning
 from patchcli.bank.search.trees import Stream
 from patchcli.datasets.images import Pixels
+from patchcli.errors import StoreError
 from patchcli.features import dense
 from patchcli.features.encoder import Encoder
 from patchcli.features.grid import PatchGrid
@@ -65,18 +69,48 @@ class Embedder:
         return images * sum(grid.patches for grid in self.grids.values())
 
 
-def embed_blocks(blocks: Blocks, embedder: Embedder, read: Callable[[int, int], Pixels], observer: Observer) -> int:
-    """Embed the blocks that are not done, each followed by its flag; how many images. `read(start, stop)` gives images."""
-    pending = np.flatnonzero(blocks.done == 0).tolist()
-    total = sum(stop - start for start, stop in map(blocks.bounds, pending))
-    embedded = 0
-    for block in pending:
-        start, stop = blocks.bounds(block)
-        blocks.write_block(block, embedder(read(start, stop)))
-        embedded += stop - start
-        observer.progress("embed", embedded, total, f"{blocks.images} images")
-    blocks.check()
-    return embedded
+def embed_block(blocks: Blocks, embedder: Embedder, read: Callable[[int, int], Pixels], block: int) -> int:
+    """Embed one block, and set its flag; how many images. `read(start, stop)` gives images."""
+    start, stop = blocks.bounds(block)
+    blocks.write_block(block, embedder(read(start, stop)))
+    return stop - start
+
+
+@dataclass(frozen=True)
+class EmbedBlocks:
+    """The task to embed blocks of the unfinished bank of a version of a store, by number."""
+
+    store: Path
+    revision: str
+    precision: str
+    device: str
+    threads: int | None
+
+    def open(self, observer: Observer) -> Callable[[int], int]:
+        """What embeds a block, and gives the number of its images."""
+        runtime.set_threads(self.threads)
+        store = Store.open(self.store)
+        blocks = store.blocks() if store.root.revision == self.revision else None
+        if blocks is None:
+            raise StoreError("another process has changed it meanwhile", subject=self.store, advice="run this again")
+        embedder = Embedder.of(store, runtime.device(self.device), self.precision)
+        return partial(embed_block, blocks, embedder, store.images.read)
+
+
+def pending(blocks: Blocks, part: tuple[int, int] = (1, 1)) -> list[int]:
+    """The blocks that are not done yet, of the part (number from 1 on, how many parts)."""
+    number, count = part
+    own = np.array_split(np.arange(len(blocks.done)), count)[number - 1]
+    return [block for block in own.tolist() if not blocks.done[block]]
+
+
+def embed_blocks(blocks: Blocks, numbers: Sequence[int], embedded: Iterable[int], observer: Observer) -> int:
+    """Watch these blocks being embedded: `embedded` gives how many images each has. How many images they have together."""
+    total, done = sum(stop - start for start, stop in map(blocks.bounds, numbers)), 0
+    for images in embedded:
+        done += images
+        observer.progress("embed", done, total, f"{blocks.images} images")
+    return done
 
 
 def index(

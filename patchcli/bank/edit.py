@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -81,7 +82,9 @@ def edit(images: EditedImages, device: torch.device, budget: int, observer: Obse
         store.scratch_blocks(grids, D, count, len(kept)) as blocks,
         edited.writing_bank(grids, D) as new,
     ):
-        embedded = build.embed_blocks(blocks, embedder, images.read, observer)
+        numbers = build.pending(blocks)
+        one_by_one = map(partial(build.embed_block, blocks, embedder, images.read), numbers)
+        embedded = build.embed_blocks(blocks, numbers, one_by_one, observer)
         streams = {scale: _stream(bank, blocks, scale, kept) for scale in grids}
         build.index(new, streams, thinning, budget, observer, moved)
     return BankSummary.of(store.bank(), embedded)

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -16,6 +17,7 @@ from patchcli.datasets import LAYOUTS
 from patchcli.errors import InputError
 
 if TYPE_CHECKING:
+    from patchcli.cluster import Cluster
     from patchcli.detection.detector import Setup
     from patchcli.detection.regions import RegionOptions
     from patchcli.verbs.extraction import ImageOptions
@@ -298,6 +300,55 @@ def setup(search: Search, images: Images | None = None) -> "Setup":
     images = images or Images()
     roi = None if images.roi is None else Roi.read(images.roi, images.mask_threshold, images.large)
     return Setup(roi=roi, large=images.large, **vars(search))
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who works."""
+
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            rich_help_panel=COMPUTATION,
+            help="Work in this many processes, each with --threads or an equal share of the cores. [default: in this one]",
+        ),
+    ] = None
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler",
+            metavar="ADDRESS",
+            rich_help_panel=COMPUTATION,
+            help="Work on the Dask cluster with this address (tcp://host:8786), or whose scheduler wrote this file.",
+        ),
+    ] = None
+
+    def cluster(self) -> "Cluster | None":
+        """The same for the library."""
+        from patchcli.cluster import Cluster
+
+        return None if self == Workers() else Cluster(**vars(self))
+
+
+PART = re.compile(r"(\d+)/(\d+)")
+Part = Annotated[
+    str | None,
+    typer.Option(
+        "--part",
+        metavar="N/COUNT",
+        rich_help_panel=COMPUTATION,
+        help="Do one part of the work only, such as 3/40: an array job.",
+    ),
+]
+
+
+def part(text: str) -> tuple[int, int]:
+    """The numbers of "3/40"."""
+    if (found := PART.fullmatch(text)) is None:
+        raise InputError(repr(text), parameter="part", expected="a part such as 3/40")
+    return int(found[1]), int(found[2])
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,10 @@ def score(
     written: Files,
     exit_code: ExitCode = False,
     form: options.Format = None,
+    part: options.Part = None,
     regions: options.Regions,
     search: options.Search,
+    workers: options.Workers,
     messages: options.Planned,
 ) -> None:
     """Score images; print one record per image.
@@ -75,6 +77,8 @@ def score(
 
     Example: patchcli score --submission mvtec-ad-2 --out submission/
 
+    Example: patchcli score --part $N/40 --out maps/ > $N.jsonl
+
     Example: patchcli score --min-area 20 --roi part.png --regions regions.csv
     """
     verdicts: set[str | None] = set()
@@ -85,15 +89,16 @@ def score(
         from patchcli.verbs.score import score
 
         piped = paths == ["-"]
-        chosen: Iterable[str] | None = options.listed(null) if piped else paths or None
         records = score(
             store,
-            chosen,
+            options.listed(null) if piped else paths or None,
             outputs=Outputs(**vars(written)),
             regions=regions.options(),
             batch=1 if piped else BATCH,
             calibrated=exit_code,
             mask_threshold=regions.mask_threshold,
+            part=None if part is None else options.part(part),
+            cluster=workers.cluster(),
             setup=options.setup(search, regions),
             observer=terminal,
         )

@@ -6,14 +6,14 @@ from patchcli.errors import PatchcliError
 
 COMMANDS = {name: name for name in ("data", "extract", "train", "embed", "calibrate", "score", "watch", "export", "info")}
 COMMANDS |= {"demo": "demo", "verify": "verify", "evaluate": "eval", "import_weights": "import", "write_report": "report"}
-COMMANDS |= {"audit": "bank audit"}
+COMMANDS |= {"audit": "bank audit", "embed_part": "embed"}
 COMMANDS |= {f"bank_{verb}": f"bank {verb}" for verb in ("list", "remove", "add")}
 
 # Arguments of those functions, as the shell has them; a test compares both with the library and the command line.
 _SAME = (
     "backbone batch bits check confidence device encoder epochs every false_alarms force half holdout keep large layers layout "
-    "limit log lr maps mask_threshold memory min_area minutes mm_per_pixel objective out overlay overwrite precision report "
-    "resume review roi sampler scale search seed size steps store submission threads tolerance warmup"
+    "limit log lr maps mask_threshold memory min_area minutes mm_per_pixel objective out overlay overwrite part precision "
+    "report resume review roi sampler scale scheduler search seed size steps store submission threads tolerance warmup workers"
 )
 FLAGS = {name: f"--{name.replace('_', '-')}" for name in _SAME.split()}
 FLAGS |= {"lam": "--lambda", "D": "--dim", "source": "--from", "regions_out": "--regions", "metrics_out": "--metrics"}

@@ -124,9 +124,10 @@ class Store:
                 with unread(child) as free:
                     if free:
                         remove(child)
-            elif child.name == blocks:  # what zarr had not renamed yet
-                for partial in child.rglob("*.partial"):
-                    partial.unlink(missing_ok=True)
+            elif child.name == blocks:
+                with unread(child) as free:  # or somebody may be about to rename it
+                    for partial in child.rglob("*.partial") if free else ():
+                        partial.unlink(missing_ok=True)
             elif child.name.endswith((".partial", ".part")):
                 child.unlink(missing_ok=True)
 
@@ -136,7 +137,7 @@ class Store:
         if named is None:
             return None
         if kind not in self._parts:
-            unfinished = kind == "blocks" and self._leases is None
+            unfinished = kind == "blocks" and not isinstance(self.path, str)  # a reader may embed some beside others
             self._parts[kind] = Part.open(self.path, kind, named.name, named.sha256, writable=unfinished)
             self._parts[kind].leases = self._leases
         return self._parts[kind]

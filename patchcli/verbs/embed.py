@@ -1,17 +1,13 @@
 """Images and encoder → the memory bank."""
 
-from functools import partial
 from pathlib import Path
 
-import torch
-
 from patchcli import runtime
-from patchcli.bank import pages
-from patchcli.bank.build import BankSummary, Embedder, embed_blocks, index
-from patchcli.bank.search.trees import page_bytes
-from patchcli.errors import StoreError
+from patchcli.bank.build import BankSummary, Embedder, embed_blocks, pending
+from patchcli.cluster import Cluster, check_part
 from patchcli.observer import Observer
-from patchcli.store import Bank, Store, Thinning, bank_bytes
+from patchcli.store import Store, Thinning
+from patchcli.verbs import embedding
 
 
 def embed(
@@ -24,6 +20,7 @@ def embed(
     memory: int | None = None,
     device: str = "auto",
     threads: int | None = None,
+    cluster: Cluster | None = None,
     overwrite: bool = False,
     force: bool = False,
     observer: Observer | None = None,
@@ -38,6 +35,7 @@ def embed(
     thinned as the one before. `precision` is that of the encoder's forward pass, float32 or bfloat16, which the bank keeps
     and queries take too; "auto" is that of a bank which is there, or else what the encoder was trained with, where this
     machine is fast with it. `memory` bounds what is kept of the vectors in memory, in bytes; None: half of what is free.
+    The workers of a `cluster` embed, on that device and with so many `threads` each; what they make is the same.
     Raises StoreError where the encoder's training failed, or stopped before it was of use, unless `force` insists.
     """
     observer = observer or Observer()
@@ -45,73 +43,54 @@ def embed(
     runtime.set_threads(threads)
     target, budget = runtime.device(device), runtime.memory(memory)
     with Store.writing(store, observer) as opened:
-        trouble, repair = opened.encoder.attributes.trouble, opened.encoder.attributes.repair
-        if trouble and not force:
-            raise StoreError(
-                trouble, subject=store, advice=f"run: `{repair or 'train(overwrite)'}` (or insist with `embed(force)`)"
-            )
-        embedder = Embedder.of(opened, target, _precision(opened, precision, target, overwrite))
+        embedding.check_trained(opened, force)
+        embedder = Embedder.of(opened, target, embedding.precision(opened, precision, target, overwrite))
         before = None if overwrite else opened.any_bank()
         if before is not None and thinning == Thinning():
             thinning = before.attributes.thinning
         if before is not None and before.attributes.thinning not in (Thinning(), thinning):
             overwrite = True  # vectors that it left out are needed
         finished = None if overwrite else opened.finished_bank()
-        if finished is None or finished.precision != embedder.precision:
-            return _embed_all(opened, embedder, thinning, budget, overwrite, observer)
-        return _thin_finished(opened, embedder, finished, thinning, budget, observer)
+        if finished is not None and finished.precision == embedder.precision:
+            return embedding.thinned(opened, embedder, finished, thinning, budget, observer)
+        blocks = embedding.begun(opened, embedder, overwrite, observer)
+        numbers = pending(blocks)
+        with embedding.running(opened, blocks, embedder, device, threads, cluster, observer) as run:
+            embedded = embed_blocks(blocks, numbers, run(numbers), observer)
+        return embedding.indexed(opened, blocks, embedder, thinning, budget, embedded, observer)
 
 
-def _precision(store: Store, wanted: str, device: torch.device, overwrite: bool) -> str:
-    """The precision to embed with, where this one is wanted."""
-    present = None if overwrite else store.blocks() or store.finished_bank()
-    if wanted == "auto" and present is not None:
-        return present.precision
-    recipe = store.encoder.attributes.recipe or {}
-    return runtime.precision(wanted, device, automatic=recipe.get("precision") == "bfloat16")
+def embed_part(
+    store: Path | str,
+    part: tuple[int, int],
+    *,
+    precision: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    force: bool = False,
+    observer: Observer | None = None,
+) -> int:
+    """Embed the images of one part, as (3, 40) for the third of forty; how many images. `embed` finishes the bank.
 
-
-def _embed_all(
-    store: Store, embedder: Embedder, thinning: Thinning, budget: int, overwrite: bool, observer: Observer
-) -> BankSummary:
-    """Embed the images, or with `overwrite` False those that are not in blocks yet, and index them all."""
-    searched = _plan(store, embedder, observer)
-    grids, images = embedder.grids, len(store.images)
-    blocks = None if overwrite else store.blocks()
-    if blocks is None or blocks.precision != embedder.precision:
-        blocks = store.begin_blocks(grids, embedder.D, embedder.precision)
-    done, count = int(blocks.done.sum()), len(blocks.done)
-    if 0 < done < count:
-        observer.note(f"going on: {done} of {count} blocks are done")
-    disk = runtime.megabytes(bank_bytes(grids, embedder.D, images))
-    observer.note(f"{embedder.vectors(images):,} vectors will need {disk} of disk in the meantime, and {searched}")
-    embedded = embed_blocks(blocks, embedder, store.images.read, observer)
-    with store.writing_bank(grids, embedder.D, embedder.precision) as bank:
-        index(bank, {scale: partial(blocks.stream, scale) for scale in grids}, thinning, budget, observer)
-    return BankSummary.of(store.bank(), embedded)
-
-
-def _thin_finished(
-    store: Store, embedder: Embedder, finished: Bank, thinning: Thinning, budget: int, observer: Observer
-) -> BankSummary:
-    """Thin a finished bank, which may be what it is already."""
-    if finished.attributes.thinning == thinning:
-        observer.plan(f"the bank of {store.path}", "nothing: it is finished")
-        store.drop_blocks()
-        return BankSummary.of(store.bank(), 0)
-    _plan(store, embedder, observer)
-    store.drop_blocks()
-    with store.writing_bank(embedder.grids, embedder.D, embedder.precision) as bank:
-        index(bank, {scale: pages.stream(finished, scale) for scale in embedder.grids}, thinning, budget, observer)
-    return BankSummary.of(store.bank(), 0)
-
-
-def _plan(store: Store, embedder: Embedder, observer: Observer) -> str:
-    """Say what a bank will take; what to say of its memory."""
-    images = len(store.images)
-    vectors, disk = embedder.vectors(images), bank_bytes(embedder.grids, embedder.D, images)
-    if observer.dry:
-        store.check_space(disk)
-    searched = f"{runtime.megabytes(page_bytes(vectors, embedder.D))} of memory to be searched"
-    observer.plan(f"images of {store.path}", f"its bank: {vectors:,} vectors before thinning, {searched}", disk)
-    return searched
+    Parts may be embedded in any order, at the same time, and again: what is there already is not done twice.
+    """
+    observer = observer or Observer()
+    check_part(part)
+    runtime.set_threads(threads)
+    target = runtime.device(device)
+    with Store.writing(store, observer) as opened:
+        embedding.check_trained(opened, force)
+        embedder = Embedder.of(opened, target, embedding.precision(opened, precision, target, False))
+        if (finished := opened.finished_bank()) is not None and finished.precision == embedder.precision:
+            observer.plan(f"the bank of {store}", "nothing: it is finished")
+            return 0
+        blocks = embedding.begun(opened, embedder, False, observer)
+        task, begun, numbers = (
+            embedding.task(opened, embedder, device, threads),
+            opened.root.parts["blocks"],
+            pending(blocks, part),
+        )
+    embedded = embed_blocks(blocks, numbers, map(task.open(observer), numbers), observer)
+    if Store.open(store).root.parts.get("blocks") != begun:
+        observer.note("another process has finished the bank meanwhile, or begun another")
+    return embedded

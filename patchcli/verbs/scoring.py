@@ -2,25 +2,27 @@
 
 import contextlib
 import hashlib
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from patchcli import files
+from patchcli.cluster import Cluster, check_part
 from patchcli.datasets import images, layouts
 from patchcli.datasets.images import Pixels, Read
 from patchcli.datasets.layouts import Sample
+from patchcli.datasets.sample_masks import mask_rule
 from patchcli.detection import regions
-from patchcli.detection.detector import PIXELS, Detector
-from patchcli.detection.records import Record, record_of
+from patchcli.detection.detector import Detector
+from patchcli.detection.records import Record
 from patchcli.detection.regions import Found, RegionOptions
-from patchcli.detection.stream import announced, readable, stream
+from patchcli.detection.stream import announced, readable
 from patchcli.errors import IncompleteError, InputError
 from patchcli.observer import Observer
-from patchcli.verbs.outputs import Outputs, check_apart
+from patchcli.verbs.outputs import Outputs, Places, check_apart
+from patchcli.verbs.scorer import Placed, Scored, ScoreImages, Scorer
 from patchcli.verbs.sources import Paths, all_samples, by_path, dataset, named
-from patchcli.verbs.writer import MapWriter
 
 NOTHING = "no image could be scored; expected png, jpg, bmp, tif or webp files"
 
@@ -29,7 +31,7 @@ class Scoring:
     """A run whose input was checked: iterate over it for (sample, record).
 
     `endless` paths may name nothing, and what was scored is not remembered; `read` gives an image file's pixels, as
-    images.Reader does.
+    images.Reader does. Of a `part` of the samples, their maps lie where those of a whole run do.
     """
 
     def __init__(
@@ -45,26 +47,56 @@ class Scoring:
         mask_threshold: int | None = None,
         endless: bool = False,
         read: Read | None = None,
+        part: tuple[int, int] = (1, 1),
+        cluster: Cluster | None = None,
     ) -> None:
         self.detector, self.outputs, self.options = detector, outputs, options
-        self.batch, self.observer, self.endless = batch, observer, endless
+        self.batch, self.observer, self.endless, self.cluster = batch, observer, endless, cluster
         self.read = read or detector.reader.read
+        check_part(part)
         if outputs.submission and paths is not None:
             raise InputError("scores the private test images", parameter="submission", advice="leave `paths` out")
         self.samples, self.total, every = self._samples(paths)
         self._check_outputs(every)
-        if detector.calibration is None and (calibrated or outputs.thresholded or options.given):
-            assert detector.uncalibrated is not None
-            raise detector.uncalibrated
-        if outputs.overlay and endless and detector.calibration is None:
-            raise InputError("there is no scale for the colours yet; run: `calibrate()`", parameter="overlay")
-        self.writer = MapWriter(detector, outputs, every, self.read, mask_threshold, endless, observer)
+        self._check_calibrated(calibrated, part)
+        self.places = self._placing(every)
+        self.skipped = self._take(part)
+        rule = mask_rule(every if outputs.overlay else (), mask_threshold, detector.setup.large)
+        self.rule, self.scorer = rule, Scorer(detector, outputs, options, rule, batch, observer, self.read)
         if observer.dry:
             self._plan()
         if isinstance(detector.uncalibrated, IncompleteError):
             observer.note("no verdicts: not calibrated; run: `calibrate()`")
         elif detector.uncalibrated is not None:
             observer.note(f"no verdicts: {detector.uncalibrated}")
+
+    def _check_calibrated(self, needed: bool, part: tuple[int, int]) -> None:
+        """Raise an error where there is no calibration, and what is wanted depends on one."""
+        detector, outputs = self.detector, self.outputs
+        if outputs.regions_out is not None and part != (1, 1):
+            raise InputError("has one file for all images; records have the regions too", parameter="regions_out")
+        if detector.calibration is None and (needed or outputs.thresholded or self.options.given):
+            assert detector.uncalibrated is not None
+            raise detector.uncalibrated
+        if outputs.overlay and (self.endless or part != (1, 1)) and detector.calibration is None:
+            raise InputError("there is no scale for the colours yet; run: `calibrate()`", parameter="overlay")
+
+    def _placing(self, every: list[Sample]) -> Places | None:
+        """The places of maps; None where none are written."""
+        folder = self.outputs.folder
+        if folder is not None and self.outputs.submission:
+            folder = folder / "anomaly_images" / self.detector.source.category
+        return None if folder is None else Places(folder, every, self.endless)
+
+    def _take(self, part: tuple[int, int]) -> list[Sample]:
+        """Take one part of the samples; those before it, which have places too."""
+        number, count = part
+        if count == 1:
+            return []
+        samples = list(self.samples)
+        first, last = len(samples) * (number - 1) // count, len(samples) * number // count
+        self.samples, self.total = iter(samples[first:last]), last - first
+        return samples[:first]
 
     def _samples(self, paths: Paths | None) -> tuple[Iterator[Sample], int | None, list[Sample]]:
         """The samples to score and their number, None where it is not known; and all of the data set."""
@@ -97,51 +129,63 @@ class Scoring:
         if not samples and not self.endless:
             raise InputError(NOTHING)
         for sample, _ in samples:
-            self.writer.check_place(sample)
+            self._placed(sample)
         writes = self.outputs.described(len(samples))
         disk = sum(4 * height * width for _, (height, width) in samples) if self.outputs.out is not None else 0
         self.observer.plan(f"{len(samples)} images", writes, disk)
 
+    def _placed(self, sample: Sample) -> Placed:
+        path = None if self.places is None else self.places.of(sample)
+        if self.cluster is None:
+            return Placed(sample, path, path)
+        return Placed(replace(sample, path=sample.path.absolute()), path and path.absolute(), path)
+
+    def _scored(self) -> Iterator[Scored]:
+        """What is said of each sample, by this process or by workers."""
+        for sample in self.skipped:
+            self._placed(sample)
+        if self.cluster is None:
+            samples = announced(self.detector, self.samples, self.batch, self.outputs.memory, self.observer)
+            yield from self.scorer(map(self._placed, samples))
+            return
+        setup, placed = self.detector.setup, map(self._placed, self.samples)
+        folder = None if self.outputs.folder is None else self.outputs.folder.absolute()
+        task = ScoreImages(
+            Path(self.detector.path).absolute(),
+            self.detector.revision,
+            replace(setup, threads=self.cluster.threads(setup.threads)),
+            replace(self.outputs, out=folder),
+            self.options,
+            self.rule,
+            self.batch,
+        )
+        with self.cluster.started(setup.threads, self.observer) as run:
+            for scored in run(task, iter(lambda: list(islice(placed, self.batch)), [])):
+                yield from scored
+
     def __iter__(self) -> Iterator[tuple[Sample, Record]]:
         in_bank = _InBank(self.detector, self.read)
         table: list[Found] = []
-        done = 0
-        waiting: deque[tuple[Sample, Record, Future[None] | None, int]] = deque()  # and the pixels of the map
-        with self.writer:
-            samples = announced(self.detector, self.samples, self.batch, self.outputs.memory, self.observer)
-            for sample, result in stream(self.detector, samples, self.batch, self.observer, self.read):
-                map_path = self.writer.place(sample)
-                if map_path is None and self.outputs.out is not None:
-                    continue
-                areas = None
-                if self.detector.calibration is not None:
-                    threshold = self.detector.calibration.thresholds.pixel_threshold
-                    areas = regions.find(result.map, threshold, self.options.min_area, self.options.mm_per_pixel)
-                    if self.outputs.regions_out is not None:
-                        table.append((sample.image, sample.id, result.size, areas))
-                written = None if map_path is None else self.writer.submit(sample, result, map_path)
-                picture = map_path.with_suffix(".png") if map_path is not None and self.outputs.overlay else None
-                record = record_of(sample, result, self.detector, areas, map_path, picture)
-                waiting.append((sample, record, written, result.size[0] * result.size[1]))
-                while len(waiting) >= self.batch or (written and sum(pixels for *_, pixels in waiting) > PIXELS):
-                    yield _finished(*waiting.popleft())  # a record is out when its map is there
-                done += 1
-                in_bank.look(sample, record.score)
-                self.observer.progress("score", done, self.total, sample.image)
-            while waiting:
-                yield _finished(*waiting.popleft())
-        if not done and not self.endless:
+        maps: list[tuple[Sample, Path, float]] = []  # whose overlays are drawn at the end
+        done, later = 0, self.outputs.overlay and self.detector.calibration is None
+        if self.outputs.folder is not None:
+            files.sweep(self.outputs.folder, "**/.*.part")
+        for scored in self._scored():
+            sample, record = scored.placed.sample, scored.record
+            done += 1
+            if self.outputs.regions_out is not None:
+                table.append((sample.image, sample.id, scored.size, record.regions or []))
+            if later and scored.placed.path is not None:
+                maps.append((sample, scored.placed.path, scored.typical))
+            in_bank.look(sample, record.score)
+            self.observer.progress("score", done, self.total, sample.image)
+            yield sample, record
+        if not done and not self.endless and self.total != 0:  # of few images, a part may have none
             raise InputError(NOTHING)
         in_bank.tell(self.observer)
         if self.outputs.regions_out is not None:
             regions.write(Path(self.outputs.regions_out), table)
-        self.writer.draw_waiting()
-
-
-def _finished(sample: Sample, record: Record, written: Future[None] | None, _: int) -> tuple[Sample, Record]:
-    if written is not None:
-        written.result()
-    return sample, record
+        self.scorer.writer.draw(maps)
 
 
 class _InBank:

@@ -1,7 +1,7 @@
 """The maps of a run, with overlays or as a benchmark's server takes them; written in a thread of its own."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -14,63 +14,33 @@ from patchcli import files
 from patchcli.datasets import images
 from patchcli.datasets.images import Read
 from patchcli.datasets.layouts import Sample
-from patchcli.datasets.sample_masks import mask_rule, read_mask
+from patchcli.datasets.masks import Rule
+from patchcli.datasets.sample_masks import read_mask
 from patchcli.detection.detector import Detector
 from patchcli.detection.result import Result
 from patchcli.observer import Observer
 from patchcli.reporting.pictures import ColourScale, overlay
-from patchcli.verbs.outputs import Outputs, Places, below, unwritable
+from patchcli.verbs.outputs import Outputs, below
 
 
 class MapWriter:
     """Writes what `outputs` asks for; a context within which maps are submitted."""
 
-    def __init__(
-        self,
-        detector: Detector,
-        outputs: Outputs,
-        every: list[Sample],
-        read: Read,
-        mask_threshold: int | None,
-        endless: bool,
-        observer: Observer,
-    ) -> None:
-        self._detector, self._outputs, self._read, self._observer = detector, outputs, read, observer
-        self._rule = mask_rule(every if outputs.overlay else (), mask_threshold, detector.setup.large)
-        base = outputs.folder
-        if base is not None and outputs.submission:
-            base = base / "anomaly_images" / detector.source.category
-        self._places = None if base is None else Places(base, every, endless)
-        self._waiting: list[tuple[Sample, Path, float]] = []  # maps to be drawn on the run's scale, and typical values
-        self._thread = ThreadPoolExecutor(1)
+    def __init__(self, detector: Detector, outputs: Outputs, read: Read, rule: Rule, observer: Observer) -> None:
+        self._detector, self._outputs, self._read, self._rule, self._observer = detector, outputs, read, rule, observer
+        self._thread: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> "MapWriter":
-        if self._outputs.folder is not None:
-            files.sweep(self._outputs.folder, "**/.*.part")
+        self._thread = ThreadPoolExecutor(1)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        assert self._thread is not None
         self._thread.shutdown()
-
-    def check_place(self, sample: Sample) -> None:
-        """Raise InputError where the sample's map would have a wrong place."""
-        if self._places is not None:
-            self._places.of(sample)
-
-    def place(self, sample: Sample) -> Path | None:
-        """Where the map goes; None where nothing is written, or there can be no file of this name, which is reported."""
-        if self._places is None:
-            return None
-        path = self._places.of(sample)
-        if why := unwritable(path):
-            self._observer.problem(f"{files.shown(Path(sample.image))}: there can be no file for its map ({why})")
-            return None
-        return path
 
     def submit(self, sample: Sample, result: Result, path: Path) -> Future[None]:
         """Write the map soon."""
-        if self._outputs.overlay and self._detector.calibration is None:
-            self._waiting.append((sample, path, float(np.median(result.inside()))))
+        assert self._thread is not None
         return self._thread.submit(self._write, sample, path, result.map, result.colours)
 
     def _write(self, sample: Sample, path: Path, values: NDArray[np.float32], colours: ColourScale) -> None:
@@ -101,14 +71,14 @@ class MapWriter:
         mask = read_mask(sample, values.shape, self._rule, self._observer)
         images.write_png(path.with_suffix(".png"), overlay(self._read(sample.path, None), values, mask, colours))
 
-    def draw_waiting(self) -> None:
-        """Without a calibration, draw the overlays when all maps are there, all on one scale."""
-        if not self._waiting:
+    def draw(self, maps: Sequence[tuple[Sample, Path, float]]) -> None:
+        """Without a calibration, draw overlays when all maps are there, on one scale; each with the map's typical value."""
+        if not maps:
             return
-        colours = run_scale((typical, float(tifffile.imread(path).max())) for _, path, typical in self._waiting)
-        for count, (sample, path, _) in enumerate(self._waiting, 1):
+        colours = run_scale((typical, float(tifffile.imread(path).max())) for _, path, typical in maps)
+        for count, (sample, path, _) in enumerate(maps, 1):
             self._draw(sample, path, tifffile.imread(path), colours)
-            self._observer.progress("overlay", count, len(self._waiting))
+            self._observer.progress("overlay", count, len(maps))
 
 
 def run_scale(extents: Iterable[tuple[float, float]]) -> ColourScale:

@@ -114,6 +114,7 @@ PROSE: dict[tuple[str, str], Callable[[], bool]] = {
     ("--layers", "the stages of stride 8 and 16; of a transformer the last block"): lambda: (
         (pretrained.usual([2, 4, 8, 16, 32]), pretrained.usual([16] * 12)) == ([2, 3], [11])
     ),
+    ("--workers", "in this one"): lambda: inspect.signature(patchcli.embed).parameters["cluster"].default is None,
     ("--batch", "4; with --sampler patch: 64"): lambda: (Recipe().batch, PAPER.batch, PATCH.batch) == (4, 4, 64),
     ("--precision", "auto; with --objective paper: float32"): lambda: (
         (Recipe().precision, PAPER.precision) == ("auto", "float32")

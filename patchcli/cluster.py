@@ -1,0 +1,212 @@
+"""Where the tasks of a run are done: in worker processes here, or on a running Dask cluster. The only import of distributed.
+
+A task can be done again, anywhere, with the same result: it writes whole chunks or files, which are its own, and returns only
+small things. What a worker that dies has begun is done by another.
+"""
+
+import contextlib
+import logging
+import os
+import threading
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, TimeoutError
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from patchcli.errors import InputError, PatchcliError
+from patchcli.observer import Observer
+
+AHEAD = 3  # tasks in flight for each thread of the workers
+TRIES = 100  # at a task whose workers die
+ANSWER = 15.0  # seconds until a scheduler must answer, and until it is said that there are no workers
+
+Item = TypeVar("Item", contravariant=True)
+Answer = TypeVar("Answer", covariant=True)
+Said = list[tuple[str, tuple[Any, ...]]]  # methods of an observer, and their arguments
+
+
+class Task(Protocol[Item, Answer]):
+    """What a worker opens once and then does for item after item; it is pickled, and so are its items and answers."""
+
+    def open(self, observer: Observer) -> Callable[[Item], Answer]:
+        """What to do for an item, with all that it needs loaded; what the observer is told reaches the user."""
+
+
+Run = Callable[[Task[Item, Answer], Iterable[Item]], Iterator[Answer]]  # answers come in the order of their items
+
+
+def check_part(part: tuple[int, int]) -> None:
+    """Raise InputError unless it is the number of a part, from 1 on, and how many there are."""
+    number, count = part
+    if not 1 <= number <= count:
+        raise InputError(f"{number}/{count}", parameter="part", expected="a number from 1 to the count of parts, such as 3/40")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Who works: `workers` processes on this machine, or the Dask cluster whose scheduler has this address or wrote this file.
+
+    All workers see the store, the images and the outputs under the same paths, and have this version of patchcli.
+    """
+
+    workers: int | None = None
+    scheduler: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.workers is None) == (self.scheduler is None):
+            raise InputError("`workers` and `scheduler`: give one of the two")
+        if self.workers is not None and self.workers < 1:
+            raise InputError(f"{self.workers}", parameter="workers", expected="1 or more")
+        if find_spec("distributed") is None:
+            name = "scheduler" if self.workers is None else "workers"
+            raise InputError("needs Dask; run: pip install 'patchcli[cluster]'", parameter=name)
+
+    def threads(self, wanted: int | None) -> int | None:
+        """CPU threads of each worker: so many, or else an equal share of this machine's; None: as a running cluster has it."""
+        if wanted is not None or self.workers is None:
+            return wanted
+        return max(1, len(os.sched_getaffinity(0)) // self.workers)
+
+    @contextlib.contextmanager
+    def started(self, threads: int | None, observer: Observer) -> Iterator[Run[Any, Any]]:
+        """Within, the workers are there. Raises InputError if no scheduler answers."""
+        with _client(self, self.threads(threads)) as client:
+            try:
+                yield partial(_run, client, observer)
+            finally:
+                with contextlib.suppress(Exception):  # they may be gone
+                    client.run(_forget)
+
+
+@contextlib.contextmanager
+def _client(cluster: Cluster, threads: int | None) -> Iterator[Any]:
+    import distributed
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said in one line
+    if cluster.workers is not None:
+        settings = {} if threads is None else dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads))
+        options = {"n_workers": cluster.workers, "threads_per_worker": 1, "dashboard_address": None, "env": settings}
+        with distributed.LocalCluster(silence_logs=logging.CRITICAL, **options) as here, distributed.Client(here) as client:
+            yield client
+        return
+    scheduler = str(cluster.scheduler)
+    named = {"address": scheduler} if "://" in scheduler or not Path(scheduler).exists() else {"scheduler_file": scheduler}
+    try:
+        client = distributed.Client(**named, timeout=ANSWER)
+    except (OSError, ValueError, TypeError) as error:  # distributed raises all of them for what is no scheduler
+        expected = "the address of a Dask scheduler, such as tcp://host:8786, or the file that it wrote"
+        why = f"no scheduler answers ({type(error).__name__})"
+        raise InputError(why, parameter="scheduler", subject=scheduler, advice=f"expected {expected}") from None
+    with client:
+        yield client
+
+
+def _run(client: Any, observer: Observer, task: Task[Any, Any], items: Iterable[Any]) -> Iterator[Any]:
+    """The answers for items, in their order; only some of them are on their way at a time."""
+    run, here = uuid.uuid4().hex, version("patchcli")
+    waiting: deque[tuple[Any, Any]] = deque()  # items, and futures of their answers
+
+    def submit(item: Any) -> Any:
+        return client.submit(_do, here, run, task, item, pure=False)
+
+    def answer(item: Any, future: Any) -> Any:
+        value, said = _result(client, future, partial(submit, item), observer)
+        for method, arguments in said:
+            getattr(observer, method)(*arguments)
+        return value
+
+    try:
+        for item in items:
+            waiting.append((item, submit(item)))
+            if len(waiting) >= AHEAD * max(1, sum(client.nthreads().values())):
+                yield answer(*waiting.popleft())
+        while waiting:
+            yield answer(*waiting.popleft())
+    finally:
+        with contextlib.suppress(Exception):
+            client.cancel([future for _, future in waiting])
+
+
+def _result(client: Any, future: Any, again: Callable[[], Any], observer: Observer) -> tuple[Any, Said]:
+    """A task's answer, and what it told its observer."""
+    from distributed import KilledWorker
+
+    tries, waited = 1, False
+    while True:
+        try:
+            value, said = future.result(timeout=ANSWER)
+            return value, said
+        except TimeoutError:
+            if not waited and not client.nthreads():
+                waited = True
+                observer.note("waiting: the scheduler has no workers")
+        except KilledWorker:
+            if tries == TRIES:
+                raise InputError(
+                    f"{TRIES} workers died of one task", parameter="workers", advice="give them more memory"
+                ) from None
+            tries, future = tries + 1, again()
+        except ModuleNotFoundError as error:
+            raise InputError(f"a worker has no {error.name}", parameter="scheduler", advice="install it there") from None
+        except (CancelledError, OSError) as error:
+            if isinstance(error, PatchcliError):
+                raise
+            raise InputError("is gone", parameter="scheduler", advice="run this again to go on") from None
+
+
+# ---- on a worker --------------------------------------------------------------------------------------------------------
+
+
+class _Recorder(Observer):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self._said: Said = []
+
+    def problem(self, line: str, left_out: bool = True) -> None:
+        self._said.append(("problem", (line, left_out)))
+
+    def note(self, line: str) -> None:
+        self._said.append(("note", (line,)))
+
+    def detail(self, line: str) -> None:
+        self._said.append(("detail", (line,)))
+
+    def taken(self) -> Said:
+        said, self._said = self._said, []
+        return said
+
+
+_LOCK = threading.Lock()  # what is opened is for one thread at a time
+_opened: tuple[str, Callable[[Any], Any], _Recorder] | None = None  # of which run, what does its items, and what that told
+
+
+def _do(wanted: str, run: str, task: Task[Any, Any], item: Any) -> tuple[Any, Said]:
+    """An item's answer, of a run of tasks for patchcli of the `wanted` version, and what an observer was told."""
+    global _opened
+    if (own := version("patchcli")) != wanted:
+        from distributed import get_worker
+
+        why = f"the worker {get_worker().address} has patchcli {own}"
+        raise InputError(why, parameter="scheduler", advice=f"install {wanted} there, as here")
+    with _LOCK:
+        if _opened is None or _opened[0] != run:
+            _opened = None  # before another is in memory
+            recorder = _Recorder()
+            work = task.open(recorder)
+            recorder.taken()  # whoever sent the task was told this already
+            _opened = run, work, recorder
+        _, work, recorder = _opened
+        return work(item), recorder.taken()
+
+
+def _forget() -> None:
+    global _opened
+    with _LOCK:
+        _opened = None
