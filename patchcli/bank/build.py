@@ -17,7 +17,6 @@ from patchcli import runtime
 from patchcli.bank import pages, thinning
 from patchcli.bank.search.trees import Stream
 from patchcli.datasets.images import Pixels
-from patchcli.errors import StoreError
 from patchcli.features import dense
 from patchcli.features.encoder import Encoder
 from patchcli.features.grid import PatchGrid
@@ -89,10 +88,9 @@ class EmbedBlocks:
     def open(self, observer: Observer) -> Callable[[int], int]:
         """What embeds a block, and gives the number of its images."""
         runtime.set_threads(self.threads)
-        store = Store.open(self.store)
-        blocks = store.blocks() if store.root.revision == self.revision else None
-        if blocks is None:
-            raise StoreError("another process has changed it meanwhile", subject=self.store, advice="run this again")
+        store = Store.open(self.store, self.revision)
+        blocks = store.blocks()
+        assert blocks is not None
         embedder = Embedder.of(store, runtime.device(self.device), self.precision)
         return partial(embed_block, blocks, embedder, store.images.read)
 

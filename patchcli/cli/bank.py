@@ -51,6 +51,7 @@ def audit(
     form: options.Format = None,
     *,
     search: options.Search,
+    workers: options.Workers,
     messages: options.Messages,
 ) -> None:
     """Score every good image against the others, to find bad ones.
@@ -63,7 +64,8 @@ def audit(
         terminal.check_output()
         from patchcli.verbs.audit import audit
 
-        terminal.write(audit(store, setup=options.setup(search), observer=terminal), form, AUDIT_COLUMNS)
+        audited = audit(store, cluster=workers.cluster(), setup=options.setup(search), observer=terminal)
+        terminal.write(audited, form, AUDIT_COLUMNS)
 
 
 @bank.command(cls=Command)

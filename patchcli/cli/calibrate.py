@@ -59,6 +59,7 @@ def calibrate(
     guarantee: Guarantee,
     images: options.Images,
     search: options.Search,
+    workers: options.Workers,
     messages: options.Planned,
 ) -> None:
     """Set thresholds that guarantee a rate of false alarms.
@@ -78,6 +79,7 @@ def calibrate(
             store,
             source[0] if source in (["holdout"], ["validation"], ["loo"]) else source,
             **vars(guarantee),
+            cluster=workers.cluster(),
             setup=options.setup(search, images),
             observer=terminal,
         )

@@ -38,10 +38,10 @@ class Store:
     # ---- the whole ----------------------------------------------------------------------------------------------
 
     @classmethod
-    def open(cls, path: Path | str) -> "Store":
+    def open(cls, path: Path | str, revision: str | None = None) -> "Store":
         """Open a store to read. Its parts stay as they are as long as anything refers to them, whatever is written meanwhile.
 
-        Raises StoreError if there is none, or one that is damaged or of another format.
+        Raises StoreError if there is none, or one that is damaged, of another format, or not of this `revision`.
         """
         if isinstance(path, str) and "://" in path:
             return cls(path, Root.read(path), Leases(()))
@@ -49,6 +49,8 @@ class Store:
         for _ in range(TRIES):
             root = Root.read(path)
             leases = Leases(path / named.name for named in root.parts.values())
+            if revision not in (None, root.revision):
+                raise StoreError("another process has changed it meanwhile", subject=path, advice="run this again")
             if Root.read(path).revision == root.revision:
                 return cls(path, root, leases)
         raise StoreError("changes all the time", subject=path, advice="run this again when the writing has ended")

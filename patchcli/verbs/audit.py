@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from patchcli.cluster import Cluster
 from patchcli.detection.detector import Detector, Setup, opened
-from patchcli.detection.leave_one_out import check_whole, leave_one_out
+from patchcli.detection.leave_one_out import check_whole, score_good
 from patchcli.observer import Observer
 
 SCHEMA = "patchcli.audit/1"
@@ -31,27 +32,32 @@ class Audited:
 
 
 def audit(
-    detector: Detector | Path | str = "patchcli.zarr", *, setup: Setup | None = None, observer: Observer | None = None
+    detector: Detector | Path | str = "patchcli.zarr",
+    *,
+    cluster: Cluster | None = None,
+    setup: Setup | None = None,
+    observer: Observer | None = None,
 ) -> list[Audited]:
     """Score every training image as if the bank did not hold it; the most anomalous first, with the evidence.
 
-    `setup` says how the detector of a store is opened. Raises StoreError for a thinned bank.
+    A `cluster` scores them on its workers. `setup` says how the detector of a store is opened. Raises StoreError for a
+    thinned bank.
     """
     observer = observer or Observer()
     detector = opened(detector, setup, observer)
     check_whole(detector)
-    results = list(leave_one_out(detector, "audit", observer))
-    scores = np.array([result.score for _, result in results])
+    results = list(score_good(detector, range(detector.bank.images), "audit", observer, cluster))
+    scores = np.array([result.score for result in results])
     median = float(np.median(scores))
     spread = 1.4826 * float(np.median(np.abs(scores - median)))
     records = []
-    for name, result in results:
+    for result in results:
         peak_x, peak_y = result.peak
         x, y, width, height = result.nearest.box
         record = Audited(
             schema=SCHEMA,
-            image=name,
-            id=name,
+            image=result.id,
+            id=result.id,
             score=result.score,
             deviation=(result.score - median) / max(spread, 1e-30),
             peak_x=peak_x,

@@ -1,18 +1,17 @@
 """Good images that the bank does not hold → thresholds in the store, with what they promise."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from patchcli.cluster import Cluster
 from patchcli.detection import calibration
 from patchcli.detection.calibration import CONFIDENCE, Promise
-from patchcli.detection.detector import BATCH, Detector, Setup, path_and_setup
-from patchcli.detection.leave_one_out import check_whole, leave_one_out
-from patchcli.detection.result import Result
-from patchcli.detection.stream import readable, stream
+from patchcli.detection.detector import Detector, Setup, path_and_setup
+from patchcli.detection.leave_one_out import check_whole, score_good
+from patchcli.detection.stream import readable
 from patchcli.observer import Observer
 from patchcli.store import Store, Thresholds
 from patchcli.verbs.goods import LOO, GoodImages, good_images
@@ -39,6 +38,7 @@ def calibrate(
     false_alarms: float | None = None,
     confidence: float = CONFIDENCE,
     review: float | None = None,
+    cluster: Cluster | None = None,
     setup: Setup | None = None,
     observer: Observer | None = None,
 ) -> Thresholds:
@@ -49,7 +49,8 @@ def calibrate(
     "loo", leaving out each of the bank's images in turn, for which the promise holds approximately (the encoder knows the
     image, and one bank is not the other); or files and folders, one or many. By default, the first of the three that there
     is. `review` is the higher rate of a lower threshold. With a region of interest the thresholds hold for that region, else
-    within any. `setup` says how a store's detector is opened. Raises InputError for images that are too few, or not good.
+    within any. A `cluster` scores the images on its workers. `setup` says how a store's detector is opened. Raises InputError
+    for images that are too few, or not good.
     """
     observer = observer or Observer()
     promise = Promise(false_alarms, confidence, review)
@@ -66,28 +67,19 @@ def calibrate(
             goods = GoodImages(usable, goods.name)
         count = detector.bank.images if goods.samples is None else len(goods.samples)
         observer.plan(f"{count} good images ({goods.name})", f"the calibration of {path}")
-        figures = _figures(detector, goods, observer)
+        figures = _figures(detector, goods, observer, cluster)
         thresholds = _thresholds(detector, goods, figures, promise, observer)
         store.write_calibration(figures.ids, {"scores": figures.scores, "peaks": figures.peaks}, thresholds)
         return thresholds
 
 
-def _figures(detector: Detector, goods: GoodImages, observer: Observer) -> _Figures:
+def _figures(detector: Detector, goods: GoodImages, observer: Observer, cluster: Cluster | None) -> _Figures:
     """Score the good images."""
 
-    def results() -> Iterator[tuple[str, Result]]:
-        if goods.samples is None:
-            yield from leave_one_out(detector, "calibrate", observer)
-            return
-        for done, (sample, result) in enumerate(stream(detector, goods.samples, BATCH, observer), 1):
-            yield sample.id, result
-            observer.progress("calibrate", done, len(goods.samples), sample.id)
-
-    ids, rows = [], []
-    for name, result in results():
-        ids.append(name)
-        rows.append((result.score, float(result.map.max()), float(np.median(result.inside()))))
-    return _Figures(ids, *np.array(rows).reshape(-1, 3).T)
+    images = range(detector.bank.images) if goods.samples is None else goods.samples
+    briefs = list(score_good(detector, images, "calibrate", observer, cluster))
+    rows = [(brief.score, brief.highest, brief.typical) for brief in briefs]
+    return _Figures([brief.id for brief in briefs], *np.array(rows).reshape(-1, 3).T)
 
 
 def _thresholds(detector: Detector, goods: GoodImages, figures: _Figures, promise: Promise, observer: Observer) -> Thresholds:

@@ -17,7 +17,6 @@ from patchcli.detection.detector import PIXELS, Detector, Setup
 from patchcli.detection.records import Record, record_of
 from patchcli.detection.regions import RegionOptions
 from patchcli.detection.stream import stream
-from patchcli.errors import StoreError
 from patchcli.observer import Observer
 from patchcli.store import Store
 from patchcli.verbs.outputs import Outputs, unwritable
@@ -117,9 +116,6 @@ class ScoreImages:
 
     def open(self, observer: Observer) -> Callable[[list[Placed]], list[Scored]]:
         """What scores several samples."""
-        store = Store.open(self.store)
-        if store.root.revision != self.revision:
-            raise StoreError("another process has changed it meanwhile", subject=self.store, advice="run this again")
-        detector = Detector(store, self.setup, observer)
+        detector = Detector(Store.open(self.store, self.revision), self.setup, observer)
         scorer = Scorer(detector, self.outputs, self.options, self.rule, self.batch, observer)
         return lambda placed: list(scorer(placed))

@@ -138,7 +138,7 @@ class Scoring:
         path = None if self.places is None else self.places.of(sample)
         if self.cluster is None:
             return Placed(sample, path, path)
-        return Placed(replace(sample, path=sample.path.absolute()), path and path.absolute(), path)
+        return Placed(sample.anywhere(), path and path.absolute(), path)
 
     def _scored(self) -> Iterator[Scored]:
         """What is said of each sample, by this process or by workers."""
@@ -148,18 +148,18 @@ class Scoring:
             samples = announced(self.detector, self.samples, self.batch, self.outputs.memory, self.observer)
             yield from self.scorer(map(self._placed, samples))
             return
-        setup, placed = self.detector.setup, map(self._placed, self.samples)
+        placed, threads = map(self._placed, self.samples), self.detector.setup.threads
         folder = None if self.outputs.folder is None else self.outputs.folder.absolute()
         task = ScoreImages(
             Path(self.detector.path).absolute(),
             self.detector.revision,
-            replace(setup, threads=self.cluster.threads(setup.threads)),
+            replace(self.detector.setup, threads=self.cluster.threads(threads)),
             replace(self.outputs, out=folder),
             self.options,
             self.rule,
             self.batch,
         )
-        with self.cluster.started(setup.threads, self.observer) as run:
+        with self.cluster.started(threads, self.observer) as run:
             for scored in run(task, iter(lambda: list(islice(placed, self.batch)), [])):
                 yield from scored
 
