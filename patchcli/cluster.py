@@ -52,7 +52,8 @@ def check_part(part: tuple[int, int]) -> None:
 class Cluster:
     """Who works: `workers` processes on this machine, or the Dask cluster whose scheduler has this address or wrote this file.
 
-    All workers see the store, the images and the outputs under the same paths, and have this version of patchcli.
+    All workers see the working directory, the store, the images and the outputs by the same paths, and have this version of
+    patchcli.
     """
 
     workers: int | None = None
@@ -109,11 +110,11 @@ def _client(cluster: Cluster, threads: int | None) -> Iterator[Any]:
 
 def _run(client: Any, observer: Observer, task: Task[Any, Any], items: Iterable[Any]) -> Iterator[Any]:
     """The answers for items, in their order; only some of them are on their way at a time."""
-    run, here = uuid.uuid4().hex, version("patchcli")
+    here = uuid.uuid4().hex, version("patchcli"), str(Path.cwd())
     waiting: deque[tuple[Any, Any]] = deque()  # items, and futures of their answers
 
     def submit(item: Any) -> Any:
-        return client.submit(_do, here, run, task, item, pure=False)
+        return client.submit(_do, *here, task, item, pure=False)
 
     def answer(item: Any, future: Any) -> Any:
         value, said = _result(client, future, partial(submit, item), observer)
@@ -187,15 +188,14 @@ _LOCK = threading.Lock()  # what is opened is for one thread at a time
 _opened: tuple[str, Callable[[Any], Any], _Recorder] | None = None  # of which run, what does its items, and what that told
 
 
-def _do(wanted: str, run: str, task: Task[Any, Any], item: Any) -> tuple[Any, Said]:
-    """An item's answer, of a run of tasks for patchcli of the `wanted` version, and what an observer was told."""
+def _do(run: str, wanted: str, folder: str, task: Task[Any, Any], item: Any) -> tuple[Any, Said]:
+    """An item's answer, and what an observer was told; paths are meant from that folder, by patchcli of that version."""
     global _opened
     if (own := version("patchcli")) != wanted:
-        from distributed import get_worker
-
-        why = f"the worker {get_worker().address} has patchcli {own}"
-        raise InputError(why, parameter="scheduler", advice=f"install {wanted} there, as here")
-    with _LOCK:
+        raise _unfit(f"patchcli {own}; install {wanted}, as here")
+    if not Path(folder).is_dir():
+        raise _unfit(f"no folder {folder}; share it with all workers")
+    with _LOCK, contextlib.chdir(folder):
         if _opened is None or _opened[0] != run:
             _opened = None  # before another is in memory
             recorder = _Recorder()
@@ -204,6 +204,13 @@ def _do(wanted: str, run: str, task: Task[Any, Any], item: Any) -> tuple[Any, Sa
             _opened = run, work, recorder
         _, work, recorder = _opened
         return work(item), recorder.taken()
+
+
+def _unfit(what: str) -> InputError:
+    """The error for a worker that has something else than it should."""
+    from distributed import get_worker
+
+    return InputError(f"the worker {get_worker().address} has {what}", parameter="scheduler")
 
 
 def _forget() -> None:

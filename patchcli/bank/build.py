@@ -79,7 +79,7 @@ def embed_block(blocks: Blocks, embedder: Embedder, read: Callable[[int, int], P
 class EmbedBlocks:
     """The task to embed blocks of the unfinished bank of a version of a store, by number."""
 
-    store: Path
+    store: Path | str
     revision: str
     precision: str
     device: str

@@ -60,10 +60,9 @@ def _everywhere(detector: Detector, goods: Sequence[Good], observer: Observer, c
     if cluster is None:
         yield from _briefs(detector, observer, goods)
         return
-    rest = (good if isinstance(good, int) else good.anywhere() for good in goods)
-    threads = detector.setup.threads
+    rest, threads = iter(goods), detector.setup.threads
     setup = replace(detector.setup, threads=cluster.threads(threads))
-    task = ScoreGood(Path(detector.path).absolute(), detector.revision, setup)
+    task = ScoreGood(detector.path, detector.revision, setup)
     with cluster.started(threads, observer) as run:
         for several in run(task, iter(lambda: list(islice(rest, BATCH)), [])):
             yield from several
@@ -89,7 +88,7 @@ def _briefs(detector: Detector, observer: Observer, goods: Iterable[Good]) -> It
 class ScoreGood:
     """The task to score some good images with a version of a store."""
 
-    store: Path
+    store: Path | str
     revision: str
     setup: Setup
 

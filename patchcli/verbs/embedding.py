@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -50,7 +49,7 @@ def begun(store: Store, embedder: Embedder, overwrite: bool, observer: Observer)
 
 def task(store: Store, embedder: Embedder, device: str, threads: int | None) -> EmbedBlocks:
     """The task to embed blocks of this version of a store."""
-    return EmbedBlocks(Path(store.path).absolute(), store.root.revision, embedder.precision, device, threads)
+    return EmbedBlocks(store.path, store.root.revision, embedder.precision, device, threads)
 
 
 @contextmanager

@@ -25,11 +25,10 @@ from patchcli.verbs.writer import MapWriter
 
 @dataclass(frozen=True)
 class Placed:
-    """A sample, and where its map goes: the file, and its name in records; None where none is written."""
+    """A sample, and where its map goes; None where none is written."""
 
     sample: Sample
     path: Path | None
-    name: Path | None
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,8 @@ class Scorer:
                     threshold = detector.calibration.thresholds.pixel_threshold
                     areas = regions.find(result.map, threshold, self._options.min_area, self._options.mm_per_pixel)
                 written = None if one.path is None else self.writer.submit(sample, result, one.path)
-                picture = one.name.with_suffix(".png") if one.name is not None and self._outputs.overlay else None
-                record = record_of(sample, result, detector, areas, one.name, picture)
+                picture = one.path.with_suffix(".png") if one.path is not None and self._outputs.overlay else None
+                record = record_of(sample, result, detector, areas, one.path, picture)
                 waiting.append((Scored(one, record, result.size, float(np.median(result.inside()))), written))
                 while len(waiting) >= self._batch or (written and self._pixels(waiting) > PIXELS):
                     yield _finished(*waiting.popleft())
@@ -106,7 +105,7 @@ def _finished(scored: Scored, written: Future[None] | None) -> Scored:
 class ScoreImages:
     """The task to score some samples with a version of a store."""
 
-    store: Path
+    store: Path | str
     revision: str
     setup: Setup
     outputs: Outputs

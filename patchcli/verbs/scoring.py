@@ -135,10 +135,7 @@ class Scoring:
         self.observer.plan(f"{len(samples)} images", writes, disk)
 
     def _placed(self, sample: Sample) -> Placed:
-        path = None if self.places is None else self.places.of(sample)
-        if self.cluster is None:
-            return Placed(sample, path, path)
-        return Placed(sample.anywhere(), path and path.absolute(), path)
+        return Placed(sample, None if self.places is None else self.places.of(sample))
 
     def _scored(self) -> Iterator[Scored]:
         """What is said of each sample, by this process or by workers."""
@@ -149,12 +146,11 @@ class Scoring:
             yield from self.scorer(map(self._placed, samples))
             return
         placed, threads = map(self._placed, self.samples), self.detector.setup.threads
-        folder = None if self.outputs.folder is None else self.outputs.folder.absolute()
         task = ScoreImages(
-            Path(self.detector.path).absolute(),
+            self.detector.path,
             self.detector.revision,
             replace(self.detector.setup, threads=self.cluster.threads(threads)),
-            replace(self.outputs, out=folder),
+            self.outputs,
             self.options,
             self.rule,
             self.batch,

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from patchcli import files
@@ -31,10 +31,6 @@ class Sample:
     def image(self) -> str:
         """What the user calls it: the path as given, else the id."""
         return self.given or self.id
-
-    def anywhere(self) -> "Sample":
-        """The same for a process that has another working directory."""
-        return replace(self, path=self.path.absolute(), masks=tuple(mask.absolute() for mask in self.masks))
 
     @property
     def defective(self) -> bool:

@@ -1,0 +1,222 @@
+"""Tasks on the workers of a cluster: the same as in this process, whatever happens to a worker."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import done, process, records, refused, timeless
+from smallworld import Told, World, tree
+from tasks import Squares
+
+import patchcli
+from patchcli import Cluster, Setup, cluster
+from patchcli.errors import InputError
+from patchcli.store import Store, bank
+from patchcli.verbs.outputs import Outputs
+
+distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install '.[cluster]'")
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    """The address of a cluster of two workers."""
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    with distributed.LocalCluster(**options) as running:
+        yield running.scheduler_address
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of two images."""
+    monkeypatch.setattr(bank, "CHUNK_BYTES", 2 * 25 * 25 * 16 * 4)
+
+
+def answers(scheduler: str, task: Squares, numbers: list[int], told: Told | None = None) -> list[int]:
+    with Cluster(scheduler=scheduler).started(None, told or Told()) as run:
+        return list(run(task, numbers))
+
+
+def bank_of(store: Path) -> dict[str, bytes]:
+    """The files of a bank."""
+    name = Store.open(store).root.parts["bank"].name
+    return {str(path.relative_to(store / name)): path.read_bytes() for path in (store / name).rglob("*") if path.is_file()}
+
+
+def test_answers_come_in_order_with_what_the_observer_was_told(scheduler: str, tmp_path: Path) -> None:
+    told = Told()
+    assert answers(scheduler, Squares(tmp_path), list(range(40)), told) == [number**2 for number in range(40)]
+    assert told.problems == [f"{number} is odd" for number in range(1, 40, 2)]
+    assert "opened" not in told.notes
+
+
+def test_what_a_dead_worker_had_begun_is_done_by_another(scheduler: str, tmp_path: Path) -> None:
+    assert answers(scheduler, Squares(tmp_path, deadly=1), list(range(8))) == [number**2 for number in range(8)]
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]  # a worker died
+
+
+def test_the_errors_of_tasks_are_those_of_this_process(scheduler: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="`threads`: expected 1 or more, found -1"):
+        answers(scheduler, Squares(tmp_path), [1, -1, 2])
+
+
+def test_workers_have_the_same_version(scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "version", lambda name: "99")
+    with pytest.raises(InputError, match=r"`scheduler`: the worker tcp://\S+ has patchcli \S+; install 99, as here"):
+        answers(scheduler, Squares(tmp_path), [1])
+
+
+def test_banks_and_records_are_the_same(world: World, scheduler: str, small_blocks: None, tmp_path: Path) -> None:
+    """Byte for byte, but for the time of a record."""
+    workers = Cluster(scheduler=scheduler)
+    one = [
+        patchcli.embed(world.store, overwrite=True),
+        bank_of(world.store),
+        patchcli.calibrate(world.store, "loo", false_alarms=0.3),
+    ]
+    one += [patchcli.audit(world.store), list(patchcli.score(world.store, outputs=Outputs(tmp_path / "maps", overlay=True)))]
+    two = [patchcli.embed(world.store, overwrite=True, cluster=workers), bank_of(world.store)]
+    two += [
+        patchcli.calibrate(world.store, "loo", false_alarms=0.3, cluster=workers),
+        patchcli.audit(world.store, cluster=workers),
+    ]
+    setup, outputs = Setup(threads=1), Outputs(tmp_path / "maps", overlay=True)
+    before = tree(tmp_path / "maps")
+    two += [list(patchcli.score(world.store, outputs=outputs, cluster=workers, setup=setup))]
+    assert two == one
+    assert tree(tmp_path / "maps") == before
+
+
+def test_good_images_and_unreadable_ones(world: World, scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By relative paths: workers were started elsewhere."""
+    monkeypatch.chdir(world.data)
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    paths = ["test/good", "nowhere.png", str(tmp_path / "broken.png"), "test/hole"]
+    setup = Setup(threads=1)
+    told, here = Told(), Told()
+    found = list(patchcli.score(world.store, paths, cluster=Cluster(scheduler=scheduler), setup=setup, observer=told))
+    assert found == list(patchcli.score(world.store, paths, setup=setup, observer=here)) and len(found) > 2
+    assert (told.problems, told.notes) == (here.problems, here.notes) and len(told.problems) == 2
+    goods = {"source": "test/good", "false_alarms": 0.5}
+    with pytest.raises(InputError, match="test image"):
+        patchcli.calibrate(world.store, **goods, cluster=Cluster(scheduler=scheduler))
+
+
+def test_a_killed_client_resumes(world: World, small_blocks: None) -> None:
+    expected = patchcli.embed(world.store, overwrite=True), bank_of(world.store)
+    begun(world.store)
+    started = process("embed", "--store", world.store, "--workers", 1, driver=KILLED)
+    started.communicate()
+    assert started.returncode == -signal.SIGKILL
+    told = Told()
+    again = patchcli.embed(world.store, observer=told)
+    assert any(note.startswith("going on") for note in told.notes)
+    assert (replace(again, embedded=10), bank_of(world.store)) == expected
+
+
+KILLED = """
+import os
+from patchcli.store import bank
+from patchcli.verbs import embed
+bank.CHUNK_BYTES = 1
+embed.embed_blocks = lambda blocks, numbers, embedded, observer: (next(embedded), os.kill(os.getpid(), 9))
+"""
+
+
+# ---- parts --------------------------------------------------------------------------------------------------------------
+
+
+def test_parts_in_any_order_make_the_same_bank(world: World, small_blocks: None) -> None:
+    expected = patchcli.embed(world.store, overwrite=True), bank_of(world.store)
+    for part in ((3, 3), (1, 3), (3, 3), (2, 3)):
+        patchcli.embed_part(begun(world.store), part)
+    summary = patchcli.embed(world.store)
+    assert (replace(summary, embedded=10), bank_of(world.store)) == expected and summary.embedded == 0
+
+
+def begun(store: Path) -> Path:
+    """A store without a bank, but with the blocks that it has."""
+    with Store.writing(store) as opened:
+        if opened.holds("bank"):
+            opened._switch(bank=None)
+    return store
+
+
+def test_two_processes_embed_one_part(world: World, small_blocks: None) -> None:
+    expected = patchcli.embed(world.store, overwrite=True), bank_of(world.store)
+    begun(world.store)
+    both = [process("embed", "--store", world.store, "--part", "1/1", "--threads", 1) for _ in range(2)]
+    assert [one.communicate()[0] for one in both] == ["", ""] and [one.returncode for one in both] == [0, 0]
+    summary = patchcli.embed(world.store)
+    assert (replace(summary, embedded=10), bank_of(world.store)) == expected and summary.embedded == 0
+
+
+def test_parts_of_a_score_are_the_whole(world: World, tmp_path: Path) -> None:
+    """Maps too, of images that differ in their suffix alone."""
+    same = [world.data / "test/good/000.png", tmp_path / "a.png", tmp_path / "a.bmp"]
+    for path in same[1:]:
+        path.write_bytes(same[0].read_bytes())
+    whole = records(done("score", *same, "--store", world.store, "--out", tmp_path / "maps"))
+    parts: list[Any] = []
+    for part in ("1/3", "2/3", "3/3", "1/3"):
+        parts += records(done("score", *same, "--store", world.store, "--out", tmp_path / "maps", "--part", part))
+    assert timeless(parts) == timeless(whole + whole[:1]) and len({record["map"] for record in whole}) == 3
+    none = done("score", same[0], "--store", world.store, "--part", "1/2")  # of one image, the first half has none
+    assert none.stdout == ""
+
+
+# ---- bad input ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--workers", 0], ["--workers: expected 1 or more, found 0"]),
+        (["--workers", 2, "--scheduler", "tcp://here:1"], ["--workers and --scheduler: give one of the two"]),
+        (["--part", "0/3"], ["--part: expected a number from 1", "found 0/3"]),
+        (["--part", "4/3"], ["--part: expected a number from 1", "found 4/3"]),
+        (["--part", "half"], ["--part: expected a part such as 3/40, found 'half'"]),
+    ],
+)
+@pytest.mark.parametrize("verb", ["embed", "score"])
+def test_bad_input(made: World, verb: str, arguments: list[Any], says: list[str]) -> None:
+    before = tree(made.store)
+    overwrite = ["--overwrite"] if verb == "embed" and "--part" not in arguments else []
+    refused(verb, "--store", made.store, *overwrite, *arguments, says=tuple(says))
+    assert tree(made.store).keys() == before.keys()
+
+
+@pytest.mark.parametrize("scheduler", ["tcp://127.0.0.1:9", "nowhere.json", "gibberish://here"])
+def test_no_scheduler(made: World, monkeypatch: pytest.MonkeyPatch, scheduler: str) -> None:
+    monkeypatch.setattr(cluster, "ANSWER", 0.5)
+    says = f"--scheduler {scheduler}: no scheduler answers", "expected the address of a Dask scheduler, such as tcp://host:8786"
+    refused("bank", "audit", "--store", made.store, "--scheduler", scheduler, says=says)
+
+
+def test_what_is_for_a_whole_run(made: World, tmp_path: Path) -> None:
+    store = ["--store", made.store, "--part", "1/2"]
+    refused("embed", *store, "--keep", "10%", says=("--part: embeds only; give --keep to the patchcli embed that finishes",))
+    refused("embed", *store, "--workers", 2, says=("--part: embeds only; give --workers",))
+    refused("score", *store, "--regions", tmp_path / "r.csv", says=("--regions: has one file for all images",))
+    refused("score", *store, "--out", tmp_path / "maps", "--overlay", says=("--overlay: there is no scale",))
+
+
+def test_without_dask(made: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "find_spec", lambda name: None)
+    refused(
+        "score", "--store", made.store, "--workers", 2, says=("--workers: needs Dask; run: pip install 'patchcli[cluster]'",)
+    )
+
+
+def test_a_store_that_changed_is_found_out(made: World) -> None:
+    with pytest.raises(patchcli.StoreError, match="another process has changed it meanwhile; run this again"):
+        Store.open(made.store, "another revision")
+
+
+def test_nothing_of_dask_is_imported_before_it_is_needed() -> None:
+    code = "import sys, patchcli.verbs.score, patchcli.verbs.embed; sys.exit('distributed' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
