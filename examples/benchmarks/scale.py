@@ -67,10 +67,11 @@ def killing(running: Any) -> Iterator[list[int]]:
 
     def kill() -> None:
         while not over.wait(random.expovariate(1 / EVERY)):
-            nanny = random.choice(list(running.workers.values()))
-            if nanny.process is not None and nanny.process.process is not None and nanny.process.process.is_alive():
-                killed.append(nanny.process.pid)
-                nanny.process.process._process.kill()
+            alive = [nanny.process.process for nanny in running.workers.values() if nanny.process and nanny.process.process]
+            if alive := [process for process in alive if process.is_alive()]:
+                chosen = random.choice(alive)
+                killed.append(chosen.pid)
+                chosen._process.kill()
 
     thread = threading.Thread(target=kill)
     thread.start()

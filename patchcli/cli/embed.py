@@ -58,7 +58,7 @@ def embed(
 
     Example: patchcli embed --tolerance 0.02
 
-    Example: patchcli embed --part $SLURM_ARRAY_TASK_ID/40
+    Example: patchcli embed --part 3/40
     """
     with Terminal(**vars(messages), again="finished work is kept, run again to resume") as terminal:
         if part is not None:

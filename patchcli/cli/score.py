@@ -77,7 +77,7 @@ def score(
 
     Example: patchcli score --submission mvtec-ad-2 --out submission/
 
-    Example: patchcli score --part $N/40 --out maps/ > $N.jsonl
+    Example: patchcli score --part 3/40 --out maps/ > 3.jsonl
 
     Example: patchcli score --min-area 20 --roi part.png --regions regions.csv
     """

@@ -41,7 +41,8 @@ from patchcli.verbs.score import Record
 ROOT = Path(__file__).parents[2]
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "examples").rglob("*.md"))) if page.exists()]
 CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
-ELSEWHERE = ("python3 -m venv", "patchcli demo", "patchcli export")  # the gate types these, and test_cli_export
+# The gate types these, and test_cli_export and test_cluster.
+ELSEWHERE = ("python3 -m venv", "patchcli demo", "patchcli export", "--workers")
 CONFIDENCE = 0.2  # with it, 23 good images guarantee a rate of 1 %, and 5 a rate of 5 %
 SETTINGS = f"""size = "128"
 dim = 16
@@ -180,7 +181,10 @@ def test_what_the_documentation_types(line: str, workshop: Path, request: pytest
     if "--submission" in line:
         shutil.rmtree("patchcli.zarr")
         Path("can.zarr").rename("patchcli.zarr")
-    typed(line.replace("--steps 400", "--steps 3"))
+    line, file = re.fullmatch(r"(.*?)(?: > (\S+\.jsonl))?", line).groups()  # type: ignore[union-attr]
+    written = typed(line.replace("--steps 400", "--steps 3"))
+    if file:
+        Path(file).write_text(written)
 
 
 def test_there_is_much_to_type() -> None:
@@ -263,6 +267,7 @@ RUNS = {
     "benchmarks/gpu.py": (("patchcli.zarr", "--small", "--minutes", 0.5), "search 1,000 x 768: faiss"),
     "benchmarks/maps.py": (("patchcli.zarr",), "within 2 errors"),
     "benchmarks/metrics.py": ((4,), "MB resident"),
+    "benchmarks/scale.py": (("patchcli.zarr", "--workers", 1), "1 worker"),
     "benchmarks/processes.py": (("patchcli.zarr", "line3", "--rounds", 1), "one image"),
     "benchmarks/search.py": (("patchcli.zarr",), "faiss"),
     "benchmarks/textures.py": (("textures", "brick", "grain"), ""),
@@ -271,6 +276,7 @@ RUNS = {
 NEEDS = {
     "benchmarks/anomalib_patchcore.py": "anomalib",
     "benchmarks/search.py": "faiss",
+    "benchmarks/scale.py": "distributed",
     "benchmarks/gpu.py": "faiss",
     "benchmarks/textures.py": "skimage",
     "benchmarks/objects.py": "pybullet",
