@@ -24,7 +24,15 @@ from patchcli.observer import Observer
 
 AHEAD = 3  # tasks in flight for each thread of the workers
 TRIES = 100  # at a task whose workers die
-ANSWER = 15.0  # seconds until a scheduler must answer, and until it is said that there are no workers
+ANSWER, PATIENCE = 15.0, 5.0  # seconds until a scheduler must answer, and until it is looked whether there are workers
+
+# How processes on this machine are started: they listen on the loopback address alone, at any free ports.
+LOCAL: dict[str, Any] = {
+    "threads_per_worker": 1,
+    "dashboard_address": "127.0.0.1:0",
+    "scheduler_kwargs": {"dashboard": False},
+    "silence_logs": logging.CRITICAL,
+}
 
 Item = TypeVar("Item", contravariant=True)
 Answer = TypeVar("Answer", covariant=True)
@@ -77,24 +85,24 @@ class Cluster:
     @contextlib.contextmanager
     def started(self, threads: int | None, observer: Observer) -> Iterator[Run[Any, Any]]:
         """Within, the workers are there. Raises InputError if no scheduler answers."""
-        with _client(self, self.threads(threads)) as client:
+        with _client(self, self.threads(threads), observer) as (client, renew):
             try:
-                yield partial(_run, client, observer)
+                yield partial(_run, client, renew, observer)
             finally:
                 with contextlib.suppress(Exception):  # they may be gone
                     client.run(_forget)
 
 
 @contextlib.contextmanager
-def _client(cluster: Cluster, threads: int | None) -> Iterator[Any]:
+def _client(cluster: Cluster, threads: int | None, observer: Observer) -> Iterator[tuple[Any, Callable[[], None]]]:
+    """A client of the workers, and what is done while it waits for them."""
     import distributed
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said in one line
     if cluster.workers is not None:
-        settings = {} if threads is None else dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads))
-        options = {"n_workers": cluster.workers, "threads_per_worker": 1, "dashboard_address": None, "env": settings}
-        with distributed.LocalCluster(silence_logs=logging.CRITICAL, **options) as here, distributed.Client(here) as client:
-            yield client
+        settings = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads))
+        with distributed.LocalCluster(cluster.workers, env=settings, **LOCAL) as here, distributed.Client(here) as client:
+            yield client, lambda: here.scale(cluster.workers)  # those that died while they started
         return
     scheduler = str(cluster.scheduler)
     named = {"address": scheduler} if "://" in scheduler or not Path(scheduler).exists() else {"scheduler_file": scheduler}
@@ -104,11 +112,20 @@ def _client(cluster: Cluster, threads: int | None) -> Iterator[Any]:
         expected = "the address of a Dask scheduler, such as tcp://host:8786, or the file that it wrote"
         why = f"no scheduler answers ({type(error).__name__})"
         raise InputError(why, parameter="scheduler", subject=scheduler, advice=f"expected {expected}") from None
+    told: list[bool] = []
+
+    def tell() -> None:
+        if not told and not client.nthreads():
+            told.append(True)
+            observer.note("waiting: the scheduler has no workers")
+
     with client:
-        yield client
+        yield client, tell
 
 
-def _run(client: Any, observer: Observer, task: Task[Any, Any], items: Iterable[Any]) -> Iterator[Any]:
+def _run(
+    client: Any, renew: Callable[[], None], observer: Observer, task: Task[Any, Any], items: Iterable[Any]
+) -> Iterator[Any]:
     """The answers for items, in their order; only some of them are on their way at a time."""
     here = uuid.uuid4().hex, version("patchcli"), str(Path.cwd())
     waiting: deque[tuple[Any, Any]] = deque()  # items, and futures of their answers
@@ -117,7 +134,7 @@ def _run(client: Any, observer: Observer, task: Task[Any, Any], items: Iterable[
         return client.submit(_do, *here, task, item, pure=False)
 
     def answer(item: Any, future: Any) -> Any:
-        value, said = _result(client, future, partial(submit, item), observer)
+        value, said = _result(future, partial(submit, item), renew)
         for method, arguments in said:
             getattr(observer, method)(*arguments)
         return value
@@ -134,19 +151,17 @@ def _run(client: Any, observer: Observer, task: Task[Any, Any], items: Iterable[
             client.cancel([future for _, future in waiting])
 
 
-def _result(client: Any, future: Any, again: Callable[[], Any], observer: Observer) -> tuple[Any, Said]:
+def _result(future: Any, again: Callable[[], Any], renew: Callable[[], None]) -> tuple[Any, Said]:
     """A task's answer, and what it told its observer."""
     from distributed import KilledWorker
 
-    tries, waited = 1, False
+    tries = 1
     while True:
         try:
-            value, said = future.result(timeout=ANSWER)
+            value, said = future.result(timeout=PATIENCE)
             return value, said
         except TimeoutError:
-            if not waited and not client.nthreads():
-                waited = True
-                observer.note("waiting: the scheduler has no workers")
+            renew()
         except KilledWorker:
             if tries == TRIES:
                 raise InputError(

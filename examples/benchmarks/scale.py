@@ -24,6 +24,7 @@ from typing import Any
 import patchcli
 from patchcli import Cluster, Outputs, Setup
 from patchcli.bank import search
+from patchcli.cluster import LOCAL
 from patchcli.store import Store
 
 EVERY = 1.5  # seconds between two kills, on average
@@ -53,8 +54,7 @@ def cluster(workers: int) -> Iterator[tuple[Cluster, Any]]:
     import distributed
 
     threads = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-    options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50, "env": threads}
-    with distributed.LocalCluster(**options) as running, distributed.Client(running) as client:
+    with distributed.LocalCluster(workers, env=threads, **LOCAL) as running, distributed.Client(running) as client:
         client.run(search.method, "pruned")
         yield Cluster(scheduler=running.scheduler_address), running
 
@@ -67,6 +67,7 @@ def killing(running: Any) -> Iterator[list[int]]:
 
     def kill() -> None:
         while not over.wait(random.expovariate(1 / EVERY)):
+            running.scale(len(running.worker_spec))  # one that is killed while it starts is not started again by itself
             alive = [nanny.process.process for nanny in running.workers.values() if nanny.process and nanny.process.process]
             if alive := [process for process in alive if process.is_alive()]:
                 chosen = random.choice(alive)
