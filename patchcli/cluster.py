@@ -101,7 +101,10 @@ def _client(cluster: Cluster, threads: int | None, observer: Observer) -> Iterat
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said in one line
     if cluster.workers is not None:
         settings = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads))
-        with distributed.LocalCluster(cluster.workers, env=settings, **LOCAL) as here, distributed.Client(here) as client:
+        with (
+            distributed.LocalCluster(n_workers=cluster.workers, env=settings, **LOCAL) as here,
+            distributed.Client(here) as client,
+        ):
             yield client, lambda: here.scale(cluster.workers)  # those that died while they started
         return
     scheduler = str(cluster.scheduler)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from commands import done, process, records, refused, timeless
 from smallworld import Told, World, tree
-from tasks import Squares
+from tasks import Squares, Workers
 
 import patchcli
 from patchcli import Cluster, Setup, cluster
@@ -25,7 +25,7 @@ distributed = pytest.importorskip("distributed", reason="Dask is not installed: 
 @pytest.fixture(scope="module")
 def scheduler() -> Iterator[str]:
     """The address of a cluster of two workers."""
-    with distributed.LocalCluster(2, **cluster.LOCAL) as running:
+    with distributed.LocalCluster(n_workers=2, **cluster.LOCAL) as running:
         yield running.scheduler_address
 
 
@@ -51,6 +51,12 @@ def test_answers_come_in_order_with_what_the_observer_was_told(scheduler: str, t
     assert answers(scheduler, Squares(tmp_path), list(range(40)), told) == [number**2 for number in range(40)]
     assert told.problems == [f"{number} is odd" for number in range(1, 40, 2)]
     assert "opened" not in told.notes
+
+
+def test_as_many_workers_as_are_wanted() -> None:
+    with Cluster(workers=3).started(2, Told()) as run:
+        found = set(run(Workers(), range(60)))
+    assert len({pid for pid, _ in found}) == 3 and {threads for _, threads in found} == {"2"}
 
 
 def test_what_a_dead_worker_had_begun_is_done_by_another(scheduler: str, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def cluster(workers: int) -> Iterator[tuple[Cluster, Any]]:
     import distributed
 
     threads = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-    with distributed.LocalCluster(workers, env=threads, **LOCAL) as running, distributed.Client(running) as client:
+    with distributed.LocalCluster(n_workers=workers, env=threads, **LOCAL) as running, distributed.Client(running) as client:
         client.run(search.method, "pruned")
         yield Cluster(scheduler=running.scheduler_address), running
 
