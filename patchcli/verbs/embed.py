@@ -77,19 +77,22 @@ def embed_part(
     observer = observer or Observer()
     check_part(part)
     runtime.set_threads(threads)
-    target = runtime.device(device)
-    with Store.writing(store, observer) as opened:
-        embedding.check_trained(opened, force)
-        embedder = Embedder.of(opened, target, embedding.precision(opened, precision, target, False))
-        if (finished := opened.finished_bank()) is not None and finished.precision == embedder.precision:
-            observer.plan(f"the bank of {store}", "nothing: it is finished")
-            return 0
-        blocks = embedding.begun(opened, embedder, False, observer)
-        task, begun, numbers = (
-            embedding.task(opened, embedder, device, threads),
-            opened.root.parts["blocks"],
-            pending(blocks, part),
-        )
+    target, opened = runtime.device(device), Store.open(store)
+    embedding.check_trained(opened, force)
+    used = embedding.precision(opened, precision, target, False)
+    if (finished := opened.finished_bank()) is not None and finished.precision == used:
+        observer.plan(f"the bank of {store}", "nothing: it is finished")
+        return 0
+    blocks = opened.blocks()
+    if blocks is None or blocks.precision != used or observer.dry:
+        with Store.writing(store, observer) as writing:  # many may come at once: only who finds no blocks takes the lock
+            embedding.begun(writing, Embedder.of(writing, target, used), False, observer)
+        opened = Store.open(store)
+        blocks = opened.blocks()
+    if blocks is None:
+        observer.note("another process has finished the bank meanwhile")
+        return 0
+    task, begun, numbers = embedding.task(opened, used, device, threads), opened.root.parts["blocks"], pending(blocks, part)
     embedded = embed_blocks(blocks, numbers, map(task.open(observer), numbers), observer)
     if Store.open(store).root.parts.get("blocks") != begun:
         observer.note("another process has finished the bank meanwhile, or begun another")

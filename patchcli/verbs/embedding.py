@@ -47,9 +47,9 @@ def begun(store: Store, embedder: Embedder, overwrite: bool, observer: Observer)
     return blocks
 
 
-def task(store: Store, embedder: Embedder, device: str, threads: int | None) -> EmbedBlocks:
+def task(store: Store, precision: str, device: str, threads: int | None) -> EmbedBlocks:
     """The task to embed blocks of this version of a store."""
-    return EmbedBlocks(store.path, store.root.revision, embedder.precision, device, threads)
+    return EmbedBlocks(store.path, store.root.revision, precision, device, threads)
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def running(
         yield partial(map, partial(embed_block, blocks, embedder, store.images.read))
         return
     with cluster.started(threads, observer) as run:
-        yield partial(run, task(store, embedder, device, cluster.threads(threads)))
+        yield partial(run, task(store, embedder.precision, device, cluster.threads(threads)))
 
 
 def indexed(
