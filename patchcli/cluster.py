@@ -96,21 +96,22 @@ class Cluster:
 @contextlib.contextmanager
 def _client(cluster: Cluster, threads: int | None, observer: Observer) -> Iterator[tuple[Any, Callable[[], None]]]:
     """A client of the workers, and what is done while it waits for them."""
-    import distributed
+    from distributed import Client, LocalCluster
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said in one line
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters is said in one line
     if cluster.workers is not None:
         settings = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads))
         with (
-            distributed.LocalCluster(n_workers=cluster.workers, env=settings, **LOCAL) as here,
-            distributed.Client(here) as client,
+            LocalCluster(n_workers=cluster.workers, env=settings, **LOCAL) as here,
+            Client(here) as client,
         ):
             yield client, lambda: here.scale(cluster.workers)  # those that died while they started
         return
     scheduler = str(cluster.scheduler)
     named = {"address": scheduler} if "://" in scheduler or not Path(scheduler).exists() else {"scheduler_file": scheduler}
     try:
-        client = distributed.Client(**named, timeout=ANSWER)
+        client = Client(**named, timeout=ANSWER)
     except (OSError, ValueError, TypeError) as error:  # distributed raises all of them for what is no scheduler
         expected = "the address of a Dask scheduler, such as tcp://host:8786, or the file that it wrote"
         why = f"no scheduler answers ({type(error).__name__})"

@@ -204,8 +204,14 @@ def test_no_scheduler(made: World, monkeypatch: pytest.MonkeyPatch, scheduler: s
 
 def test_what_is_for_a_whole_run(made: World, tmp_path: Path) -> None:
     store = ["--store", made.store, "--part", "1/2"]
-    refused("embed", *store, "--keep", "10%", says=("--part: embeds only; give --keep to the patchcli embed that finishes",))
-    refused("embed", *store, "--workers", 2, says=("--part: embeds only; give --workers",))
+    refused(
+        "embed",
+        *store,
+        "--keep",
+        "10%",
+        says=("--part: leave --keep out: parts embed what is missing, and patchcli embed finishes",),
+    )
+    refused("embed", *store, "--workers", 2, says=("--part: leave --workers out",))
     refused("score", *store, "--regions", tmp_path / "r.csv", says=("--regions: has one file for all images",))
     refused("score", *store, "--out", tmp_path / "maps", "--overlay", says=("--overlay: there is no scale",))
 

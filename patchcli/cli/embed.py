@@ -90,7 +90,9 @@ def _embed_part(
 ) -> None:
     """Embed one part; `of_whole` are options that it cannot have."""
     if given := [name for name, value in of_whole.items() if value]:
-        raise InputError(f"embeds only; give `{given[0]}` to the `embed()` that finishes the bank", parameter="part")
+        raise InputError(
+            f"leave `{given[0]}` out: parts embed what is missing, and `embed()` finishes the bank", parameter="part"
+        )
     from patchcli.verbs.embed import embed_part
 
     numbers, device, threads = options.part(part), budget.device, budget.threads
