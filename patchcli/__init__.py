@@ -9,7 +9,7 @@ command line are functions here. Where the paper's algorithms are:
     Algorithm 1, 6     SSL                             training.losses.PositionClassifier
     Algorithm 1, 7     the total loss                  training.losses.total
     Algorithm 1, 9     f_big and f_small               features.hierarchical.HierarchicalEncoder
-    Algorithm 1, 10-17 the sets S_big and S_small      bank.build.embed_blocks
+    Algorithm 1, 10-17 the sets S_big and S_small      bank.build.embed_block
     Algorithm 2, 2-6   distances to the nearest        detection.detector.Detector.nearest
     Algorithm 2, 7-10  from patches to pixels          detection.maps.spread
     Algorithm 2, 11    the product                     detection.maps.multiply

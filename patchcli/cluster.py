@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -91,6 +92,15 @@ class Cluster:
             finally:
                 with contextlib.suppress(Exception):  # they may be gone
                     client.run(_forget)
+
+    def one_by_one(
+        self, task: Task[Any, Any], items: Iterable[Any], several: int, threads: int | None, observer: Observer
+    ) -> Iterator[Any]:
+        """The answers of a task that takes a list of so many items at once, and gives a list of answers."""
+        rest = iter(items)
+        with self.started(threads, observer) as run:
+            for answers in run(task, iter(lambda: list(islice(rest, several)), [])):
+                yield from answers
 
 
 @contextlib.contextmanager

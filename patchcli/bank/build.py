@@ -98,8 +98,9 @@ class EmbedBlocks:
 def pending(blocks: Blocks, part: tuple[int, int] = (1, 1)) -> list[int]:
     """The blocks that are not done yet, of the part (number from 1 on, how many parts)."""
     number, count = part
-    own = np.array_split(np.arange(len(blocks.done)), count)[number - 1]
-    return [block for block in own.tolist() if not blocks.done[block]]
+    done = blocks.done
+    own = np.array_split(np.arange(len(done)), count)[number - 1]
+    return [block for block in own.tolist() if not done[block]]
 
 
 def embed_blocks(blocks: Blocks, numbers: Sequence[int], embedded: Iterable[int], observer: Observer) -> int:

@@ -85,6 +85,7 @@ def edit(images: EditedImages, device: torch.device, budget: int, observer: Obse
         numbers = build.pending(blocks)
         one_by_one = map(partial(build.embed_block, blocks, embedder, images.read), numbers)
         embedded = build.embed_blocks(blocks, numbers, one_by_one, observer)
+        blocks.check()
         streams = {scale: _stream(bank, blocks, scale, kept) for scale in grids}
         build.index(new, streams, thinning, budget, observer, moved)
     return BankSummary.of(store.bank(), embedded)

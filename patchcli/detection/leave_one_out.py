@@ -2,40 +2,23 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import islice
 from pathlib import Path
-
-import numpy as np
+from typing import Generic, TypeVar
 
 from patchcli.cluster import Cluster
 from patchcli.datasets.layouts import Sample
 from patchcli.detection.detector import BATCH, Detector, Setup
-from patchcli.detection.result import Nearest, Result
+from patchcli.detection.result import Result
 from patchcli.detection.stream import stream
 from patchcli.errors import StoreError
 from patchcli.observer import Observer
 from patchcli.store import Store
 
+Kept = TypeVar("Kept")
 Good = int | Sample  # the number of a training image, to be left out of the bank, or another good image
 
 
-@dataclass(frozen=True)
-class Brief:
-    """What is kept of a result."""
-
-    id: str
-    score: float  # maximum of the product map
-    highest: float  # maximum of the map at the image's size
-    typical: float  # median of the map
-    peak: tuple[int, int]
-    nearest: Nearest
-
-    @classmethod
-    def of(cls, name: str, result: Result) -> "Brief":
-        """The result of an image with this id."""
-        typical = float(np.median(result.inside()))
-        return cls(name, result.score, float(result.map.max()), typical, result.peak, result.nearest)
+Keep = Callable[[str, Result], Kept]  # of an image's id and result, what is kept of them; a function that can be pickled
 
 
 def check_whole(detector: Detector) -> None:
@@ -48,28 +31,28 @@ def check_whole(detector: Detector) -> None:
 
 
 def score_good(
-    detector: Detector, goods: Sequence[Good], task: str, observer: Observer, cluster: Cluster | None = None
-) -> Iterator[Brief]:
-    """The results of good images, here or on a cluster; what cannot be read is reported and left out."""
-    for done, one in enumerate(_everywhere(detector, goods, observer, cluster), 1):
-        yield one
-        observer.progress(task, done, len(goods), one.id)
+    detector: Detector, goods: Sequence[Good], keep: Keep[Kept], task: str, observer: Observer, cluster: Cluster | None = None
+) -> Iterator[Kept]:
+    """What is kept of the results of good images, here or on a cluster; what cannot be read is reported and left out."""
+    for done, (name, kept) in enumerate(_everywhere(detector, goods, keep, observer, cluster), 1):
+        yield kept
+        observer.progress(task, done, len(goods), name)
 
 
-def _everywhere(detector: Detector, goods: Sequence[Good], observer: Observer, cluster: Cluster | None) -> Iterator[Brief]:
+def _everywhere(
+    detector: Detector, goods: Sequence[Good], keep: Keep[Kept], observer: Observer, cluster: Cluster | None
+) -> Iterator[tuple[str, Kept]]:
     if cluster is None:
-        yield from _briefs(detector, observer, goods)
+        yield from _kept(detector, keep, observer, goods)
         return
-    rest, threads = iter(goods), detector.setup.threads
+    threads = detector.setup.threads
     setup = replace(detector.setup, threads=cluster.threads(threads))
-    task = ScoreGood(detector.path, detector.revision, setup)
-    with cluster.started(threads, observer) as run:
-        for several in run(task, iter(lambda: list(islice(rest, BATCH)), [])):
-            yield from several
+    task = ScoreGood(detector.path, detector.revision, setup, keep)
+    yield from cluster.one_by_one(task, goods, BATCH, threads, observer)
 
 
-def _briefs(detector: Detector, observer: Observer, goods: Iterable[Good]) -> Iterator[Brief]:
-    """The results, of training images or of others."""
+def _kept(detector: Detector, keep: Keep[Kept], observer: Observer, goods: Iterable[Good]) -> Iterator[tuple[str, Kept]]:
+    """What is kept, with the id, of training images or of others."""
     samples = []
     for good in goods:
         if isinstance(good, Sample):
@@ -80,20 +63,21 @@ def _briefs(detector: Detector, observer: Observer, goods: Iterable[Good]) -> It
             detector.roi.check(name, *size)
         features = detector.embed_fitted(detector.images.read(good, good + 1), [size])
         (result,) = detector.compare(features, without=good)
-        yield Brief.of(name, result)
-    yield from (Brief.of(sample.id, result) for sample, result in stream(detector, samples, BATCH, observer))
+        yield name, keep(name, result)
+    for sample, result in stream(detector, samples, BATCH, observer):
+        yield sample.id, keep(sample.id, result)
 
 
 @dataclass(frozen=True)
-class ScoreGood:
+class ScoreGood(Generic[Kept]):
     """The task to score some good images with a version of a store."""
 
     store: Path | str
     revision: str
     setup: Setup
+    keep: Keep[Kept]
 
-    def open(self, observer: Observer) -> Callable[[list[Good]], list[Brief]]:
+    def open(self, observer: Observer) -> Callable[[list[Good]], list[tuple[str, Kept]]]:
         """What scores several good images."""
         detector = Detector(Store.open(self.store, self.revision), self.setup, observer, calibrated=False)
-        briefs = partial(_briefs, detector, observer)
-        return lambda goods: list(briefs(goods))
+        return lambda goods: list(_kept(detector, self.keep, observer, goods))

@@ -43,14 +43,19 @@ class Store:
 
         Raises StoreError if there is none, or one that is damaged, of another format, or not of this `revision`.
         """
+        opened = cls._open(path)
+        if revision not in (None, opened.root.revision):
+            raise StoreError("another process has changed it meanwhile", subject=path, advice="run this again")
+        return opened
+
+    @classmethod
+    def _open(cls, path: Path | str) -> "Store":
         if isinstance(path, str) and "://" in path:
             return cls(path, Root.read(path), Leases(()))
         path = Path(path)
         for _ in range(TRIES):
             root = Root.read(path)
             leases = Leases(path / named.name for named in root.parts.values())
-            if revision not in (None, root.revision):
-                raise StoreError("another process has changed it meanwhile", subject=path, advice="run this again")
             if Root.read(path).revision == root.revision:
                 return cls(path, root, leases)
         raise StoreError("changes all the time", subject=path, advice="run this again when the writing has ended")

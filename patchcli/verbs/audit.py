@@ -1,6 +1,6 @@
 """Bad images among the good ones of a bank."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from patchcli.cluster import Cluster
 from patchcli.detection.detector import Detector, Setup, opened
 from patchcli.detection.leave_one_out import check_whole, score_good
+from patchcli.detection.result import Result
 from patchcli.observer import Observer
 
 SCHEMA = "patchcli.audit/1"
@@ -46,27 +47,29 @@ def audit(
     observer = observer or Observer()
     detector = opened(detector, setup, observer)
     check_whole(detector)
-    results = list(score_good(detector, range(detector.bank.images), "audit", observer, cluster))
-    scores = np.array([result.score for result in results])
+    records = list(score_good(detector, range(detector.bank.images), _record, "audit", observer, cluster))
+    scores = np.array([record.score for record in records])
     median = float(np.median(scores))
     spread = 1.4826 * float(np.median(np.abs(scores - median)))
-    records = []
-    for result in results:
-        peak_x, peak_y = result.peak
-        x, y, width, height = result.nearest.box
-        record = Audited(
-            schema=SCHEMA,
-            image=result.id,
-            id=result.id,
-            score=result.score,
-            deviation=(result.score - median) / max(spread, 1e-30),
-            peak_x=peak_x,
-            peak_y=peak_y,
-            nearest_image=result.nearest.image,
-            nearest_x=x,
-            nearest_y=y,
-            nearest_width=width,
-            nearest_height=height,
-        )
-        records.append(record)
+    records = [replace(record, deviation=(record.score - median) / max(spread, 1e-30)) for record in records]
     return sorted(records, key=lambda record: -record.score)
+
+
+def _record(name: str, result: Result) -> Audited:
+    """What is said of an image, but for the deviation, which depends on all."""
+    peak_x, peak_y = result.peak
+    x, y, width, height = result.nearest.box
+    return Audited(
+        schema=SCHEMA,
+        image=name,
+        id=name,
+        score=result.score,
+        deviation=0.0,
+        peak_x=peak_x,
+        peak_y=peak_y,
+        nearest_image=result.nearest.image,
+        nearest_x=x,
+        nearest_y=y,
+        nearest_width=width,
+        nearest_height=height,
+    )

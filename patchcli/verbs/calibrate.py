@@ -11,6 +11,7 @@ from patchcli.detection import calibration
 from patchcli.detection.calibration import CONFIDENCE, Promise
 from patchcli.detection.detector import Detector, Setup, path_and_setup
 from patchcli.detection.leave_one_out import check_whole, score_good
+from patchcli.detection.result import Result
 from patchcli.detection.stream import readable
 from patchcli.observer import Observer
 from patchcli.store import Store, Thresholds
@@ -77,9 +78,13 @@ def _figures(detector: Detector, goods: GoodImages, observer: Observer, cluster:
     """Score the good images."""
 
     images = range(detector.bank.images) if goods.samples is None else goods.samples
-    briefs = list(score_good(detector, images, "calibrate", observer, cluster))
-    rows = [(brief.score, brief.highest, brief.typical) for brief in briefs]
-    return _Figures([brief.id for brief in briefs], *np.array(rows).reshape(-1, 3).T)
+    rows = list(score_good(detector, images, _row, "calibrate", observer, cluster))
+    return _Figures([name for name, *_ in rows], *np.array([figures for _, *figures in rows]).reshape(-1, 3).T)
+
+
+def _row(name: str, result: Result) -> tuple[str, float, float, float]:
+    """What `_Figures` has of an image."""
+    return name, result.score, float(result.map.max()), float(np.median(result.inside()))
 
 
 def _thresholds(detector: Detector, goods: GoodImages, figures: _Figures, promise: Promise, observer: Observer) -> Thresholds:

@@ -38,7 +38,7 @@ class Scored:
     placed: Placed
     record: Record
     size: tuple[int, int]  # original (height, width)
-    typical: float  # the median of its map
+    typical: float | None  # the median of its map, where its overlay is to be drawn when all maps are there
 
 
 class Scorer:
@@ -62,6 +62,7 @@ class Scorer:
         """What is said of each sample when its map is there; what cannot be read or written is reported and left out."""
         detector, ahead = self._detector, deque[Placed]()
         waiting: deque[tuple[Scored, Future[None] | None]] = deque()
+        draws_later = self._outputs.overlay and detector.calibration is None
 
         def samples() -> Iterator[Sample]:
             for one in placed:
@@ -83,7 +84,8 @@ class Scorer:
                 written = None if one.path is None else self.writer.submit(sample, result, one.path)
                 picture = one.path.with_suffix(".png") if one.path is not None and self._outputs.overlay else None
                 record = record_of(sample, result, detector, areas, one.path, picture)
-                waiting.append((Scored(one, record, result.size, float(np.median(result.inside()))), written))
+                typical = float(np.median(result.inside())) if draws_later else None
+                waiting.append((Scored(one, record, result.size, typical), written))
                 while len(waiting) >= self._batch or (written and self._pixels(waiting) > PIXELS):
                     yield _finished(*waiting.popleft())
             while waiting:

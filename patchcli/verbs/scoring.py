@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 from patchcli import files
@@ -57,7 +56,7 @@ class Scoring:
         if outputs.submission and paths is not None:
             raise InputError("scores the private test images", parameter="submission", advice="leave `paths` out")
         self.samples, self.total, every = self._samples(paths)
-        self._check_outputs(every)
+        self._check_outputs(every, part)
         self._check_calibrated(calibrated, part)
         self.places = self._placing(every)
         self.skipped = self._take(part)
@@ -73,8 +72,6 @@ class Scoring:
     def _check_calibrated(self, needed: bool, part: tuple[int, int]) -> None:
         """Raise an error where there is no calibration, and what is wanted depends on one."""
         detector, outputs = self.detector, self.outputs
-        if outputs.regions_out is not None and part != (1, 1):
-            raise InputError("has one file for all images; records have the regions too", parameter="regions_out")
         if detector.calibration is None and (needed or outputs.thresholded or self.options.given):
             assert detector.uncalibrated is not None
             raise detector.uncalibrated
@@ -116,8 +113,10 @@ class Scoring:
         wanted = "name images or folders to score, or - for a list on stdin"
         raise InputError("no test images there", subject=self.detector.source.root, advice=wanted)
 
-    def _check_outputs(self, every: list[Sample]) -> None:
-        """Refuse places among the data set's images."""
+    def _check_outputs(self, every: list[Sample], part: tuple[int, int]) -> None:
+        """Refuse places among the data set's images, and from a part of the samples what is one file for all."""
+        if self.outputs.regions_out is not None and part != (1, 1):
+            raise InputError("has one file for all images; records have the regions too", parameter="regions_out")
         if self.outputs.out is not None:
             check_apart("out", Path(self.outputs.out), "another folder, such as maps/", self.detector, every)
         if self.outputs.regions_out is not None:
@@ -155,15 +154,13 @@ class Scoring:
             self.rule,
             self.batch,
         )
-        with self.cluster.started(threads, self.observer) as run:
-            for scored in run(task, iter(lambda: list(islice(placed, self.batch)), [])):
-                yield from scored
+        yield from self.cluster.one_by_one(task, placed, self.batch, threads, self.observer)
 
     def __iter__(self) -> Iterator[tuple[Sample, Record]]:
         in_bank = _InBank(self.detector, self.read)
         table: list[Found] = []
         maps: list[tuple[Sample, Path, float]] = []  # whose overlays are drawn at the end
-        done, later = 0, self.outputs.overlay and self.detector.calibration is None
+        done = 0
         if self.outputs.folder is not None:
             files.sweep(self.outputs.folder, "**/.*.part")
         for scored in self._scored():
@@ -171,7 +168,7 @@ class Scoring:
             done += 1
             if self.outputs.regions_out is not None:
                 table.append((sample.image, sample.id, scored.size, record.regions or []))
-            if later and scored.placed.path is not None:
+            if scored.typical is not None and scored.placed.path is not None:
                 maps.append((sample, scored.placed.path, scored.typical))
             in_bank.look(sample, record.score)
             self.observer.progress("score", done, self.total, sample.image)
