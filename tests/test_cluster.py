@@ -15,6 +15,7 @@ from tasks import Squares, Workers
 
 import patchcli
 from patchcli import Cluster, Setup, cluster
+from patchcli.bank.search import trees
 from patchcli.errors import InputError
 from patchcli.store import Store, bank
 from patchcli.verbs.outputs import Outputs
@@ -33,6 +34,12 @@ def scheduler() -> Iterator[str]:
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of two images."""
     monkeypatch.setattr(bank, "CHUNK_BYTES", 2 * 25 * 25 * 16 * 4)
+
+
+@pytest.fixture
+def small_shards(small_blocks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block is a shard."""
+    monkeypatch.setattr(trees, "shard_size", lambda D, budget: 1)
 
 
 def answers(scheduler: str, task: Squares, numbers: list[int], told: Told | None = None) -> list[int]:
@@ -75,7 +82,7 @@ def test_workers_have_the_same_version(scheduler: str, tmp_path: Path, monkeypat
         answers(scheduler, Squares(tmp_path), [1])
 
 
-def test_banks_and_records_are_the_same(world: World, scheduler: str, small_blocks: None, tmp_path: Path) -> None:
+def test_banks_and_records_are_the_same(world: World, scheduler: str, small_shards: None, tmp_path: Path) -> None:
     """Byte for byte, but for the time of a record."""
     workers = Cluster(scheduler=scheduler)
     one = [
@@ -93,6 +100,7 @@ def test_banks_and_records_are_the_same(world: World, scheduler: str, small_bloc
     before = tree(tmp_path / "maps")
     two += [list(patchcli.score(world.store, outputs=outputs, cluster=workers, setup=setup))]
     assert two == one
+    assert len(Store.open(world.store).bank().place("small").pages) > 1
     assert tree(tmp_path / "maps") == before
 
 

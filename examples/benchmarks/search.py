@@ -34,6 +34,7 @@ from patchcli.store import Store
 from patchcli.verbs.writer import write_map
 
 IMAGES, CPU = 10, torch.device("cpu")
+SHARD = trees.shard_size(64, 1 << 40)
 
 
 def loaded(store: Store) -> tuple[np.ndarray, list[torch.Tensor], list[Path]]:
@@ -65,13 +66,14 @@ def blown_up(vectors: np.ndarray, count: int) -> np.ndarray:
 
 def indexed(vectors: np.ndarray) -> tuple[trees.Pages, float]:
     """Pages in memory, and the seconds that they took."""
-    begun, written = time.perf_counter(), {}
-
-    def stream() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        return ((np.arange(s, min(s + 32768, len(vectors))), vectors[s : s + 32768]) for s in range(0, len(vectors), 32768))
-
-    index = trees.build(stream, len(vectors), written.__setitem__, 1 << 40, lambda done: None)
-    return trees.Pages(index, written.__getitem__, 1 << 40), time.perf_counter() - begun
+    begun = time.perf_counter()
+    numbered = np.arange(len(vectors)), vectors
+    axes = trees.axes_of([numbered], len(vectors))
+    shards = trees.shards(zip(*(np.array_split(part, 1 + len(vectors) // 32768) for part in numbered), strict=True), SHARD)
+    pages = [page for shard in shards for page in trees.cut(*shard, axes)]
+    low, high = (np.array([getattr(page, side)[0] for page in pages]) for side in ("low", "high"))
+    index = trees.Index(axes, low, high, max(page.radius for page in pages))
+    return trees.Pages(index, pages.__getitem__, 1 << 40), time.perf_counter() - begun
 
 
 def seconds(work: Callable[[], object], rounds: int = 3) -> float:

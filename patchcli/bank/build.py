@@ -15,13 +15,17 @@ from numpy.typing import NDArray
 
 from patchcli import runtime
 from patchcli.bank import pages, thinning
+from patchcli.bank.pages import Laid
+from patchcli.bank.search import trees
 from patchcli.bank.search.trees import Stream
 from patchcli.datasets.images import Pixels
 from patchcli.features import dense
 from patchcli.features.encoder import Encoder
 from patchcli.features.grid import PatchGrid
 from patchcli.observer import Observer
-from patchcli.store import Bank, Blocks, Store, Thinning
+from patchcli.store import Bank, BankAttributes, Blocks, Store, Thinning
+
+SAMPLED = 64  # blocks that are read for the axes, about as many
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,59 @@ def embed_blocks(blocks: Blocks, numbers: Sequence[int], embedded: Iterable[int]
     return done
 
 
+Shard = tuple[str, int, int, int]  # a scale, its first block, the one after the last, and the number of the first page
+
+
+@dataclass(frozen=True)
+class IndexShards:
+    """The task to write shards of the blocks of a version of a store as pages of a bank that has been begun."""
+
+    store: Path | str
+    revision: str
+    bank: str
+    attributes: BankAttributes
+    half: bool
+    threads: int | None
+
+    def open(self, observer: Observer) -> Callable[[Shard], Laid]:
+        """What writes a shard."""
+        runtime.set_threads(self.threads)
+        blocks = Store.open(self.store, self.revision).blocks()
+        assert blocks is not None
+        return partial(lay_shard, Bank.begun(self.store, self.bank, self.attributes), blocks, self.half)
+
+
+def lay_shard(bank: Bank, blocks: Blocks, half: bool, shard: Shard) -> Laid:
+    """Write one shard as pages."""
+    scale, start, stop, first = shard
+    return pages.lay(bank, scale, first, blocks.read(scale, start, stop), half)
+
+
+def index_blocks(
+    bank: Bank,
+    blocks: Blocks,
+    lay: Callable[[Iterable[Shard]], Iterator[Laid]],
+    options: Thinning,
+    budget: int,
+    observer: Observer,
+) -> None:
+    """Write all blocks as pages, thinned as the options say, in `budget` bytes of memory; `lay` writes the shards."""
+    shards, laid, count = [], {scale: list[Laid]() for scale in blocks.scales}, len(blocks.done)
+    for scale in blocks.scales:
+        patches, first = bank.patches(scale), 0
+        few = -(-count // SAMPLED)
+        pages.begin(bank, scale, trees.axes_of(blocks.stream(scale, few), -(-count // few) * blocks.block * patches))
+        step = -(-trees.shard_size(bank.D, budget // 2) // (blocks.block * patches))
+        for start in range(0, count, step):
+            stop = min(start + step, count)
+            shards.append((scale, start, stop, first))
+            first += 2 ** trees.depth((blocks.bounds(stop - 1)[1] - blocks.bounds(start)[0]) * patches)
+    for (scale, _, _, _), written in zip(shards, lay(shards), strict=True):
+        laid[scale].append(written)
+        observer.progress("index", sum(shard.vectors for shard in laid[scale]), bank.images * bank.patches(scale))
+    _finish(bank, {scale: pages.finish(bank, scale, laid[scale]) for scale in laid}, options, budget, observer)
+
+
 def index(
     bank: Bank,
     streams: Mapping[str, Stream],
@@ -124,16 +181,19 @@ def index(
 
     `moved` says how far vectors that come from a float16 bank may be off already.
     """
-    radius = {}
-    budget //= 2  # for vectors on their way into pages; the other half is for pages that are read meanwhile
+    errors = {}
     for scale, stream in streams.items():
         total = bank.images * bank.patches(scale)
-        rounded = _Rounded(stream) if options.half else None
         progress = _progress(observer, "index", total)
-        pages.write(bank, scale, rounded or stream, total, half=options.half, budget=budget, progress=progress)
-        radius[scale] = max(rounded.error if rounded else 0.0, (moved or {}).get(scale, 0.0))
-        if options.selects:
-            radius[scale] += _thin(bank, scale, options, budget, observer)
+        error = pages.write(bank, scale, stream, total, half=options.half, budget=budget // 2, progress=progress)
+        errors[scale] = max(error, (moved or {}).get(scale, 0.0))
+    _finish(bank, errors, options, budget, observer)
+
+
+def _finish(bank: Bank, radius: dict[str, float], options: Thinning, budget: int, observer: Observer) -> None:
+    """Thin the pages as the options say; `radius` is how far vectors have moved already."""
+    if options.selects:
+        radius = {scale: moved + _thin(bank, scale, options, budget // 2, observer) for scale, moved in radius.items()}
     bank.attributes = replace(bank.attributes, thinning=options, radius=radius)
 
 
@@ -150,17 +210,3 @@ def _thin(bank: Bank, scale: str, options: Thinning, budget: int, observer: Obse
 
 def _progress(observer: Observer, task: str, total: int) -> Callable[[int], None]:
     return lambda done: observer.progress(task, done, total)
-
-
-class _Rounded:
-    """A stream whose vectors go through float16; `error` is how far one of them has moved at most."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream, self.error = stream, 0.0
-
-    def __call__(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        for ids, vectors in self._stream():
-            rounded = vectors.astype(np.float16).astype(np.float32)
-            squared = np.square(vectors - rounded, dtype=np.float64).sum(axis=1)
-            self.error = max(self.error, float(np.sqrt(squared.max(initial=0))))
-            yield ids, rounded

@@ -1,30 +1,80 @@
 """A stored bank as pages: written when it is complete, and read to search."""
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchcli.bank.search import trees
-from patchcli.bank.search.trees import Array, Axes, Index, Page, Pages, Stream
+from patchcli.bank.search.trees import Array, Axes, Index, Page, Pages, Stream, Vectors
 from patchcli.errors import IncompleteError, StoreError
 from patchcli.store import Bank, Store
 
 
+@dataclass(frozen=True)
+class Laid:
+    """What is kept of a shard whose pages are written."""
+
+    low: Array  # (pages, COORDS) the boxes around the pages
+    high: Array
+    radius: float  # the largest norm of coordinates
+    vectors: int
+    error: float  # how far a vector has moved at most, where they are kept as float16
+
+
+def begin(bank: Bank, scale: str, axes: Axes) -> None:
+    """Begin the pages of a scale."""
+    bank.begin_index(scale, {"centre": axes.centre, "axes": axes.axes})
+
+
+def lay(bank: Bank, scale: str, first: int, vectors: Vectors, half: bool) -> Laid:
+    """Write a shard's vectors as pages, from number `first` on; with `half` as float16."""
+    begun, (ids, kept), error = bank.read_begun(scale), vectors, 0.0
+    if half:
+        kept, error = _rounded(kept)
+    low, high, radius = [], [], 0.0
+    for number, page in enumerate(trees.cut(ids, kept, Axes(begun["centre"], begun["axes"])), first):
+        bank.write_page(scale, number, {array: getattr(page, array) for array in Page.STORED}, half)
+        low.append(page.low[0])
+        high.append(page.high[0])
+        radius = max(radius, page.radius)
+    return Laid(np.array(low), np.array(high), radius, len(ids), error)
+
+
+def _rounded(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+    """Vectors (n, D) as float16 holds them, and how far one has moved at most."""
+    rounded, squared = np.empty_like(vectors), 0.0
+    for start in range(0, len(vectors), 1 << 14):
+        part = slice(start, start + (1 << 14))
+        rounded[part] = vectors[part].astype(np.float16)
+        squared = max(squared, float(np.square(vectors[part] - rounded[part], dtype=np.float64).sum(axis=1).max()))
+    return rounded, math.sqrt(squared)
+
+
+def finish(bank: Bank, scale: str, laid: Sequence[Laid]) -> float:
+    """Finish the pages of a scale, all of which are written; how far a vector has moved at most."""
+    boxes = {side: np.concatenate([getattr(shard, side) for shard in laid]) for side in ("low", "high")}
+    vectors, radius = sum(shard.vectors for shard in laid), max(shard.radius for shard in laid)
+    bank.write_index(scale, boxes, vectors, len(boxes["low"]), radius)
+    return max(shard.error for shard in laid)
+
+
 def write(
     bank: Bank, scale: str, vectors: Stream, total: int, *, half: bool, budget: int, progress: Callable[[int], None]
-) -> None:
-    """Write a scale's vectors, `total` of them, as pages in `budget` bytes of memory; as float16 with `half`."""
-    name = bank.begin_index(scale)
+) -> float:
+    """Write a scale's vectors, `total` of them, as pages in `budget` bytes of memory; how far one has moved at most.
 
-    def write_page(number: int, page: Page) -> None:
-        bank.write_page(scale, name, number, {array: getattr(page, array) for array in Page.STORED}, half)
-
-    index = trees.build(vectors, total, write_page, budget, progress)
-    axes = index.axes
-    arrays: dict[str, Array] = {"centre": axes.centre, "axes": axes.axes, "low": index.low, "high": index.high}
-    bank.write_index(scale, name, arrays, total, len(index.low), index.radius)
+    They are kept as float16 with `half`.
+    """
+    begin(bank, scale, trees.axes_of(vectors(), total))
+    laid: list[Laid] = []
+    for shard in trees.shards(vectors(), trees.shard_size(bank.D, budget)):
+        laid.append(lay(bank, scale, sum(len(before.low) for before in laid), shard, half))
+        progress(sum(before.vectors for before in laid))
+    return finish(bank, scale, laid)
 
 
 def read(bank: Bank, scale: str, budget: int) -> Pages:

@@ -17,7 +17,7 @@ old part is removed when its last reader has closed it. Only blocks are written 
 interrupted `embed` resumes where it stopped. One process writes at a time; each reader sees one version (locks.py).
 """
 
-from patchcli.store.bank import Bank, Blocks, Thinning, VectorFiles, bank_bytes
+from patchcli.store.bank import Bank, BankAttributes, Blocks, Thinning, VectorFiles, bank_bytes
 from patchcli.store.calibration import Thresholds
 from patchcli.store.encoder import EncoderAttributes, digest_of
 from patchcli.store.images import Images, Source
@@ -26,6 +26,6 @@ from patchcli.store.root import FORMAT_VERSION
 from patchcli.store.store import Store, check_replaceable, existing, revision, stores_in
 
 __all__ = [
-    "FORMAT_VERSION", "Bank", "Blocks", "EncoderAttributes", "Images", "Source", "Store", "Thinning", "Thresholds",
-    "VectorFiles", "bank_bytes", "check_replaceable", "digest_of", "existing", "locked", "revision", "stores_in",
+    "FORMAT_VERSION", "Bank", "BankAttributes", "Blocks", "EncoderAttributes", "Images", "Source", "Store", "Thinning",
+    "Thresholds", "VectorFiles", "bank_bytes", "check_replaceable", "digest_of", "existing", "locked", "revision", "stores_in",
 ]  # fmt: skip

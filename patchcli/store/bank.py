@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -157,15 +158,19 @@ class Blocks:
             self._part.array(f"{scale}/features")[start - self.first : stop - self.first] = features[scale]
         self._part.array("done")[block] = 1
 
-    def stream(self, scale: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """The embedded patches, block by block: (ids (M,), vectors (M, D) float32)."""
+    def read(self, scale: str, first: int, last: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The embedded patches of blocks `first` to `last` - 1: (ids (M,), vectors (M, D) float32)."""
         rows, columns, D = self.scales[scale]
-        for block in range(len(self.done)):
-            start, stop = self.bounds(block)
-            vectors = self._part.read(f"{scale}/features", slice(start - self.first, stop - self.first))
-            if np.isnan(vectors).any():
-                raise self._part.damaged(f"block {block} of {scale} holds NaN")
-            yield np.arange(start * rows * columns, stop * rows * columns), vectors.reshape(-1, D)
+        start, stop = self.bounds(first)[0], self.bounds(last - 1)[1]
+        vectors = self._part.read(f"{scale}/features", slice(start - self.first, stop - self.first)).reshape(-1, D)
+        if np.isnan(vectors).any():
+            raise self._part.damaged(f"blocks {first} to {last - 1} of {scale} hold NaN")
+        return np.arange(start * rows * columns, stop * rows * columns), vectors
+
+    def stream(self, scale: str, step: int = 1) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """The same of every so-manieth block, one by one."""
+        for block in range(0, len(self.done), step):
+            yield self.read(scale, block, block + 1)
 
     def damaged(self) -> Iterator[str]:
         """Read every finished block; a line for each that is damaged."""
@@ -198,6 +203,16 @@ class Bank:
         scales = {scale: ScaleAttributes(grid.K, grid.S, *grid.shape, 0, 0, 0.0, "") for scale, grid in grids.items()}
         return cls(part, BankAttributes(fingerprint, images, D, scales, Thinning(), dict.fromkeys(scales, 0.0), ""))
 
+    @classmethod
+    def begun(cls, path: Path | str, name: str, attributes: BankAttributes) -> "Bank":
+        """The bank of that name and with those attributes, which another process has created, to write pages of it."""
+        return cls(Part.begun(path, "bank", name), attributes)
+
+    @property
+    def name(self) -> str:
+        """The part's name in the store."""
+        return self._part.name
+
     @property
     def scales(self) -> list[str]:
         """The names of the scales."""
@@ -224,25 +239,34 @@ class Bank:
 
     # ---- written: pages of neighbours -------------------------------------------------------------------------------
 
-    def write_page(self, scale: str, index: str, number: int, arrays: Mapping[str, Array], half: bool) -> None:
-        """Write a page of an index (a name); its vectors as float16 with `half`."""
+    def _new(self, scale: str) -> str:
+        """Where the index lies that is written, beside the present one."""
+        return f"{scale}/index2" if self.attributes.scales[scale].index == "index" else f"{scale}/index"
+
+    def begin_index(self, scale: str, arrays: Mapping[str, Array]) -> None:
+        """Begin a new index of a scale, with some of the arrays that describe all pages."""
+        for name, values in arrays.items():
+            self._part.write(f"{self._new(scale)}/{name}", values)
+
+    def read_begun(self, scale: str) -> dict[str, Array]:
+        """The arrays that begin_index wrote."""
+        return self._part.read_all(self._new(scale))
+
+    def write_page(self, scale: str, number: int, arrays: Mapping[str, Array], half: bool) -> None:
+        """Write a page of the new index; its vectors as float16 with `half`."""
         for name, values in arrays.items():
             kept = values.astype(np.float16) if half and name == "vectors" else values
-            self._part.write(f"{scale}/{index}/{number}/{name}", kept)
+            self._part.write(f"{self._new(scale)}/{number}/{name}", kept)
 
-    def write_index(self, scale: str, index: str, arrays: Mapping[str, Array], vectors: int, pages: int, radius: float) -> None:
-        """Write the arrays that describe all pages, after the pages; from now on the scale has this index."""
+    def write_index(self, scale: str, arrays: Mapping[str, Array], vectors: int, pages: int, radius: float) -> None:
+        """Write the other arrays that describe all pages, after the pages; from now on the scale has the new index."""
         for name, values in arrays.items():
-            self._part.write(f"{scale}/{index}/{name}", values)
-        before = self.attributes.scales[scale].index
-        changed = replace(self.attributes.scales[scale], vectors=vectors, pages=pages, radius=radius, index=index)
+            self._part.write(f"{self._new(scale)}/{name}", values)
+        before, index = self.attributes.scales[scale], self._new(scale).removeprefix(f"{scale}/")
+        changed = replace(before, vectors=vectors, pages=pages, radius=radius, index=index)
         self.attributes = replace(self.attributes, scales={**self.attributes.scales, scale: changed})
-        if before:
-            del self._part.group[f"{scale}/{before}"]
-
-    def begin_index(self, scale: str) -> str:
-        """The name for a new index, which is written beside the present one."""
-        return "index2" if self.attributes.scales[scale].index == "index" else "index"
+        if before.index:
+            del self._part.group[f"{scale}/{before.index}"]
 
     def seal(self) -> str:
         """Finish the bank, when every page is there; the digest of its metadata."""

@@ -58,6 +58,14 @@ class Part:
                 break
         return cls(path, kind, name, zarr.open_group(str(path / name), mode="a", zarr_format=3))
 
+    @classmethod
+    def begun(cls, path: Path | str, kind: str, name: str) -> "Part":
+        """A part that another process has created and will seal, to write arrays of it."""
+        try:
+            return cls(path, kind, name, zarr.open_group(f"{path}/{name}", mode="r+", zarr_format=3))
+        except FileNotFoundError:
+            raise StoreError("the run that this is for has ended", subject=path) from None
+
     def seal(self, attributes: Attributes) -> str:
         """Finish a part: write attributes and metadata as one object, sync everything to disk; the digest of the metadata."""
         self.group.attrs.update(attributes)

@@ -1,5 +1,6 @@
 """Images and encoder → the memory bank."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from patchcli import runtime
@@ -35,7 +36,7 @@ def embed(
     thinned as the one before. `precision` is that of the encoder's forward pass, float32 or bfloat16, which the bank keeps
     and queries take too; "auto" is that of a bank which is there, or else what the encoder was trained with, where this
     machine is fast with it. `memory` bounds what is kept of the vectors in memory, in bytes; None: half of what is free.
-    The workers of a `cluster` embed, on that device and with so many `threads` each; what they make is the same.
+    The workers of a `cluster` embed and index, on that device and with so many `threads` each; what they make is the same.
     Raises StoreError where the encoder's training failed, or stopped before it was of use, unless `force` insists.
     """
     observer = observer or Observer()
@@ -55,9 +56,10 @@ def embed(
             return embedding.thinned(opened, embedder, finished, thinning, budget, observer)
         blocks = embedding.begun(opened, embedder, overwrite, observer)
         numbers = pending(blocks)
-        with embedding.running(opened, blocks, embedder, device, threads, cluster, observer) as run:
-            embedded = embed_blocks(blocks, numbers, run(numbers), observer)
-        return embedding.indexed(opened, blocks, embedder, thinning, budget, embedded, observer)
+        with nullcontext() if cluster is None else cluster.started(threads, observer) as run:
+            builder = embedding.Builder(opened, blocks, embedder, device, cluster.threads(threads) if cluster else threads, run)
+            embedded = embed_blocks(blocks, numbers, builder.embedded(numbers), observer)
+            return builder.indexed(thinning, budget, embedded, observer)
 
 
 def embed_part(

@@ -1,16 +1,28 @@
 """The steps of `embed`."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
 from patchcli import runtime
 from patchcli.bank import pages
-from patchcli.bank.build import BankSummary, EmbedBlocks, Embedder, embed_block, index
+from patchcli.bank.build import (
+    BankSummary,
+    EmbedBlocks,
+    Embedder,
+    IndexShards,
+    Shard,
+    embed_block,
+    index,
+    index_blocks,
+    lay_shard,
+)
+from patchcli.bank.pages import Laid
 from patchcli.bank.search.trees import page_bytes
-from patchcli.cluster import Cluster
+from patchcli.cluster import Run
 from patchcli.errors import StoreError
 from patchcli.observer import Observer
 from patchcli.store import Bank, Blocks, Store, Thinning, bank_bytes
@@ -52,32 +64,34 @@ def task(store: Store, precision: str, device: str, threads: int | None) -> Embe
     return EmbedBlocks(store.path, store.root.revision, precision, device, threads)
 
 
-@contextmanager
-def running(
-    store: Store,
-    blocks: Blocks,
-    embedder: Embedder,
-    device: str,
-    threads: int | None,
-    cluster: Cluster | None,
-    observer: Observer,
-) -> Iterator[Callable[[Iterable[int]], Iterator[int]]]:
-    """What embeds blocks by number, and gives how many images each has: here, or on a cluster."""
-    if cluster is None:
-        yield partial(map, partial(embed_block, blocks, embedder, store.images.read))
-        return
-    with cluster.started(threads, observer) as run:
-        yield partial(run, task(store, embedder.precision, device, cluster.threads(threads)))
+@dataclass(frozen=True)
+class Builder:
+    """Who embeds and indexes the blocks of a store: this process, or workers where they `run`."""
 
+    store: Store
+    blocks: Blocks
+    embedder: Embedder
+    device: str
+    threads: int | None  # of a worker
+    run: Run[Any, Any] | None
 
-def indexed(
-    store: Store, blocks: Blocks, embedder: Embedder, thinning: Thinning, budget: int, embedded: int, observer: Observer
-) -> BankSummary:
-    """Index the blocks, all of which are done."""
-    blocks.check()
-    with store.writing_bank(embedder.grids, embedder.D, embedder.precision) as bank:
-        index(bank, {scale: partial(blocks.stream, scale) for scale in embedder.grids}, thinning, budget, observer)
-    return BankSummary.of(store.bank(), embedded)
+    def embedded(self, numbers: Iterable[int]) -> Iterator[int]:
+        """Embed blocks by number; how many images each has."""
+        if self.run is None:
+            return map(partial(embed_block, self.blocks, self.embedder, self.store.images.read), numbers)
+        return self.run(task(self.store, self.embedder.precision, self.device, self.threads), numbers)
+
+    def indexed(self, thinning: Thinning, budget: int, embedded: int, observer: Observer) -> BankSummary:
+        """Index the blocks, all of which are done."""
+        store, blocks, embedder = self.store, self.blocks, self.embedder
+        blocks.check()
+        with store.writing_bank(embedder.grids, embedder.D, embedder.precision) as bank:
+            lay: Callable[[Iterable[Shard]], Iterator[Laid]] = partial(map, partial(lay_shard, bank, blocks, thinning.half))
+            if self.run is not None:
+                begun = bank.name, bank.attributes
+                lay = partial(self.run, IndexShards(store.path, store.root.revision, *begun, thinning.half, self.threads))
+            index_blocks(bank, blocks, lay, thinning, budget, observer)
+        return BankSummary.of(store.bank(), embedded)
 
 
 def thinned(

@@ -19,7 +19,7 @@ from patchcli.bank import thinning as cover
 from patchcli.bank.search import METHODS, brute, keops, kernels, pruned, trees
 from patchcli.bank.search.lanes import LANES
 from patchcli.bank.search.streaming import Streaming
-from patchcli.bank.search.trees import Axes, Page, Pages, page_bytes
+from patchcli.bank.search.trees import Axes, Index, Page, Pages, page_bytes
 from patchcli.errors import InputError
 
 CPU = torch.device("cpu")
@@ -108,14 +108,18 @@ def search(method: str, queries: torch.Tensor, bank: torch.Tensor, cuts: list[in
     return distance.numpy(), index.numpy()
 
 
-def paged(bank: torch.Tensor, cells: list[torch.Tensor], budget: int = 1 << 40) -> tuple[Pages, dict[int, Page]]:
-    """A bank as pages, streamed in as the ids of each cell; and the pages by number."""
-    written: dict[int, Page] = {}
+def paged(bank: torch.Tensor, cells: list[torch.Tensor], shard: int = 1 << 40) -> tuple[Pages, dict[int, Page]]:
+    """A bank as pages, streamed in as the ids of each cell, so many vectors a shard; and the pages by number."""
 
-    def stream() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def stream() -> Iterator[trees.Vectors]:
         return ((ids.numpy(), bank[ids].numpy()) for ids in cells)
 
-    index = trees.build(stream, len(bank), written.__setitem__, budget, lambda done: None)
+    axes = trees.axes_of(stream(), len(bank))
+    shards = [list(trees.cut(*vectors, axes)) for vectors in trees.shards(stream(), shard)]
+    written = dict(enumerate(page for pages in shards for page in pages))
+    assert [len(pages) for pages in shards] == [2 ** trees.depth(sum(len(page.ids) for page in pages)) for pages in shards]
+    low, high = (np.array([getattr(page, side)[0] for page in written.values()]) for side in ("low", "high"))
+    index = Index(axes, low, high, max(page.radius for page in written.values()))
     return Pages(index, written.__getitem__, 1 << 40), written
 
 
@@ -215,10 +219,10 @@ def test_an_index_of_an_earlier_version_is_searched() -> None:
 
 @pytest.mark.usefixtures("small_pages")
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(KINDS), st.integers(1, 400), st.integers(0, 5000), st.integers(0, 2**31))
-def test_every_vector_is_in_one_page_whatever_the_budget(kind: object, M: int, budget: int, seed: int) -> None:
+@given(st.sampled_from(KINDS), st.integers(1, 400), st.integers(1, 500), st.integers(0, 2**31))
+def test_every_vector_is_in_one_page_whatever_the_shards(kind: object, M: int, shard: int, seed: int) -> None:
     _, bank = tensors(kind(np.random.default_rng(seed), 1, M))
-    _, written = paged(bank, list(torch.arange(M).split(50)), budget * D)
+    _, written = paged(bank, list(torch.arange(M).split(50)), shard)
     ids = np.concatenate([page.ids for page in written.values()])
     np.testing.assert_array_equal(np.sort(ids), np.arange(M))
     for page in written.values():

@@ -150,7 +150,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         store.write_encoder({"conv1.bias": np.ones(4, np.float32)}, trained, {"history": np.ones((4, 1), np.float32)})
         with store.writing_bank(grids, 6) as bank:
             for scale in grids:
-                bank.write_index(scale, bank.begin_index(scale), {"centre": np.zeros(4)}, vectors=0, pages=0, radius=0.5)
+                bank.write_index(scale, {"centre": np.zeros(4)}, vectors=0, pages=0, radius=0.5)
         store.write_calibration(["a.png", "b.png"], {"scores": np.array([0.5, 0.25])}, THRESHOLDS)
         store.begin_blocks(grids, 6)
     assert Store.open(path).root.parts.keys() == {"images", *READ}

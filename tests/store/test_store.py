@@ -95,10 +95,11 @@ def _fill(blocks: Blocks, numbers: Iterator[int] | range) -> None:
 def _pages(bank: Bank, seed: int = 0) -> None:
     """Two pages at each scale, and what is said of the whole."""
     for scale in GRIDS:
-        name = bank.begin_index(scale)
+        bank.begin_index(scale, {"centre": np.zeros(4)})
         for number in range(2):
-            bank.write_page(scale, name, number, {**PAGE, "ids": PAGE["ids"] + number + seed}, half=False)
-        bank.write_index(scale, name, {"centre": np.zeros(4)}, vectors=4, pages=2, radius=0.5)
+            bank.write_page(scale, number, {**PAGE, "ids": PAGE["ids"] + number + seed}, half=False)
+        assert bank.read_begun(scale)["centre"].tolist() == [0] * 4
+        bank.write_index(scale, {"low": np.ones(2)}, vectors=4, pages=2, radius=0.5)
 
 
 def _embed(path: Path, seed: int = 0) -> None:
@@ -531,13 +532,14 @@ def test_pages_and_index_come_back(path: Path) -> None:
     for half, dtype in ((False, np.float32), (True, np.float16)):
         with Store.writing(path) as opened, opened.writing_bank(GRIDS, D) as bank:
             _pages(bank)
-            name = bank.begin_index("big")  # thinned: the pages are written a second time
+            bank.begin_index("big", {"centre": np.zeros(4)})  # thinned: the pages are written a second time
             for number in range(2):
-                bank.write_page("big", name, number, {**PAGE, "ids": PAGE["ids"] + number}, half)
-            bank.write_index("big", name, {"centre": np.zeros(4)}, vectors=4, pages=2, radius=0.5)
+                bank.write_page("big", number, {**PAGE, "ids": PAGE["ids"] + number}, half)
+            bank.write_index("big", {"low": np.ones(2)}, vectors=4, pages=2, radius=0.5)
         read = Store.open(path).bank()
         arrays, radius = read.read_index("big")
-        assert (arrays["centre"].tolist(), radius, read.vectors("big")) == ([0] * 4, 0.5, 4)
+        assert {name: values.tolist() for name, values in arrays.items()} == {"centre": [0] * 4, "low": [1, 1]}
+        assert (radius, read.vectors("big")) == (0.5, 4)
         page = read.read_page("big", 1)
         assert page.keys() == PAGE.keys()
         np.testing.assert_array_equal(page["vectors"], PAGE["vectors"].astype(dtype))
@@ -551,7 +553,8 @@ def test_an_index_that_was_not_finished_leaves_the_one_before(path: Path) -> Non
     _make(path)
     with Store.writing(path) as opened, opened.writing_bank(GRIDS, D) as bank:
         _pages(bank)
-        bank.write_page("big", bank.begin_index("big"), 0, {**PAGE, "ids": PAGE["ids"] + 5}, False)  # and no index
+        bank.begin_index("big", {"centre": np.zeros(4)})
+        bank.write_page("big", 0, {**PAGE, "ids": PAGE["ids"] + 5}, False)  # and no index
     assert Store.open(path).bank().read_page("big", 0)["ids"].tolist() == [3, 1]
 
 

@@ -1,4 +1,4 @@
-"""A bank as pages: k-d trees over principal coordinates, cut from a stream of vectors; how they are searched is in pruned.
+"""A bank as pages: k-d trees over principal coordinates, cut from shards of it; how they are searched is in pruned.
 
 Trained features lie near a manifold of few dimensions, so the first principal coordinates nearly give the distance.
 """
@@ -17,13 +17,14 @@ from patchcli.bank.search.kernels import COORDS
 from patchcli.bank.search.lanes import LANES, WORDS
 
 LEAF = 100  # vectors in the smallest box, up to twice as many
-PAGE = 1 << 16  # vectors in a tree at most: what is read at once of a bank that does not fit in memory
-CELLS = 256  # clusters of pages at most
+PAGE = 1 << 15  # vectors in a tree at most: what is read at once of a bank that does not fit in memory
+SHARD = 1 << 28  # bytes of vectors that are cut into pages together: more make the search faster, and need more memory
 AXES = 64  # principal axes that are kept at most
-SAMPLE = 1 << 15  # vectors that axes and clusters are fitted on
+SAMPLE = 1 << 15  # vectors that axes are fitted on, up to twice as many
 
 Array = NDArray[Any]
-Stream = Callable[[], Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]]
+Vectors = tuple[NDArray[np.int64], NDArray[np.float32]]  # ids (n,), vectors (n, D)
+Stream = Callable[[], Iterable[Vectors]]
 
 
 @dataclass(frozen=True)
@@ -211,66 +212,56 @@ class Pages:
         return page
 
 
-def build(
-    stream: Stream, total: int, write: Callable[[int, Page], None], budget: int, progress: Callable[[int], None]
-) -> Index:
-    """Cut a bank of `total` vectors into pages of neighbours, and write them; the index of what was written.
-
-    `stream()` is read twice: for a sample, then to sort vectors into clusters of it. A cluster becomes a page, or
-    several pages if it is too large for one. When more than `budget` bytes wait, the largest cluster is written early.
-    """
+def axes_of(vectors: Iterable[Vectors], total: int) -> Axes:
+    """The axes of `total` vectors, from every so-manieth of them."""
     step = max(1, total // SAMPLE)
     taken, passed = [], 0
-    for _, vectors in stream():
-        taken.append(vectors[-passed % step :: step])
-        passed += len(vectors)
-    sample = np.concatenate(taken)
-    axes = Axes.fit(sample)
-    assign = _clusters(axes, sample, min(CELLS, -(-total // PAGE)))
-    lows: list[Array] = []
-    highs: list[Array] = []
-    radius, done = 0.0, 0
-
-    def emit(parts: list[tuple[NDArray[np.int64], NDArray[np.float32]]]) -> None:
-        nonlocal radius, done
-        ids, vectors = (np.concatenate(column) for column in zip(*parts, strict=True))
-        parts.clear()
-        for first in range(0, len(ids), PAGE):
-            page = Page.build(ids[first : first + PAGE], vectors[first : first + PAGE], axes)
-            write(len(lows), page)
-            lows.append(page.low[0])
-            highs.append(page.high[0])
-            radius = max(radius, page.radius)
-            done += len(page.ids)
-            progress(done)
-
-    waiting: dict[int, list[tuple[NDArray[np.int64], NDArray[np.float32]]]] = {}
-    sizes: dict[int, int] = {}
-    for ids, vectors in stream():
-        cells = assign(vectors)
-        for cell in np.unique(cells):
-            mine = cells == cell
-            waiting.setdefault(int(cell), []).append((ids[mine], vectors[mine]))
-            sizes[int(cell)] = sizes.get(int(cell), 0) + int(mine.sum())
-        while max(sizes.values()) >= PAGE or page_bytes(sum(sizes.values()), vectors.shape[1]) > budget:
-            largest = max(sizes, key=lambda cell: sizes[cell])
-            if sizes[largest] == 0:
-                break
-            emit(waiting[largest])
-            sizes[largest] = 0
-    for parts in waiting.values():
-        if parts:
-            emit(parts)
-    return Index(axes, np.array(lows), np.array(highs), radius)
+    for _, part in vectors:
+        taken.append(part[-passed % step :: step])
+        passed += len(part)
+    return Axes.fit(np.concatenate(taken))
 
 
-def _clusters(axes: Axes, sample: NDArray[np.float32], count: int) -> Callable[[NDArray[np.float32]], NDArray[np.int64]]:
-    """Which of `count` k-means clusters of the sample each of some vectors belongs to."""
-    if count == 1:
-        return lambda vectors: np.zeros(len(vectors), np.int64)
-    from sklearn.cluster import MiniBatchKMeans
+def shard_size(D: int, budget: int) -> int:
+    """How many vectors are cut into pages together, in `budget` bytes of memory: they are held up to three times."""
+    return max(PAGE, min(SHARD, budget // 3) // (4 * D))
 
-    coords = axes.coords(sample)
-    distinct = len(np.unique(coords, axis=0))
-    kmeans = MiniBatchKMeans(min(count, distinct), random_state=0, n_init=1, batch_size=4096).fit(coords)
-    return lambda vectors: kmeans.predict(axes.coords(vectors)).astype(np.int64)
+
+def shards(vectors: Iterable[Vectors], size: int) -> Iterator[Vectors]:
+    """Vectors in their order, at least `size` at once until the last."""
+    waiting: list[Vectors] = []
+    for part in vectors:
+        waiting.append(part)
+        if sum(len(ids) for ids, _ in waiting) >= size:
+            yield _joined(waiting)
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(waiting: list[Vectors]) -> Vectors:
+    """The parts as one; nothing waits any more."""
+    ids, vectors = (np.concatenate(column) for column in zip(*waiting, strict=True))
+    waiting.clear()
+    return ids, vectors
+
+
+def depth(vectors: int) -> int:
+    """How often so many vectors are halved until a page holds each part: 2 ** depth pages."""
+    return max(0, math.ceil(math.log2(max(1, vectors) / PAGE)))
+
+
+def cut(ids: NDArray[np.int64], vectors: NDArray[np.float32], axes: Axes) -> Iterator[Page]:
+    """A shard as pages of neighbours: halved at the median of the coordinate that varies most, `depth` times."""
+    parts = [np.arange(len(ids))]
+    coords = axes.coords(vectors)
+    for _ in range(depth(len(ids))):
+        parts = [half for rows in parts for half in _halves(coords, rows)]
+    for rows in parts:
+        yield Page.build(ids[rows], vectors[rows], axes)
+
+
+def _halves(coords: NDArray[np.float32], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    own = coords[rows]
+    widest = own[:, own.var(axis=0, dtype=np.float64).argmax()]
+    order, middle = np.argsort(widest, kind="stable"), len(rows) // 2
+    return rows[order[:middle]], rows[order[middle:]]
