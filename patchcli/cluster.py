@@ -10,7 +10,7 @@ import os
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, TimeoutError
 from dataclasses import dataclass
 from functools import partial
@@ -47,7 +47,7 @@ class Task(Protocol[Item, Answer]):
         """What to do for an item, with all that it needs loaded; what the observer is told reaches the user."""
 
 
-Run = Callable[[Task[Item, Answer], Iterable[Item]], Iterator[Answer]]  # answers come in the order of their items
+SPREAD = ("auto", "images", "shards")
 
 
 def check_part(part: tuple[int, int]) -> None:
@@ -62,13 +62,17 @@ class Cluster:
     """Who works: `workers` processes on this machine, or the Dask cluster whose scheduler has this address or wrote this file.
 
     All workers see the working directory, the store, the images and the outputs by the same paths, and have this version of
-    patchcli.
+    patchcli. Scoring is `spread` over them by images, so that each has the whole bank, or by shards of the bank, so that every
+    image visits all of them; "auto" takes shards where the workers' banks do not fit in memory together.
     """
 
     workers: int | None = None
     scheduler: str | None = None
+    spread: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.spread not in SPREAD:
+            raise InputError(repr(self.spread), parameter="spread", expected="auto, images or shards")
         if (self.workers is None) == (self.scheduler is None):
             raise InputError("`workers` and `scheduler`: give one of the two")
         if self.workers is not None and self.workers < 1:
@@ -83,12 +87,16 @@ class Cluster:
             return wanted
         return max(1, len(os.sched_getaffinity(0)) // self.workers)
 
+    def shards(self, bank: int, memory: int) -> bool:
+        """Whether workers share a bank of so many bytes, where so many may be used on this machine."""
+        return self.spread == "shards" or (self.spread == "auto" and bank * (self.workers or 1) > memory)
+
     @contextlib.contextmanager
-    def started(self, threads: int | None, observer: Observer) -> Iterator[Run[Any, Any]]:
+    def started(self, threads: int | None, observer: Observer) -> Iterator["Running"]:
         """Within, the workers are there. Raises InputError if no scheduler answers."""
         with _client(self, self.threads(threads), observer) as (client, renew):
             try:
-                yield partial(_run, client, renew, observer)
+                yield Running(client, renew, observer)
             finally:
                 with contextlib.suppress(Exception):  # they may be gone
                     client.run(_forget)
@@ -137,32 +145,50 @@ def _client(cluster: Cluster, threads: int | None, observer: Observer) -> Iterat
         yield client, tell
 
 
-def _run(
-    client: Any, renew: Callable[[], None], observer: Observer, task: Task[Any, Any], items: Iterable[Any]
-) -> Iterator[Any]:
-    """The answers for items, in their order; only some of them are on their way at a time."""
-    here = uuid.uuid4().hex, version("patchcli"), str(Path.cwd())
-    waiting: deque[tuple[Any, Any]] = deque()  # items, and futures of their answers
+class Running:
+    """Workers that are there."""
 
-    def submit(item: Any) -> Any:
-        return client.submit(_do, *here, task, item, pure=False)
+    def __init__(self, client: Any, renew: Callable[[], None], observer: Observer) -> None:
+        self._client, self._renew, self._observer = client, renew, observer
+        self._here = version("patchcli"), str(Path.cwd())
+        self._known: dict[int, tuple[Task[Any, Any], str]] = {}  # tasks by identity, under the names that workers know
 
-    def answer(item: Any, future: Any) -> Any:
-        value, said = _result(future, partial(submit, item), renew)
-        for method, arguments in said:
-            getattr(observer, method)(*arguments)
-        return value
+    @property
+    def workers(self) -> list[str]:
+        """Their addresses."""
+        return sorted(self._client.nthreads())
 
-    try:
-        for item in items:
-            waiting.append((item, submit(item)))
-            if len(waiting) >= AHEAD * max(1, sum(client.nthreads().values())):
+    def __call__(
+        self, task: Task[Item, Answer], items: Iterable[Item], pinned: Sequence[str] | None = None
+    ) -> Iterator[Answer]:
+        """The answers for items, in their order; only some of them are on their way at a time.
+
+        Where workers are `pinned`, each does every so-manieth item, so that it need not open what others do.
+        """
+        _, name = self._known.setdefault(id(task), (task, uuid.uuid4().hex))
+        waiting: deque[tuple[Callable[[], Any], Any]] = deque()  # what asks again, and futures of answers
+
+        def submit(number: int, item: Any) -> Any:
+            at = {"workers": [pinned[number % len(pinned)]], "allow_other_workers": True} if pinned else {}
+            return self._client.submit(_do, name, *self._here, task, item, pure=False, **at)
+
+        def answer(again: Callable[[], Any], future: Any) -> Any:
+            value, said = _result(future, again, self._renew)
+            for method, arguments in said:
+                getattr(self._observer, method)(*arguments)
+            return value
+
+        try:
+            for number, item in enumerate(items):
+                again = partial(submit, number, item)
+                waiting.append((again, again()))
+                if len(waiting) >= AHEAD * max(1, sum(self._client.nthreads().values())):
+                    yield answer(*waiting.popleft())
+            while waiting:
                 yield answer(*waiting.popleft())
-        while waiting:
-            yield answer(*waiting.popleft())
-    finally:
-        with contextlib.suppress(Exception):
-            client.cancel([future for _, future in waiting])
+        finally:
+            with contextlib.suppress(Exception):
+                self._client.cancel([future for _, future in waiting])
 
 
 def _result(future: Any, again: Callable[[], Any], renew: Callable[[], None]) -> tuple[Any, Said]:

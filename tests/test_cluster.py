@@ -8,14 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from commands import done, process, records, refused, timeless
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from smallworld import Told, World, tree
 from tasks import Squares, Workers
 
 import patchcli
 from patchcli import Cluster, Setup, cluster
-from patchcli.bank.search import trees
+from patchcli.bank.search import pruned, trees
+from patchcli.detection import shards
 from patchcli.errors import InputError
 from patchcli.store import Store, bank
 from patchcli.verbs.outputs import Outputs
@@ -102,6 +107,51 @@ def test_banks_and_records_are_the_same(world: World, scheduler: str, small_shar
     assert two == one
     assert len(Store.open(world.store).bank().place("small").pages) > 1
     assert tree(tmp_path / "maps") == before
+
+
+def test_workers_that_share_the_bank_find_the_same(
+    world: World, scheduler: str, small_shards: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patchcli.embed(world.store, overwrite=True)
+    assert min(len(Store.open(world.store).bank().place(scale).pages) for scale in ("small", "big")) > 2
+    one = [list(patchcli.score(world.store, outputs=Outputs(tmp_path / "maps"))), patchcli.audit(world.store)]
+    before, told = tree(tmp_path / "maps"), Told()
+    searched = []
+    nearest = shards.Shared.__call__
+    monkeypatch.setattr(shards.Shared, "__call__", lambda *arguments: searched.append(1) or nearest(*arguments))
+    workers = Cluster(scheduler=scheduler, spread="shards")
+    two = [list(patchcli.score(world.store, outputs=Outputs(tmp_path / "maps"), cluster=workers, observer=told))]
+    two += [patchcli.audit(world.store, cluster=workers)]
+    assert (two, tree(tmp_path / "maps")) == (one, before)
+    assert searched and any("the workers share the bank" in note for note in told.notes)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 5), st.integers(1, 60), st.booleans(), st.integers(0, 2**31))
+def test_the_nearest_of_all_shards_counts(count: int, vectors: int, skips: bool, seed: int) -> None:
+    """Whole numbers, so that many vectors are equally near; the shards are searched in this process."""
+    rng = np.random.default_rng(seed)
+    bank_, queries = rng.integers(0, 3, (vectors, 4)).astype(np.float32), rng.integers(0, 3, (7, 4)).astype(np.float32)
+    axes = trees.axes_of([(np.arange(vectors), bank_)], vectors)
+    pages = [
+        page for part in np.array_split(np.arange(vectors), min(vectors, 6)) for page in trees.cut(part, bank_[part], axes)
+    ]
+    low, high = (np.array([getattr(page, side)[0] for page in pages]) for side in ("low", "high"))
+    whole = trees.Pages(trees.Index(axes, low, high, max(page.radius for page in pages)), pages.__getitem__, 0)
+    skip = (0, vectors // 2) if skips else (0, 0)
+
+    def run(task: object, asked: Any, pinned: list[str]) -> Any:
+        assert pinned == names[: len(pages)]
+        for _, shard, of, vectors, left_out in asked:
+            yield pruned.nearest(torch.from_numpy(vectors), whole.share(shard, of), left_out)
+
+    names = [f"worker {number}" for number in range(count)]
+    search: Any = shards.Shared(run, names, None, "small", len(pages))  # type: ignore[arg-type]
+    distances, ids = search(torch.from_numpy(queries), skip)
+    kept = bank_[skip[1] :].astype(np.float64)
+    squared = ((queries[:, None] - kept) ** 2).sum(axis=2)
+    np.testing.assert_array_equal(ids.numpy(), squared.argmin(axis=1) + skip[1])
+    np.testing.assert_array_equal(distances.numpy(), np.sqrt(squared.min(axis=1)).astype(np.float32))
 
 
 def test_good_images_and_unreadable_ones(world: World, scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,6 +251,21 @@ def test_bad_input(made: World, verb: str, arguments: list[Any], says: list[str]
     overwrite = ["--overwrite"] if verb == "embed" and "--part" not in arguments else []
     refused(verb, "--store", made.store, *overwrite, *arguments, says=tuple(says))
     assert tree(made.store).keys() == before.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--workers", 1, "--spread", "rows"], "--spread: expected auto, images or shards, found 'rows'"),
+        (["--spread", "shards"], "--workers and --scheduler: give one of the two"),
+        (
+            ["--workers", 1, "--spread", "shards", "--search", "brute"],
+            "--search: expected pruned, which alone searches a",
+        ),
+    ],
+)
+def test_how_a_search_cannot_be_spread(made: World, arguments: list[Any], says: str) -> None:
+    refused("score", "--store", made.store, *arguments, says=(says,))
 
 
 @pytest.mark.parametrize("scheduler", ["tcp://127.0.0.1:9", "nowhere.json", "gibberish://here"])

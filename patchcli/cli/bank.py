@@ -51,7 +51,7 @@ def audit(
     form: options.Format = None,
     *,
     search: options.Search,
-    workers: options.Workers,
+    workers: options.Searchers,
     messages: options.Messages,
 ) -> None:
     """Score every good image against the others, to find bad ones.

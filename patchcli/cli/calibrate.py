@@ -59,7 +59,7 @@ def calibrate(
     guarantee: Guarantee,
     images: options.Images,
     search: options.Search,
-    workers: options.Workers,
+    workers: options.Searchers,
     messages: options.Planned,
 ) -> None:
     """Set thresholds that guarantee a rate of false alarms.

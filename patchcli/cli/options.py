@@ -329,7 +329,24 @@ class Workers:
         """The same for the library."""
         from patchcli.cluster import Cluster
 
-        return None if self == Workers() else Cluster(**vars(self))
+        return Cluster(**vars(self)) if vars(self) != vars(type(self)()) else None
+
+
+@dataclass(frozen=True)
+class Searchers(Workers):
+    """Who works, and how what is searched for is spread over them."""
+
+    spread: Annotated[
+        str,
+        typer.Option(
+            "--spread",
+            metavar="auto|images|shards",
+            rich_help_panel=COMPUTATION,
+            help="Give each worker some of the images and the whole bank, or a shard of the bank and all images. "
+            "[default: shards where the banks do not fit in memory]",
+            show_default=False,
+        ),
+    ] = "auto"
 
 
 PART = re.compile(r"(\d+)/(\d+)")

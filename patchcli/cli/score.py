@@ -61,7 +61,7 @@ def score(
     part: options.Part = None,
     regions: options.Regions,
     search: options.Search,
-    workers: options.Workers,
+    workers: options.Searchers,
     messages: options.Planned,
 ) -> None:
     """Score images; print one record per image.

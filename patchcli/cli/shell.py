@@ -11,9 +11,10 @@ COMMANDS |= {f"bank_{verb}": f"bank {verb}" for verb in ("list", "remove", "add"
 
 # Arguments of those functions, as the shell has them; a test compares both with the library and the command line.
 _SAME = (
-    "backbone batch bits check confidence device encoder epochs every false_alarms force half holdout keep large layers layout "
-    "limit log lr maps mask_threshold memory min_area minutes mm_per_pixel objective out overlay overwrite part precision "
-    "report resume review roi sampler scale scheduler search seed size steps store submission threads tolerance warmup workers"
+    "backbone batch bits check confidence device encoder epochs every false_alarms force half holdout keep large layers "
+    "layout limit log lr maps mask_threshold memory min_area minutes mm_per_pixel objective out overlay overwrite part "
+    "precision report resume review roi sampler scale scheduler search seed size spread steps store submission threads "
+    "tolerance warmup workers"
 )
 FLAGS = {name: f"--{name.replace('_', '-')}" for name in _SAME.split()}
 FLAGS |= {"lam": "--lambda", "D": "--dim", "source": "--from", "regions_out": "--regions", "metrics_out": "--metrics"}

@@ -157,6 +157,12 @@ class Detector:
         budgets = self._budgets()
         return {scale: search.method(name)(self.pages[scale], self.device, budgets[scale]) for scale, name in chosen.items()}
 
+    def by(self, searches: Mapping[str, Search]) -> "Detector":
+        """The same with another search for each scale."""
+        other = copy.copy(self)
+        other._search = dict(searches)
+        return other
+
     def on(self, device: torch.device, method: str) -> "Detector":
         """The same on a device and with one search for all scales; both share the pages of the bank that are in memory."""
         other = copy.copy(self)

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 from patchcli.cluster import Cluster
 from patchcli.datasets.layouts import Sample
+from patchcli.detection import shards
 from patchcli.detection.detector import BATCH, Detector, Setup
 from patchcli.detection.result import Result
 from patchcli.detection.stream import stream
@@ -42,9 +43,11 @@ def score_good(
 def _everywhere(
     detector: Detector, goods: Sequence[Good], keep: Keep[Kept], observer: Observer, cluster: Cluster | None
 ) -> Iterator[tuple[str, Kept]]:
-    if cluster is None:
-        yield from _kept(detector, keep, observer, goods)
-        return
+    with shards.local(detector, cluster, observer) as here:
+        if here is not None:
+            yield from _kept(here, keep, observer, goods)
+            return
+    assert cluster is not None
     threads = detector.setup.threads
     setup = replace(detector.setup, threads=cluster.threads(threads))
     task = ScoreGood(detector.path, detector.revision, setup, keep)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -22,7 +21,7 @@ from patchcli.bank.build import (
 )
 from patchcli.bank.pages import Laid
 from patchcli.bank.search.trees import page_bytes
-from patchcli.cluster import Run
+from patchcli.cluster import Running
 from patchcli.errors import StoreError
 from patchcli.observer import Observer
 from patchcli.store import Bank, Blocks, Store, Thinning, bank_bytes
@@ -73,7 +72,7 @@ class Builder:
     embedder: Embedder
     device: str
     threads: int | None  # of a worker
-    run: Run[Any, Any] | None
+    run: Running | None
 
     def embedded(self, numbers: Iterable[int]) -> Iterator[int]:
         """Embed blocks by number; how many images each has."""

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,12 @@ class Scorer:
         self._detector, self._outputs, self._options = detector, outputs, options
         self._batch, self._observer, self._read = batch, observer, read or detector.reader.read
         self.writer = MapWriter(detector, outputs, self._read, rule, observer)
+
+    def by(self, detector: Detector) -> "Scorer":
+        """The same with another detector of the same store."""
+        other = copy(self)
+        other._detector = detector
+        return other
 
     def __call__(self, placed: Iterable[Placed]) -> Iterator[Scored]:
         """What is said of each sample when its map is there; what cannot be read or written is reported and left out."""

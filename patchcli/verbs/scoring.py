@@ -12,7 +12,7 @@ from patchcli.datasets import images, layouts
 from patchcli.datasets.images import Pixels, Read
 from patchcli.datasets.layouts import Sample
 from patchcli.datasets.sample_masks import mask_rule
-from patchcli.detection import regions
+from patchcli.detection import regions, shards
 from patchcli.detection.detector import Detector
 from patchcli.detection.records import Record
 from patchcli.detection.regions import Found, RegionOptions
@@ -140,10 +140,12 @@ class Scoring:
         """What is said of each sample, by this process or by workers."""
         for sample in self.skipped:
             self._placed(sample)
-        if self.cluster is None:
-            samples = announced(self.detector, self.samples, self.batch, self.outputs.memory, self.observer)
-            yield from self.scorer(map(self._placed, samples))
-            return
+        with shards.local(self.detector, self.cluster, self.observer) as here:
+            if here is not None:
+                samples = announced(here, self.samples, self.batch, self.outputs.memory, self.observer)
+                yield from self.scorer.by(here)(map(self._placed, samples))
+                return
+        assert self.cluster is not None
         placed, threads = map(self._placed, self.samples), self.detector.setup.threads
         task = ScoreImages(
             self.detector.path,

@@ -72,6 +72,17 @@ class _Queries:
 
 def search(queries: Tensor, pages: Pages, skip: tuple[int, int] = (0, 0)) -> tuple[Tensor, Tensor]:
     """Exact nearest neighbours of queries (Q, D) float32 in pages, without ids skip[0] to skip[1] - 1."""
+    squared, ids = nearest(queries, pages, skip)
+    return distances(squared), torch.from_numpy(ids)
+
+
+def distances(squared: Array) -> Tensor:
+    """Squared distances float64 → distances float32."""
+    return torch.from_numpy(np.sqrt(squared).astype(np.float32))
+
+
+def nearest(queries: Tensor, pages: Pages, skip: tuple[int, int]) -> tuple[Array, Array]:
+    """The same as squared distances (Q,) float64, inf where nothing is left, and ids (Q,)."""
     wanted = _Queries.of(queries, pages)
     bounds = np.empty((len(queries), len(pages)), np.float32)
     kernels.to_boxes(pages.index.low, pages.index.high, wanted.points, bounds)
@@ -83,7 +94,7 @@ def search(queries: Tensor, pages: Pages, skip: tuple[int, int] = (0, 0)) -> tup
                 rows = np.flatnonzero(chosen)
                 if len(rows):
                     _search_page(pages[p], wanted, rows, skip, pool)
-    return torch.from_numpy(np.sqrt(wanted.squared).astype(np.float32)), torch.from_numpy(wanted.ids)
+    return wanted.squared, wanted.ids
 
 
 def _search_page(page: Page, queries: _Queries, rows: Array, skip: tuple[int, int], pool: ThreadPoolExecutor) -> None:

@@ -5,7 +5,7 @@ Trained features lie near a manifold of few dimensions, so the first principal c
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -198,6 +198,11 @@ class Pages:
 
     def __len__(self) -> int:
         return len(self.index.low)
+
+    def share(self, number: int, count: int) -> "Pages":
+        """Every so-manieth page, from that number on: the same pages."""
+        index = replace(self.index, low=self.index.low[number::count], high=self.index.high[number::count])
+        return Pages(index, lambda page: self[number + count * page], 0)
 
     def __iter__(self) -> Iterator[Page]:
         return map(self.__getitem__, range(len(self)))
