@@ -1,13 +1,13 @@
 """Features that nothing has to be trained for: local energies and colours, whitened by the good images."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from patchcli.features.encoder import Encoder, Scale
+from patchcli.features.encoder import Encoder, Places, Scale, picked
 
 ORIENTATIONS = 6
 # Wavelength and side of the Gabor filters, in pixels; those of half the resolution count pixels there.
@@ -46,10 +46,18 @@ class FixedEncoder(Encoder):
         """Images (B, 3, H, W) → {"fixed": (B, D, (H-46)//2+1, (W-46)//2+1)}."""
         return {"fixed": self.every(1, images)}
 
+    def sparse(self, images: Tensor, places: Mapping[str, Places]) -> dict[str, Tensor]:
+        """See Encoder: other places are not whitened."""
+        return {"fixed": self._whitened(images, lambda described: picked(described, *places["fixed"]))}
+
     def every(self, step: int, images: Tensor) -> Tensor:
         """The dense features of each `step`-th patch down and across."""
+        return self._whitened(images, lambda described: described[:, :, ::step, ::step])
+
+    def _whitened(self, images: Tensor, some: Callable[[Tensor], Tensor]) -> Tensor:
+        """The features of `some` patches."""
         with torch.autocast(images.device.type, enabled=False):  # logarithms of small energies need float32
-            described = self._described(images)[:, :, ::step, ::step] - self.mean[:, None, None]
+            described = some(self._described(images)) - self.mean[:, None, None]
             return torch.einsum("bchw,cd->bdhw", described, self.whitening).contiguous()
 
     @torch.no_grad()
