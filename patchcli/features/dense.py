@@ -1,7 +1,7 @@
 """Images → features of every patch of the grid, by the dense forward; never by cutting patches out."""
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import product
 
 import numpy as np
@@ -41,25 +41,29 @@ def grids(
     return {name: PatchGrid(height, width, scale.K, strides.get(name, scale.S)) for name, scale in used.items()}
 
 
-def _pick(encoder: Encoder, images: Tensor, whole: Tensor, scale: str, ys: Starts, xs: Starts) -> Tensor:
-    """Features (B, rows, columns, D) of the patches at ys and xs, read off the dense features `whole` (B, D, h, w).
+def _features(
+    encoder: Encoder, images: Tensor, starts: Mapping[str, tuple[Starts, Starts]]
+) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+    """Features of the patches at `starts`, in parts: scale, indices of rows (r, 1) and of columns (c), features (B, r, c, D).
 
-    Positions off the encoder's dense grid (the last one, flush with an edge that the stride does not divide) are read
-    off a further forward whose origin lies on them; it covers only the strip that they need.
+    One forward serves every scale's patches on the encoder's dense grid. Those off it (the last one, flush with an edge that
+    the stride does not divide) get a further forward whose origin lies on them; it covers only the strip that they need.
     """
-    stride, K = encoder.stride, encoder.scales[scale].K
-    out = whole.new_empty(len(images), len(ys), len(xs), whole.shape[1])
-    for rows in _by_phase(ys, stride):
-        for columns in _by_phase(xs, stride):
-            top, left, dense = 0, 0, whole
-            if ys[rows[0]] % stride or xs[columns[0]] % stride:
-                top, left = ys[rows[0]], xs[columns[0]]
-                dense = encoder.dense(images[:, :, top : ys[rows[-1]] + K, left : xs[columns[-1]] + K], [scale])[scale]
-            i = torch.tensor([(ys[row] - top) // stride for row in rows])
-            j = torch.tensor([(xs[column] - left) // stride for column in columns])
-            picked = dense[:, :, i[:, None], j[None, :]].permute(0, 2, 3, 1)  # (B, rows, columns, D)
-            out[:, torch.tensor(rows)[:, None], torch.tensor(columns)[None, :]] = picked
-    return out
+    stride = encoder.stride
+    forwards: dict[tuple[int, int], dict[str, tuple[list[int], list[int]]]] = {}
+    for name, (ys, xs) in starts.items():
+        for rows, columns in product(_by_phase(ys, stride), _by_phase(xs, stride)):
+            top, left = (start if start % stride else 0 for start in (ys[rows[0]], xs[columns[0]]))
+            forwards.setdefault((top, left), {})[name] = rows, columns
+    for (top, left), parts in forwards.items():
+        places, bottom, right = {}, 0, 0
+        for name, (rows, columns) in parts.items():
+            (ys, xs), K = starts[name], encoder.scales[name].K
+            places[name] = [(ys[row] - top) // stride for row in rows], [(xs[column] - left) // stride for column in columns]
+            bottom, right = max(bottom, ys[rows[-1]] + K), max(right, xs[columns[-1]] + K)
+        found = encoder.sparse(images[:, :, top:bottom, left:right], places)
+        for name, (rows, columns) in parts.items():
+            yield name, torch.tensor(rows)[:, None], torch.tensor(columns), found[name].permute(0, 2, 3, 1)
 
 
 def _by_phase(starts: Starts, stride: int) -> list[list[int]]:
@@ -115,18 +119,17 @@ def embed(
     forward = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
     for (top, bottom, rows), (left, right, columns) in product(down, across):
         tile = slice(top, bottom), slice(left, right)
+        starts = {
+            name: (tuple(y - top for y in grid.ys[rows[name]]), tuple(x - left for x in grid.xs[columns[name]]))
+            for name, grid in grids.items()
+        }
         for start in range(0, count, at_once):
             part = slice(start, start + at_once)
             images = torch.from_numpy(standardise(pixels[part, *tile], mean[tile])).to(device)
             with forward:
-                dense = encoder.dense(images, grids)  # one forward serves every scale
-            for name, grid in grids.items():
-                ys, xs = tuple(y - top for y in grid.ys[rows[name]]), tuple(x - left for x in grid.xs[columns[name]])
-                if ys and xs:
-                    with forward:
-                        picked = _pick(encoder, images, dense[name], name, ys, xs)
+                for name, i, j, features in _features(encoder, images, starts):
                     if name not in out:
-                        kept = torch.promote_types(picked.dtype, torch.float32)
-                        out[name] = picked.new_empty(count, *grid.shape, picked.shape[-1], dtype=kept)
-                    out[name][part, rows[name], columns[name]] = picked
+                        kept = torch.promote_types(features.dtype, torch.float32)
+                        out[name] = features.new_empty(count, *grids[name].shape, features.shape[-1], dtype=kept)
+                    out[name][part, rows[name], columns[name]][:, i, j] = features.to(out[name].dtype)
     return out

@@ -4,11 +4,14 @@ A new encoder is a file beside this one and a line in the package's CLASSES.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
+
+Places = tuple[Sequence[int], Sequence[int]]  # rows and columns of the dense grid
 
 SLOPE = 0.1  # of every LeakyReLU
 
@@ -63,6 +66,20 @@ class Encoder(nn.Module, ABC):
 
         With `wanted`, these scales alone; what only others need is not computed.
         """
+
+    def sparse(self, images: Tensor, places: Mapping[str, Places]) -> dict[str, Tensor]:
+        """Images (B, 3, H, W) → for each scale of `places`, the dense features there, (B, D, rows, columns).
+
+        Encoders override this where they can skip the work for all other places.
+        """
+        dense = self.dense(images, places)
+        return {name: picked(dense[name], *at) for name, at in places.items()}
+
+
+def picked(dense: Tensor, rows: Sequence[int], columns: Sequence[int], step: int = 1) -> Tensor:
+    """These rows and columns of dense features, of which `dense` (B, D, h, w) has each `step`-th."""
+    i, j = (torch.tensor(at) // step for at in (rows, columns))
+    return dense[:, :, i[:, None], j]
 
 
 def initialise(module: nn.Module, last: frozenset[nn.Module]) -> None:

@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from patchcli.features.encoder import Encoder, Scale
+from patchcli.features.encoder import Encoder, Places, Scale
+
+Index = slice | Tensor  # some rows or columns of the dense grid
 
 ORIENTATIONS = 6
 # Wavelength and side of the Gabor filters, in pixels; those of half the resolution count pixels there.
@@ -46,17 +48,27 @@ class FixedEncoder(Encoder):
         """Images (B, 3, H, W) → {"fixed": (B, D, (H-46)//2+1, (W-46)//2+1)}."""
         return {"fixed": self.every(1, images)}
 
+    def sparse(self, images: Tensor, places: Mapping[str, Places]) -> dict[str, Tensor]:
+        """See Encoder: the windows of energies and colours are those of the places alone."""
+        rows, columns = map(torch.tensor, places["fixed"])
+        return {"fixed": self._whitened(images, rows, columns)}
+
     def every(self, step: int, images: Tensor) -> Tensor:
         """The dense features of each `step`-th patch down and across."""
+        return self._whitened(images, slice(None, None, step), slice(None, None, step))
+
+    def _whitened(self, images: Tensor, rows: Index, columns: Index) -> Tensor:
+        """The features at these rows and columns of the dense grid."""
         with torch.autocast(images.device.type, enabled=False):  # logarithms of small energies need float32
-            described = self._described(images)[:, :, ::step, ::step] - self.mean[:, None, None]
+            described = self._described(images, rows, columns) - self.mean[:, None, None]
             return torch.einsum("bchw,cd->bdhw", described, self.whitening).contiguous()
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
         """Set mean and whitening to those of the patches of good images (B, 3, H, W)."""
         step = max(1, math.isqrt(len(images) * images.shape[2] * images.shape[3] // 4 // SAMPLES))
-        parts = [self._described(image[None])[0, :, ::step, ::step].flatten(1).double() for image in images]
+        each = slice(None, None, step)
+        parts = [self._described(image[None], each, each)[0].flatten(1).double() for image in images]
         patches = torch.cat(parts, 1).T  # (n, channels)
         mean = patches.mean(0)
         centred = patches - mean
@@ -68,8 +80,8 @@ class FixedEncoder(Encoder):
         self.whitening.zero_()
         self.whitening[:, : len(values)] = torch.where(kept, vectors / values.clamp_min(1e-12).sqrt(), 0.0)
 
-    def _described(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) → the energies and colours of each patch, (B, channels, h, w)."""
+    def _described(self, images: Tensor, rows: Index, columns: Index) -> Tensor:
+        """Images (B, 3, H, W) → energies and colours of the patches at these rows and columns, (B, channels, h, w)."""
         grey, halved = images.mean(1, keepdim=True), F.avg_pool2d(images, 2)
         halved_grey = halved.mean(1, keepdim=True)
         responses = [(F.conv2d(grey, getattr(self, f"full{i}"), stride=2), (side - 2) // 4) for i, (_, side) in enumerate(FULL)]
@@ -78,8 +90,8 @@ class FixedEncoder(Encoder):
         parts = []
         for response, reach in responses:
             energy = response[:, 0::2].square() + response[:, 1::2].square()
-            parts += [(_pooled(energy, sigma, RADIUS - reach, shape).sqrt() + FAINT).log() for sigma in POOLS]
-        parts += [_pooled(halved, sigma, RADIUS, shape) for sigma in BLURS]
+            parts += [(_pooled(energy, sigma, RADIUS - reach, shape, rows, columns).sqrt() + FAINT).log() for sigma in POOLS]
+        parts += [_pooled(halved, sigma, RADIUS, shape, rows, columns) for sigma in BLURS]
         return torch.cat(parts, 1)
 
 
@@ -97,12 +109,15 @@ def _gabor(wavelength: float, side: int) -> Tensor:
     return torch.stack(filters)[:, None]
 
 
-def _pooled(values: Tensor, sigma: float, margin: int, shape: tuple[int, int]) -> Tensor:
-    """Gaussian means of values (B, C, h, w) around the middle of every patch, whose window reaches `margin` at most."""
+def _pooled(values: Tensor, sigma: float, margin: int, shape: tuple[int, int], rows: Index, columns: Index) -> Tensor:
+    """Gaussian means of values (B, C, h, w) around the middle of patches, whose window reaches `margin` at most.
+
+    The dense grid has `shape`; these rows and columns of it are computed.
+    """
     reach = min(math.ceil(2.5 * sigma), margin)
     weights = torch.exp(-(torch.arange(-reach, reach + 1, device=values.device) ** 2) / (2 * sigma**2))
     weights, C = (weights / weights.sum()).to(values.dtype), values.shape[1]
     crop = margin - reach
     values = values[:, :, crop : crop + shape[0] + 2 * reach, crop : crop + shape[1] + 2 * reach]
-    rows = F.conv2d(values, weights.view(1, 1, -1, 1).expand(C, 1, -1, 1), groups=C)
-    return F.conv2d(rows, weights.view(1, 1, 1, -1).expand(C, 1, 1, -1), groups=C)
+    values = F.conv2d(values, weights.view(1, 1, -1, 1).expand(C, 1, -1, 1), groups=C)[:, :, rows]
+    return F.conv2d(values, weights.view(1, 1, 1, -1).expand(C, 1, 1, -1), groups=C)[..., columns]

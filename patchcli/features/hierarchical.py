@@ -2,12 +2,15 @@
 
 from collections.abc import Collection, Mapping
 from itertools import pairwise
+from math import gcd
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchcli.features.encoder import SLOPE, Encoder, Scale, initialise
+from patchcli.features.encoder import SLOPE, Encoder, Places, Scale, initialise, picked
+
+APART = 16  # from one quadrant of a big patch to the next, on the dense grid
 
 
 class SmallEncoder(nn.Module):
@@ -19,11 +22,12 @@ class SmallEncoder(nn.Module):
         for i, (c_in, c_out) in enumerate(pairwise(channels), 1):
             self.add_module(f"conv{i}", nn.Conv2d(c_in, c_out, 3, stride=2 if i == 1 else 1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, step: int = 1) -> Tensor:
+        """With `step`, each `step`-th feature down and across."""
         *hidden, last = self.children()
         for conv in hidden:
-            x = F.leaky_relu(conv(x), SLOPE)
-        return torch.tanh(last(x))
+            x = F.leaky_relu(conv(x), SLOPE, inplace=True)
+        return torch.tanh(F.conv2d(x, last.weight, last.bias, stride=step))  # type: ignore[arg-type]
 
 
 class HierarchicalEncoder(Encoder):
@@ -39,9 +43,9 @@ class HierarchicalEncoder(Encoder):
         self.conv2 = nn.Conv2d(128, D, 1)
         initialise(self, frozenset({list(self.enc.children())[-1], self.conv2}))
 
-    def _join(self, features: Tensor, dilation: int) -> Tensor:
-        x = F.conv2d(features, self.conv1.weight, self.conv1.bias, dilation=dilation)
-        return torch.tanh(self.conv2(F.leaky_relu(x, SLOPE)))
+    def _join(self, features: Tensor, dilation: int, step: int = 1) -> Tensor:
+        x = F.conv2d(features, self.conv1.weight, self.conv1.bias, stride=step, dilation=dilation)
+        return torch.tanh(self.conv2(F.leaky_relu(x, SLOPE, inplace=True)))
 
     def forward(self, patches: Tensor, scale: str) -> Tensor:
         """Patches (B, 3, K, K) → features (B, D)."""
@@ -55,11 +59,23 @@ class HierarchicalEncoder(Encoder):
 
     def dense(self, images: Tensor, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
         """Images (B, 3, H, W) → per scale (B, D, (H-K)//2+1, (W-K)//2+1); big only where a 64×64 patch fits."""
-        wanted = {"big", "small"} if wanted is None else {"big", "small"}.intersection(wanted)
-        if not wanted:
+        fits = {"big", "small"} if min(images.shape[-2:]) >= self.scales["big"].K else {"small"}
+        return self._every(dict.fromkeys(fits if wanted is None else fits.intersection(wanted), 1), images)
+
+    def sparse(self, images: Tensor, places: Mapping[str, Places]) -> dict[str, Tensor]:
+        """See Encoder: the last convolution and those that join quadrants are strided where places are regular."""
+        learned = {name: places[name] for name in ("big", "small") if name in places}
+        steps = {name: gcd(*rows, *columns) or APART for name, (rows, columns) in learned.items()}
+        return {name: picked(each, *places[name], steps[name]) for name, each in self._every(steps, images).items()}
+
+    def _every(self, steps: Mapping[str, int], images: Tensor) -> dict[str, Tensor]:
+        """The dense features of these scales; of each scale every `step`-th patch down and across."""
+        if not steps:
             return {}
-        rows, columns = ((side - 32) // self.stride + 1 for side in images.shape[-2:])
-        small: Tensor = self.enc(images)[:, :, :rows, :columns]  # the receptive field is 31: an odd side has margin
-        fits = min(images.shape[-2:]) >= self.scales["big"].K
-        big = {"big": self._join(small, 32 // self.stride)} if fits and "big" in wanted else {}
-        return big | ({"small": small} if "small" in wanted else {})
+        step = gcd(APART, *steps.values())
+        rows, columns = ((side - 32) // (self.stride * step) + 1 for side in images.shape[-2:])
+        small: Tensor = self.enc(images, step)[:, :, :rows, :columns]  # the receptive field is 31: an odd side has margin
+        found = {"big": self._join(small, APART // step, steps["big"] // step)} if "big" in steps else {}
+        if "small" in steps:
+            found["small"] = small[:, :, :: steps["small"] // step, :: steps["small"] // step]
+        return found

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
-from patchcli.features.encoder import Scale
+from patchcli.features.encoder import Places, Scale
 from patchcli.features.fixed import FixedEncoder
 from patchcli.features.hierarchical import HierarchicalEncoder
 
@@ -35,3 +35,8 @@ class HybridEncoder(HierarchicalEncoder):
         fits = min(images.shape[-2:]) >= self.scales["fixed"].K
         unlearned = fits and not self.training and (wanted is None or "fixed" in wanted)
         return learned | self.fixed.dense(images) if unlearned else learned
+
+    def sparse(self, images: Tensor, places: Mapping[str, Places]) -> dict[str, Tensor]:
+        """See Encoder."""
+        learned = super().sparse(images, places)
+        return learned | self.fixed.sparse(images, places) if "fixed" in places else learned

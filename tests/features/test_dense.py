@@ -1,6 +1,6 @@
 """Dense embedding against cutting every patch out of the image."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
 from patchcli.datasets.images import standardise
 from patchcli.errors import InputError
 from patchcli.features import TRAINED
 from patchcli.features import dense as embedding
-from patchcli.features.encoder import Encoder
+from patchcli.features.encoder import Encoder, Places
 from patchcli.features.grid import PatchGrid
 from patchcli.features.registry import build
 from patchcli.store import Store
@@ -88,6 +89,46 @@ def test_tiles_change_nothing(architecture: str, height: int, width: int, tile: 
         torch.testing.assert_close(tiled[scale], whole[scale], rtol=0, atol=1e-12)
 
 
+@settings(max_examples=40)
+@given(st.data(), st.sampled_from(sorted(TRAINED)), st.integers(64, 150), st.integers(64, 150), st.sampled_from([32, 64, 960]))
+def test_every_stride_has_the_features_of_its_patches(
+    data: st.DataObject, architecture: str, height: int, width: int, tile: int
+) -> None:
+    """A few patches of each scale, among them the first and the last, cut out and put through the encoder."""
+    with torch.random.fork_rng(), pytest.MonkeyPatch.context() as patched, torch.inference_mode():
+        torch.manual_seed(0)
+        encoder = build(architecture, 4).double().eval()
+        patched.setattr(embedding, "standardise", lambda *given: standardise(*given).astype(np.float64))
+        patched.setattr(embedding, "TILE", tile)
+        pixels, mean = random_images(1, height, width)
+        strides = data.draw(st.fixed_dictionaries({name: st.integers(1, 40) for name in encoder.scales}))
+        used = data.draw(st.sets(st.sampled_from(sorted(encoder.scales)), min_size=1))
+        grids = embedding.grids(encoder, height, width, strides, dict.fromkeys(used, 1.0))
+        features = embedding.embed(encoder, pixels, mean, grids, CPU)
+        assert features.keys() == used
+        images = torch.from_numpy(embedding.standardise(pixels, mean))
+        for scale, grid in grids.items():
+            for place in {0, *data.draw(st.sets(st.integers(0, grid.patches - 1), max_size=6)), grid.patches - 1}:
+                _, y, x = grid.locate(place)
+                expected = encoder(images[:, :, y : y + grid.K, x : x + grid.K], scale)
+                assert features[scale].shape == (1, *grid.shape, 4)
+                torch.testing.assert_close(features[scale].flatten(1, 2)[:, place], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("architecture", ["hierarchical", "hybrid"])
+def test_layers_are_computed_only_where_a_patch_needs_them(random_encoder: Callable[..., Encoder], architecture: str) -> None:
+    """K=32 every 4 pixels: the last convolution every 4 pixels; K=64 every 16: the layers that join quadrants, every 16."""
+    encoder, side = random_encoder(architecture), 160
+    grids = embedding.grids(encoder, side, side, {}, {"big": 1.0, "small": 1.0})
+    with FlopCounterMode(display=False) as counter:
+        embedding.embed(encoder, *random_images(1, side, side), grids, CPU)
+    (*hidden, last), sides = encoder.enc.children(), [(side - 1) // 2 - 2 * i for i in range(7)]
+    expected = sum(conv.weight.numel() * n**2 for conv, n in zip(hidden, sides, strict=True))
+    expected += last.weight.numel() * grids["small"].patches
+    expected += (encoder.conv1.weight.numel() + encoder.conv2.weight.numel()) * grids["big"].patches
+    assert counter.get_total_flops() == 2 * expected
+
+
 @pytest.mark.parametrize("name", ["hybrid", "hierarchical", "fixed"])
 def test_bfloat16_rounds_the_learned_features_alone(random_encoder: Callable[..., Encoder], name: str) -> None:
     """bfloat16 has 8 bits, so that nine convolutions in a row are off by a few times 2⁻⁸ of the features' size."""
@@ -129,13 +170,13 @@ def test_many_images_are_as_one_by_one(random_encoder: Callable[..., Encoder], f
 
 def test_no_tf32(random_encoder: Callable[..., Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, seen = random_encoder("hierarchical"), []
-    dense = encoder.dense
+    sparse = encoder.sparse
 
-    def spy(images: torch.Tensor, wanted: Collection[str]) -> dict[str, torch.Tensor]:
+    def spy(images: torch.Tensor, places: Mapping[str, Places]) -> dict[str, torch.Tensor]:
         seen.append(torch.backends.cudnn.allow_tf32)
-        return dense(images, wanted)
+        return sparse(images, places)
 
-    monkeypatch.setattr(encoder, "dense", spy)
+    monkeypatch.setattr(encoder, "sparse", spy)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     embedding.embed(encoder, *random_images(1, 64, 64), embedding.grids(encoder, 64, 64, {}), CPU)
     assert seen == [False]

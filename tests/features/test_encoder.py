@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from patchcli.features import TRAINED
 from patchcli.features.encoder import Encoder
@@ -48,6 +50,28 @@ def test_dense_gives_what_is_wanted_bit_for_bit(random_encoder: Callable[..., En
         part = encoder.dense(images, [name])
         assert part.keys() == {name}
         assert torch.equal(part[name], whole[name])
+
+
+@settings(max_examples=30)
+@given(st.data(), st.sampled_from(sorted(TRAINED)), st.integers(64, 130), st.integers(64, 130))
+@torch.inference_mode()
+def test_sparse_is_dense_at_the_places(data: st.DataObject, architecture: str, height: int, width: int) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder, images = build(architecture, 4).double().eval(), torch.rand(1, 3, height, width, dtype=torch.float64) - 0.5
+    dense = encoder.dense(images)
+    names = data.draw(st.sets(st.sampled_from(sorted(encoder.scales)), min_size=1))
+    some = {
+        name: [
+            data.draw(st.lists(st.integers(0, side - 1), min_size=1, max_size=4, unique=True).map(sorted))
+            for side in dense[name].shape[2:]
+        ]
+        for name in names
+    }
+    sparse = encoder.sparse(images, {name: (rows, columns) for name, (rows, columns) in some.items()})
+    assert sparse.keys() == names
+    for name, (rows, columns) in some.items():
+        torch.testing.assert_close(sparse[name], dense[name][:, :, rows][..., columns], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("wanted", "unused"), [("fixed", "enc"), ("small", "conv2"), ("big", "fixed"), ("small", "fixed")])
