@@ -65,12 +65,12 @@ class MappedImage:
     maps: Mapping[str, NDArray[np.float32]]  # by name, each (h, w) of any size
     encoder: str | None  # that made them: sha256 of the weights, if known
 
-    def measured(self, mask: NDArray[np.bool_] | None, roi: Roi | None) -> "Measured":
+    def measure(self, mask: NDArray[np.bool_] | None, roi: Roi | None) -> "Measurement":
         """What the figures need, with the mask (H, W) of the defects; None: the image's pixels are left out."""
         inside = {name: values if roi is None else roi.inside(values) for name, values in self.maps.items()}
         scores = {name: float(values.max()) for name, values in inside.items()}
         pixels = None if mask is None else self._sorted(mask, None if roi is None else roi.at(*self.size))
-        return Measured(self.sample.kind, self.sample.defective, self.encoder, scores, pixels)
+        return Measurement(self.sample.kind, self.sample.defective, self.encoder, scores, pixels)
 
     def _sorted(self, mask: NDArray[np.bool_], counted: NDArray[np.bool_] | None) -> Iterator[tuple[str, SortedPixels]]:
         for name, values in self.maps.items():
@@ -78,8 +78,8 @@ class MappedImage:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What the figures need of a test image. They are exact: that is every pixel, about 4 bytes for each in each map."""
+class Measurement:
+    """What the figures need of a test image. They are exact, so they need every pixel: about 4 bytes each, of each map."""
 
     kind: str
     defective: bool
@@ -87,7 +87,7 @@ class Measured:
     scores: dict[str, float]  # the maximum of each map
     pixels: Iterable[tuple[str, SortedPixels]] | None  # by map, sorted one after another as they are taken; None: not counted
 
-    def whole(self) -> "Measured":
+    def whole(self) -> "Measurement":
         """The same with the pixels of all maps in memory, to be sent."""
         return replace(self, pixels=None if self.pixels is None else tuple(self.pixels))
 
@@ -124,7 +124,7 @@ class Evaluation:
     def __len__(self) -> int:
         return len(self._images)
 
-    def add(self, image: Measured) -> None:
+    def add(self, image: Measurement) -> None:
         """Count an image."""
         for name, pixels in image.pixels or ():
             self._pixels[name].add(image.kind, pixels)

@@ -14,7 +14,7 @@ from patchcli.errors import IncompleteError, InputError
 from patchcli.observer import Observer
 from patchcli.store import Store, stores_in
 from patchcli.verbs import sources
-from patchcli.verbs.measuring import measured
+from patchcli.verbs.measuring import measurements
 from patchcli.verbs.outputs import Maps
 
 
@@ -86,7 +86,7 @@ def _evaluate_class(
         maps = Maps(folder, dataset)
     rule = mask_rule(dataset.samples, mask_threshold, setup.large)
     with Evaluation(labels) as evaluation:
-        for image in measured(maps, samples, rule, setup.roi, setup.threads, cluster, observer):
+        for image in measurements(maps, samples, rule, setup.roi, setup.threads, cluster, observer):
             evaluation.add(image)
             observer.progress("eval", len(evaluation), len(samples), dataset.category)
         if not len(evaluation):

@@ -14,7 +14,7 @@ from patchcli.datasets.masks import Rule
 from patchcli.datasets.roi import Roi
 from patchcli.datasets.sample_masks import read_mask
 from patchcli.detection.detector import BATCH, PIXELS, Detector, Version, scale_names
-from patchcli.detection.evaluation import MappedImage, Measured
+from patchcli.detection.evaluation import MappedImage, Measurement
 from patchcli.detection.stream import stream
 from patchcli.errors import InputError
 from patchcli.observer import Observer
@@ -31,13 +31,13 @@ class Measurer:
     def __init__(self, source: Detector | Path, rule: Rule, roi: Roi | None, observer: Observer) -> None:
         self._source, self._rule, self._roi, self._observer = source, rule, roi, observer
 
-    def __call__(self, placed: Iterable[Placed]) -> Iterator[Measured]:
+    def __call__(self, placed: Iterable[Placed]) -> Iterator[Measurement]:
         """What the figures need of each sample, one after another; what cannot be read is reported and left out."""
         source = self._source
         for image in self._read(source, placed) if isinstance(source, Path) else self._scored(source, placed):
             good = np.zeros(image.size, bool)
             mask = read_mask(image.sample, image.size, self._rule, self._observer) if image.sample.defective else good
-            yield image.measured(mask, self._roi)
+            yield image.measure(mask, self._roi)
 
     def _scored(self, detector: Detector, placed: Iterable[Placed]) -> Iterator[MappedImage]:
         names, sha256 = scale_names(detector), detector.attributes.sha256
@@ -73,14 +73,14 @@ class MeasureImages:
     rule: Rule
     roi: Roi | None
 
-    def open(self, observer: Observer) -> Callable[[list[Placed]], list[Measured]]:
+    def open(self, observer: Observer) -> Callable[[list[Placed]], list[Measurement]]:
         """What measures several test images."""
         source = self.source if isinstance(self.source, Path) else self.source.open(observer, calibrated=False)
         measurer = Measurer(source, self.rule, self.roi, observer)
         return lambda placed: [image.whole() for image in measurer(placed)]
 
 
-def measured(
+def measurements(
     source: Detector | Maps,
     samples: Sequence[Sample],
     rule: Rule,
@@ -88,7 +88,7 @@ def measured(
     threads: int | None,
     cluster: Cluster | None,
     observer: Observer,
-) -> Iterator[Measured]:
+) -> Iterator[Measurement]:
     """What the figures need of test images, with the maps of a detector or those on disk; here or on a cluster."""
     placed = (Placed(sample, source.of(sample) if isinstance(source, Maps) else None) for sample in samples)
     if cluster is None:

@@ -34,8 +34,8 @@ def write_report(
     """Score images as `score` does, and write the page; its path.
 
     Figures are there for the test images of a data set with labels; verdicts where the store is calibrated. Of more than
-    `limit` images those with the highest scores are shown, and the page says so. The workers of a `cluster` score the images,
-    and do what the figures need of each; the page is the same.
+    `limit` images those with the highest scores are shown, and the page says so. The workers of a `cluster` score the images
+    and prepare the figures; the page is the same.
     """
     observer, out = observer or Observer(), files.target("out", out, ".html")
     if limit < 1:
@@ -64,8 +64,8 @@ def write_report(
 
 
 def _folder(out: Path, cluster: Cluster | None) -> tempfile.TemporaryDirectory[str]:
-    """A folder for the maps, until the page is written: beside it where workers may be on other machines."""
+    """A temporary folder for the maps; near the page where workers may be on other machines, which see that place."""
     if cluster is None or cluster.scheduler is None:
         return tempfile.TemporaryDirectory()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(prefix=".maps-", dir=out.parent)
+    near = next(folder for folder in out.absolute().parents if folder.exists())
+    return tempfile.TemporaryDirectory(prefix=".maps-", dir=near)

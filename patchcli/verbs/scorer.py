@@ -24,7 +24,7 @@ from patchcli.verbs.writer import MapWriter
 
 @dataclass(frozen=True)
 class Placed:
-    """A sample, and where its map goes; None where none is written."""
+    """A sample, and the place of its map on disk; None where it has none."""
 
     sample: Sample
     path: Path | None
