@@ -79,7 +79,7 @@ class MappedImage:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What the figures need of a test image. They are exact, so they need every pixel: about 4 bytes each, of each map."""
+    """What the figures, which are exact, need of a test image: every pixel, about 4 bytes for each in each map."""
 
     kind: str
     defective: bool
