@@ -1,5 +1,6 @@
 """Tasks on the workers of a cluster: the same as in this process, whatever happens to a worker."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -14,15 +15,17 @@ import torch
 from commands import done, process, records, refused, timeless
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from smallworld import Told, World, tree
+from smallworld import SIZE, Told, World, save, texture, tree, truncate
 from tasks import Squares, Workers
 
 import patchcli
 from patchcli import Cluster, Setup, cluster
 from patchcli.bank.search import pruned, trees
+from patchcli.datasets.roi import Roi
 from patchcli.detection import shards
 from patchcli.errors import InputError
 from patchcli.store import Store, bank
+from patchcli.verbs import measuring
 from patchcli.verbs.outputs import Outputs
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install '.[cluster]'")
@@ -167,6 +170,41 @@ def test_good_images_and_unreadable_ones(world: World, scheduler: str, tmp_path:
     goods = {"source": "test/good", "false_alarms": 0.5}
     with pytest.raises(InputError, match="test image"):
         patchcli.calibrate(world.store, **goods, cluster=Cluster(scheduler=scheduler))
+
+
+def test_figures_are_the_same(world: World, scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a store and of maps on disk, with a region of interest and with images, masks and maps that cannot be used."""
+    monkeypatch.setattr(measuring, "BATCH", 2)
+    mask = np.full(SIZE, 255, np.uint8)
+    mask[:, :30] = 0
+    roi = Roi.read(save(tmp_path / "roi.png", mask))
+    save(world.data / "test" / "hole" / "002.png", texture(np.random.default_rng(0), *SIZE))  # not of its mask's size
+    list(patchcli.score(world.store, outputs=Outputs(tmp_path / "maps")))
+    (tmp_path / "maps" / "test" / "good" / "001.tiff").unlink()
+    truncate(world.data / "test" / "good" / "000.png")
+    for maps in (None, tmp_path / "maps"):
+        found = []
+        for workers in (None, Cluster(scheduler=scheduler)):
+            told = Told()
+            setup = Setup(threads=1, roi=roi)
+            rows = patchcli.evaluate(world.store, maps=maps, cluster=workers, setup=setup, observer=told)
+            found.append((rows, told.problems, told.notes, told.progressed))
+        assert found[0] == found[1] and len(found[0][1]) >= 2 and found[0][0][0].pixel_ap is not None
+
+
+def test_one_worker_prints_what_this_process_prints(made: World) -> None:
+    command = ["eval", "--store", made.store, "--format", "csv", "--threads", 1]
+    assert done(*command, "--workers", 1).stdout == done(*command).stdout
+
+
+def test_pages_are_the_same(made: World, scheduler: str, tmp_path: Path) -> None:
+    """But for the time when they were written; nothing is left beside them."""
+    one = patchcli.write_report(made.store, out=tmp_path / "one" / "r.html", setup=Setup(threads=1), observer=Told())
+    two = tmp_path / "two" / "r.html"
+    done("report", "--store", made.store, "--out", two, "--scheduler", scheduler, "--threads", 1)
+    pages = [re.sub(r"page written</th><td>[^<]*", "", page.read_text(encoding="utf-8")) for page in (one, two)]
+    assert pages[0] == pages[1] and "pixel AUROC" in pages[0]
+    assert {path.name for folder in (tmp_path, two.parent) for path in folder.iterdir()} == {"one", "two", "r.html"}
 
 
 def test_a_killed_client_resumes(world: World, small_blocks: None) -> None:

@@ -54,7 +54,7 @@ def true_figures(store: Path, choices: list[Choice]) -> np.ndarray:
             products = {n: maps.multiply(result.scale_maps, choice.exponents) for n, choice in zip(names, choices, strict=True)}
             good = np.zeros(result.size, bool)
             mask = read_mask(sample, result.size, rule, observer) if sample.defective else good
-            evaluation.add(MappedImage(sample, result.size, products, None), mask)
+            evaluation.add(MappedImage(sample, result.size, products, None).measure(mask, None))
         rows = [row for row in evaluation.rows(data.category) if row.kind is None]
     return np.array([[getattr(row, name) for name in FIGURES] for row in rows], float)  # None: nan
 

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from patchcli.detection.pixel_metrics import Pixels
+from patchcli.detection.pixel_metrics import Pixels, SortedPixels
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
                 mask[y : y + height, x : x + width] = True
             values[mask] *= 1.5
             began = time.process_time()
-            pixels.add(f"kind {number % 5}" if drawn else "good", values, mask)
+            pixels.add(f"kind {number % 5}" if drawn else "good", SortedPixels.of(values, mask))
             adding += time.process_time() - began
             regions += drawn
         began = time.process_time()

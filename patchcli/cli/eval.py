@@ -30,6 +30,7 @@ def evaluate(
     *,
     images: options.Images,
     search: options.Search,
+    workers: options.Searchers,
     messages: options.Messages,
 ) -> None:
     """Compare scores and maps with the labels of the test images.
@@ -57,6 +58,7 @@ def evaluate(
             maps=maps,
             metrics_out=metrics_out,
             mask_threshold=images.mask_threshold,
+            cluster=workers.cluster(),
             setup=options.setup(search, images),
             observer=terminal,
         )

@@ -21,6 +21,7 @@ def report(
     *,
     regions: options.Regions,
     search: options.Search,
+    workers: options.Searchers,
     messages: options.Messages,
 ) -> None:
     """Score images and write one HTML page about them.
@@ -42,6 +43,7 @@ def report(
             limit=limit,
             regions=regions.options(),
             mask_threshold=regions.mask_threshold,
+            cluster=workers.cluster(),
             setup=options.setup(search, regions),
             observer=terminal,
         )

@@ -163,6 +163,10 @@ class Detector:
         other._search = dict(searches)
         return other
 
+    def version(self, threads: int | None) -> "Version":
+        """What opens the same elsewhere, with so many CPU threads."""
+        return Version(self.path, self.revision, replace(self.setup, threads=threads))
+
     def on(self, device: torch.device, method: str) -> "Detector":
         """The same on a device and with one search for all scales; both share the pages of the bank that are in memory."""
         other = copy.copy(self)
@@ -289,6 +293,19 @@ class Detector:
             spans.append((first, max(1, min(round(K * whole / covered), whole - first))))
         (y, height), (x, width) = spans
         return x, y, width, height
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a store and the setup of its detector: what a worker needs to open one."""
+
+    store: Path | str
+    revision: str
+    setup: Setup
+
+    def open(self, observer: Observer, calibrated: bool = True) -> Detector:
+        """The detector. Raises StoreError where the store has changed meanwhile."""
+        return Detector(Store.open(self.store, self.revision), self.setup, observer, calibrated)
 
 
 def _calibration(store: Store, roi: Roi | None) -> tuple[Calibration | None, StoreError | None]:

@@ -1,9 +1,9 @@
 """Figures of detection: maps, labels and masks of test images → rows of Tables S2 and S1, one class after another."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from patchcli.datasets.images import resize_map
 from patchcli.datasets.layouts import Sample
 from patchcli.datasets.roi import Roi
 from patchcli.detection import metrics
-from patchcli.detection.pixel_metrics import Pixels
+from patchcli.detection.pixel_metrics import Pixels, SortedPixels
 
 SCHEMA = "patchcli.eval/1"
 
@@ -65,6 +65,32 @@ class MappedImage:
     maps: Mapping[str, NDArray[np.float32]]  # by name, each (h, w) of any size
     encoder: str | None  # that made them: sha256 of the weights, if known
 
+    def measure(self, mask: NDArray[np.bool_] | None, roi: Roi | None) -> "Measurement":
+        """What the figures need, with the mask (H, W) of the defects; None: the image's pixels are left out."""
+        inside = {name: values if roi is None else roi.inside(values) for name, values in self.maps.items()}
+        scores = {name: float(values.max()) for name, values in inside.items()}
+        pixels = None if mask is None else self._sorted(mask, None if roi is None else roi.at(*self.size))
+        return Measurement(self.sample.kind, self.sample.defective, self.encoder, scores, pixels)
+
+    def _sorted(self, mask: NDArray[np.bool_], counted: NDArray[np.bool_] | None) -> Iterator[tuple[str, SortedPixels]]:
+        for name, values in self.maps.items():
+            yield name, SortedPixels.of(resize_map(values, *self.size), mask, counted)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What the figures, which are exact, need of a test image: every pixel, about 4 bytes for each in each map."""
+
+    kind: str
+    defective: bool
+    encoder: str | None
+    scores: dict[str, float]  # the maximum of each map
+    pixels: Iterable[tuple[str, SortedPixels]] | None  # by map, sorted one after another as they are taken; None: not counted
+
+    def whole(self) -> "Measurement":
+        """The same with the pixels of all maps in memory, to be sent."""
+        return replace(self, pixels=None if self.pixels is None else tuple(self.pixels))
+
 
 @dataclass(frozen=True)
 class _Scores:
@@ -82,8 +108,8 @@ class Evaluation:
     `labels` says what the rows call each map; the last map's maximum is the image's score.
     """
 
-    def __init__(self, labels: Mapping[str, str], roi: Roi | None = None) -> None:
-        self._labels, self._roi = labels, roi
+    def __init__(self, labels: Mapping[str, str]) -> None:
+        self._labels = labels
         self._images: list[_Scores] = []
         self._encoders: set[str | None] = set()
         self._files = ExitStack()
@@ -98,16 +124,11 @@ class Evaluation:
     def __len__(self) -> int:
         return len(self._images)
 
-    def add(self, image: MappedImage, mask: NDArray[np.bool_] | None) -> None:
-        """Count an image, with the mask (H, W) of its defects; None: its pixels are left out."""
-        sample, roi = image.sample, self._roi
-        if mask is not None:
-            inside = None if roi is None else roi.at(*image.size)
-            for name, pixels in self._pixels.items():
-                pixels.add(sample.kind, resize_map(image.maps[name], *image.size), mask, inside)
-        values = {name: image.maps[name] if roi is None else roi.inside(image.maps[name]) for name in self._labels}
-        scores = {name: float(inside.max()) for name, inside in values.items()}
-        self._images.append(_Scores(sample.kind, sample.defective, mask is not None, scores))
+    def add(self, image: Measurement) -> None:
+        """Count an image."""
+        for name, pixels in image.pixels or ():
+            self._pixels[name].add(image.kind, pixels)
+        self._images.append(_Scores(image.kind, image.defective, image.pixels is not None, image.scores))
         self._encoders.add(image.encoder)
 
     def rows(self, category: str, threshold: float | None = None) -> list[Row]:

@@ -1,19 +1,17 @@
 """Training images, each scored as if the bank did not hold it, and other good images."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from patchcli.cluster import Cluster
 from patchcli.datasets.layouts import Sample
 from patchcli.detection import shards
-from patchcli.detection.detector import BATCH, Detector, Setup
+from patchcli.detection.detector import BATCH, Detector, Version
 from patchcli.detection.result import Result
 from patchcli.detection.stream import stream
 from patchcli.errors import StoreError
 from patchcli.observer import Observer
-from patchcli.store import Store
 
 Kept = TypeVar("Kept")
 Good = int | Sample  # the number of a training image, to be left out of the bank, or another good image
@@ -49,8 +47,7 @@ def _everywhere(
             return
     assert cluster is not None
     threads = detector.setup.threads
-    setup = replace(detector.setup, threads=cluster.threads(threads))
-    task = ScoreGood(detector.path, detector.revision, setup, keep)
+    task = ScoreGood(detector.version(cluster.threads(threads)), keep)
     yield from cluster.one_by_one(task, goods, BATCH, threads, observer)
 
 
@@ -75,12 +72,10 @@ def _kept(detector: Detector, keep: Keep[Kept], observer: Observer, goods: Itera
 class ScoreGood(Generic[Kept]):
     """The task to score some good images with a version of a store."""
 
-    store: Path | str
-    revision: str
-    setup: Setup
+    version: Version
     keep: Keep[Kept]
 
     def open(self, observer: Observer) -> Callable[[list[Good]], list[tuple[str, Kept]]]:
         """What scores several good images."""
-        detector = Detector(Store.open(self.store, self.revision), self.setup, observer, calibrated=False)
+        detector = self.version.open(observer, calibrated=False)
         return lambda goods: list(_kept(detector, self.keep, observer, goods))

@@ -41,6 +41,31 @@ class PixelFigures:
     aupro: tuple[float, ...] | None = None  # at each of AUPRO_LIMITS
 
 
+@dataclass(frozen=True, eq=False)
+class SortedPixels:
+    """The pixels of one image, sorted, which is all that figures need: 4 bytes for a normal pixel, 8 for a defective one."""
+
+    normal: NDArray[np.uint32]  # keys in the order of the values, ascending
+    defective: NDArray[np.uint32]
+    areas: NDArray[np.uint32]  # for each defective pixel, the area of its region
+    regions: int
+
+    @classmethod
+    def of(
+        cls, values: NDArray[np.float32], mask: NDArray[np.bool_], counted: NDArray[np.bool_] | None = None
+    ) -> "SortedPixels":
+        """Those of a map and a mask, both (H, W), where `counted` (everywhere by default). Values must be finite."""
+        from scipy.ndimage import label
+
+        keys = _ordered(values)
+        if counted is not None:
+            mask = mask & counted
+        regions, count = label(mask, np.ones((3, 3)))
+        order = np.argsort(keys[mask])
+        areas = np.bincount(regions[mask])[regions[mask]][order].astype(np.uint32)
+        return cls(np.sort(keys[~mask if counted is None else counted & ~mask]), keys[mask][order], areas, count)
+
+
 @dataclass(frozen=True)
 class _Run:
     """One image in the file: where each block begins, sorted keys of normal and defective pixels, areas of the regions."""
@@ -60,26 +85,12 @@ class Pixels:
         self._runs: list[_Run] = []
         self._occupied = np.zeros(BLOCKS, bool)
 
-    def add(
-        self, kind: str, values: NDArray[np.float32], mask: NDArray[np.bool_], counted: NDArray[np.bool_] | None = None
-    ) -> None:
-        """An image's map and mask, both (H, W), and which pixels count (all); `kind` is what figures can be asked for.
-
-        Values must be finite.
-        """
-        from scipy.ndimage import label
-
-        keys = _ordered(values)
-        if counted is not None:
-            mask = mask & counted
-        regions, count = label(mask, np.ones((3, 3)))
-        order = np.argsort(keys[mask])
-        normal, defective = np.sort(keys[~mask if counted is None else counted & ~mask]), keys[mask][order]
-        areas = np.bincount(regions[mask])[regions[mask]][order].astype(np.uint32)
-        index = np.stack([_block_starts(normal), _block_starts(defective)], axis=1)  # (BLOCKS + 1, 2)
+    def add(self, kind: str, image: SortedPixels) -> None:
+        """Count an image; figures can be asked for by `kind`."""
+        index = np.stack([_block_starts(image.normal), _block_starts(image.defective)], axis=1)  # (BLOCKS + 1, 2)
         self._occupied |= (np.diff(index, axis=0) > 0).any(axis=1)
-        self._runs.append(_Run(kind, self._file.seek(0, 2), len(normal), len(defective), count))
-        for part in (index.astype(np.uint32), normal, defective, areas):
+        self._runs.append(_Run(kind, self._file.seek(0, 2), len(image.normal), len(image.defective), image.regions))
+        for part in (index.astype(np.uint32), image.normal, image.defective, image.areas):
             self._file.write(part.tobytes())
 
     def figures(self, kinds: Collection[str] | None = None) -> PixelFigures:

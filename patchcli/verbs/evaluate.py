@@ -1,24 +1,21 @@
 """Test images, their labels and masks → tables of figures, from a fresh scoring or from maps on disk."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from patchcli import files, runtime
-from patchcli.datasets import images
-from patchcli.datasets.layouts import Dataset, Sample
+from patchcli.cluster import Cluster
 from patchcli.datasets.roi import Roi
-from patchcli.datasets.sample_masks import mask_rule, read_mask
-from patchcli.detection.detector import BATCH, Detector, Setup, path_and_setup, scale_names
-from patchcli.detection.evaluation import Evaluation, MappedImage, Row, average, numbers, totals
-from patchcli.detection.stream import stream
+from patchcli.datasets.sample_masks import mask_rule
+from patchcli.detection.detector import Detector, Setup, path_and_setup, scale_names
+from patchcli.detection.evaluation import Evaluation, Row, average, numbers, totals
 from patchcli.errors import IncompleteError, InputError
 from patchcli.observer import Observer
 from patchcli.store import Store, stores_in
 from patchcli.verbs import sources
-from patchcli.verbs.outputs import Maps, below, description
+from patchcli.verbs.measuring import measurements
+from patchcli.verbs.outputs import Maps
 
 
 def evaluate(
@@ -27,6 +24,7 @@ def evaluate(
     maps: Path | str | None = None,
     metrics_out: Path | str | None = None,
     mask_threshold: int | None = None,
+    cluster: Cluster | None = None,
     setup: Setup | None = None,
     observer: Observer | None = None,
 ) -> list[Row]:
@@ -38,22 +36,23 @@ def evaluate(
     With `maps`, a folder as `score` or another tool writes it, nothing is scored and a store needs no encoder: the maps are
     test/<kind>/<stem> with one of images.MAP_SUFFIXES (for a folder of stores, below the name of the class). They are
     brought to the image's size, and their maximum is its score. `metrics_out`, a .json file, gets all numbers. Values of
-    masks above `mask_threshold` are defects; without it, see masks.Rule. `setup` says how the detector of a store is opened;
-    what is outside its region of interest counts neither in scores nor as pixels.
+    masks above `mask_threshold` are defects; without it, see masks.Rule. A `cluster` scores the images, or reads their maps,
+    on its workers, with the same figures. `setup` says how the detector of a store is opened; what is outside its region of
+    interest counts neither in scores nor as pixels.
     """
     observer = observer or Observer()
     target = None if metrics_out is None else files.target("metrics_out", metrics_out, ".json")
     path, setup = path_and_setup(detector, setup)
     folder = None if maps is None else Path(maps)
     if isinstance(detector, Detector):
-        rows = _evaluate_class(detector, folder, mask_threshold, setup, observer)
+        rows = _evaluate_class(detector, folder, mask_threshold, cluster, setup, observer)
     elif not Path(path).is_dir() or (Path(path) / "zarr.json").exists():
-        rows = _evaluate_class(Store.open(path), folder, mask_threshold, setup, observer)
+        rows = _evaluate_class(Store.open(path), folder, mask_threshold, cluster, setup, observer)
     else:
         rows = []
         for store in map(Store.open, stores_in(Path(path))):
             own = None if folder is None else folder / store.source.category
-            rows.append(totals(_evaluate_class(store, own, mask_threshold, setup, observer))[-1])
+            rows.append(totals(_evaluate_class(store, own, mask_threshold, cluster, setup, observer))[-1])
         rows.append(average(rows))
     if target is not None:
         files.write_text(target, json.dumps(numbers(rows), indent=2) + "\n")
@@ -61,7 +60,12 @@ def evaluate(
 
 
 def _evaluate_class(
-    source: Detector | Store, maps: Path | None, mask_threshold: int | None, setup: Setup, observer: Observer
+    source: Detector | Store,
+    folder: Path | None,
+    mask_threshold: int | None,
+    cluster: Cluster | None,
+    setup: Setup,
+    observer: Observer,
 ) -> list[Row]:
     """The rows of one class, its maps read or made one image at a time."""
     assert setup.roi is None or isinstance(setup.roi, Roi)
@@ -73,22 +77,20 @@ def _evaluate_class(
         raise InputError("no test images there; expected test/good and test/<kind of defect>", subject=dataset.root)
     labels: Mapping[str, str] = {"maps": "maps"}
     threshold = None
-    if maps is None:
-        detector = source if isinstance(source, Detector) else Detector(source, setup, observer)
-        labels, threshold = scale_names(detector), _threshold(detector, observer)
-        results, sha256 = stream(detector, samples, BATCH, observer), detector.attributes.sha256
-        mapped: Iterator[MappedImage] = (MappedImage(s, result.size, result.scale_maps, sha256) for s, result in results)
+    maps: Detector | Maps
+    if folder is None:
+        maps = source if isinstance(source, Detector) else Detector(source, setup, observer)
+        labels, threshold = scale_names(maps), _threshold(maps, observer)
     else:
         runtime.set_threads(setup.threads)
-        mapped = _read(dataset, samples, maps, setup.roi, observer)
+        maps = Maps(folder, dataset)
     rule = mask_rule(dataset.samples, mask_threshold, setup.large)
-    with Evaluation(labels, setup.roi) as evaluation:
-        for image in mapped:
-            good = np.zeros(image.size, bool)
-            evaluation.add(image, read_mask(image.sample, image.size, rule, observer) if image.sample.defective else good)
+    with Evaluation(labels) as evaluation:
+        for image in measurements(maps, samples, rule, setup.roi, setup.threads, cluster, observer):
+            evaluation.add(image)
             observer.progress("eval", len(evaluation), len(samples), dataset.category)
         if not len(evaluation):
-            what = "test image could be read" if maps is None else f"map of a test image could be used from {maps}"
+            what = "test image could be read" if folder is None else f"map of a test image could be used from {folder}"
             raise InputError(f"no {what}", subject=dataset.root)
         return evaluation.rows(dataset.category, threshold)
 
@@ -98,23 +100,3 @@ def _threshold(detector: Detector, observer: Observer) -> float | None:
     if detector.uncalibrated is not None and not isinstance(detector.uncalibrated, IncompleteError):
         observer.note(f"no recall at the threshold: {detector.uncalibrated}")
     return None if detector.calibration is None else detector.calibration.thresholds.threshold
-
-
-def _read(dataset: Dataset, samples: list[Sample], folder: Path, roi: Roi | None, observer: Observer) -> Iterator[MappedImage]:
-    """Samples with their maps on disk; what is missing or unusable is reported and left out."""
-    places = Maps(folder, dataset)
-    for sample in samples:
-        path = places.of(sample)
-        if path is None:
-            expected = f"{below(folder, sample.id).with_suffix('')} with one of {', '.join(images.MAP_SUFFIXES)}"
-            observer.problem(f"{sample.id}: no map; expected {expected}")
-            continue
-        try:
-            size, values = images.size(sample.path), images.read_map(path)
-            if roi is not None:
-                roi.check(sample.path, *size)
-                roi.check(path, *values.shape)
-        except InputError as error:
-            observer.problem(str(error))
-            continue
-        yield MappedImage(sample, size, {"maps": values}, description(path).get("encoder"))

@@ -178,20 +178,20 @@ class Maps:
             raise InputError(f"no such folder; {expected}", parameter="maps", subject=folder)
         if files.real(folder) == files.real(dataset.root):
             raise InputError("is the data set's own folder; expected one with maps", parameter="maps", subject=folder)
-        self._folder, self._dataset = folder, dataset
+        self.folder = folder
         self._images = _identities(dataset.samples)
         self._ids = {sample.id for sample in dataset.samples}
 
     def of(self, sample: Sample) -> Path | None:
         """The file of an image's map; raises InputError where it is an image of the data set."""
-        name = below(self._folder, sample.id)
+        name = below(self.folder, sample.id)
         paths = [name.with_name(f"{name.name}.tiff"), *map(name.with_suffix, images.MAP_SUFFIXES)]
         for path in [*paths, *takewhile(os.path.lexists, _numbered(name))]:
             if not os.path.lexists(path):
                 continue
             if _identity(path) in self._images:
                 image = f"{path} is an image of the data set, not a map"
-                raise InputError(f"{image}; expected a folder of maps", parameter="maps", subject=self._folder)
+                raise InputError(f"{image}; expected a folder of maps", parameter="maps", subject=self.folder)
             owner = _owner(path)
             if owner == sample.id or owner not in self._ids:
                 return path

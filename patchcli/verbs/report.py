@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 from patchcli import files
+from patchcli.cluster import Cluster
 from patchcli.detection.detector import BATCH, Detector, Setup, opened
 from patchcli.detection.evaluation import Row
 from patchcli.detection.regions import RegionOptions
@@ -26,29 +27,45 @@ def write_report(
     limit: int = LIMIT,
     regions: RegionOptions | None = None,
     mask_threshold: int | None = None,
+    cluster: Cluster | None = None,
     setup: Setup | None = None,
     observer: Observer | None = None,
 ) -> Path:
     """Score images as `score` does, and write the page; its path.
 
     Figures are there for the test images of a data set with labels; verdicts where the store is calibrated. Of more than
-    `limit` images those with the highest scores are shown, and the page says so.
+    `limit` images those with the highest scores are shown, and the page says so. The workers of a `cluster` score the images
+    and prepare the figures; the page is the same.
     """
     observer, out = observer or Observer(), files.target("out", out, ".html")
     if limit < 1:
         raise InputError(f"{limit}", parameter="limit", expected="1 image or more")
     detector = opened(detector, setup, observer)
-    with tempfile.TemporaryDirectory() as folder:
-        options = regions or RegionOptions()
+    with _folder(out, cluster) as folder:
         scoring = Scoring(
-            detector, paths, Outputs(folder), options, batch=BATCH, mask_threshold=mask_threshold, observer=observer
+            detector,
+            paths,
+            Outputs(folder),
+            regions or RegionOptions(),
+            batch=BATCH,
+            mask_threshold=mask_threshold,
+            cluster=cluster,
+            observer=observer,
         )
         scored, rows = list(scoring), list[Row]()
         if paths is None:
             try:
-                rows = evaluate(detector, maps=folder, mask_threshold=mask_threshold)
+                rows = evaluate(detector, maps=folder, mask_threshold=mask_threshold, cluster=cluster)
             except InputError as error:
                 observer.note(f"no figures: {error}")
         title = f"{detector.source.category}: {len(scored)} images"
         files.write_text(out, page(detector, scored, title, [], rows, limit, observer, mask_threshold))
     return out
+
+
+def _folder(out: Path, cluster: Cluster | None) -> tempfile.TemporaryDirectory[str]:
+    """A temporary folder for the maps; near the page where workers may be on other machines, which see that place."""
+    if cluster is None or cluster.scheduler is None:
+        return tempfile.TemporaryDirectory()
+    near = next(folder for folder in out.absolute().parents if folder.exists())
+    return tempfile.TemporaryDirectory(prefix=".maps-", dir=near)

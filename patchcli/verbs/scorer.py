@@ -14,19 +14,18 @@ from patchcli.datasets.images import Read
 from patchcli.datasets.layouts import Sample
 from patchcli.datasets.masks import Rule
 from patchcli.detection import regions
-from patchcli.detection.detector import PIXELS, Detector, Setup
+from patchcli.detection.detector import PIXELS, Detector, Version
 from patchcli.detection.records import Record, record_of
 from patchcli.detection.regions import RegionOptions
 from patchcli.detection.stream import stream
 from patchcli.observer import Observer
-from patchcli.store import Store
 from patchcli.verbs.outputs import Outputs, unwritable
 from patchcli.verbs.writer import MapWriter
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A sample, and where its map goes; None where none is written."""
+    """A sample, and the place of its map on disk; None where it has none."""
 
     sample: Sample
     path: Path | None
@@ -114,9 +113,7 @@ def _finished(scored: Scored, written: Future[None] | None) -> Scored:
 class ScoreImages:
     """The task to score some samples with a version of a store."""
 
-    store: Path | str
-    revision: str
-    setup: Setup
+    version: Version
     outputs: Outputs
     options: RegionOptions
     rule: Rule
@@ -124,6 +121,5 @@ class ScoreImages:
 
     def open(self, observer: Observer) -> Callable[[list[Placed]], list[Scored]]:
         """What scores several samples."""
-        detector = Detector(Store.open(self.store, self.revision), self.setup, observer)
-        scorer = Scorer(detector, self.outputs, self.options, self.rule, self.batch, observer)
+        scorer = Scorer(self.version.open(observer), self.outputs, self.options, self.rule, self.batch, observer)
         return lambda placed: list(scorer(placed))

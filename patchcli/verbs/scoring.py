@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from patchcli import files
@@ -147,15 +146,8 @@ class Scoring:
                 return
         assert self.cluster is not None
         placed, threads = map(self._placed, self.samples), self.detector.setup.threads
-        task = ScoreImages(
-            self.detector.path,
-            self.detector.revision,
-            replace(self.detector.setup, threads=self.cluster.threads(threads)),
-            self.outputs,
-            self.options,
-            self.rule,
-            self.batch,
-        )
+        version = self.detector.version(self.cluster.threads(threads))
+        task = ScoreImages(version, self.outputs, self.options, self.rule, self.batch)
         yield from self.cluster.one_by_one(task, placed, self.batch, threads, self.observer)
 
     def __iter__(self) -> Iterator[tuple[Sample, Record]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from patchcli.detection import metrics, pixel_metrics
-from patchcli.detection.pixel_metrics import PixelFigures, Pixels
+from patchcli.detection.pixel_metrics import PixelFigures, Pixels, SortedPixels
 
 Picture = tuple[str, NDArray[np.float32], NDArray[np.bool_]]  # kind, map, mask
 
@@ -107,7 +107,7 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 def pooled(pictures: Sequence[Picture]) -> Pixels:
     pixels = Pixels(io.BytesIO())
     for kind, values, mask in pictures:
-        pixels.add(kind, values, mask)
+        pixels.add(kind, SortedPixels.of(values, mask))
     return pixels
 
 
@@ -194,8 +194,8 @@ def test_pixels_that_do_not_count_are_as_if_cut_off(pictures: list[Picture], top
     for kind, values, mask in pictures:
         counted = np.zeros(mask.shape, bool)
         counted[top:, left:] = True
-        some.add(kind, values, mask, counted)
-        cut.add(kind, values[top:, left:], mask[top:, left:])
+        some.add(kind, SortedPixels.of(values, mask, counted))
+        cut.add(kind, SortedPixels.of(values[top:, left:], mask[top:, left:]))
     assert some.figures() == cut.figures()
 
 
@@ -229,7 +229,7 @@ def test_a_perfect_average_precision_of_pixels_is_one() -> None:
     mask[:2] = True  # 40 precisions of 1, each weighing 1/40, whose sum rounds to 1.0000000000000002
     values = np.arange(400, 0, -1, np.float32).reshape(20, 20)
     pixels = Pixels(io.BytesIO())
-    pixels.add("bent", values, mask)
+    pixels.add("bent", SortedPixels.of(values, mask))
     assert pixels.figures().ap == 1.0
 
 
@@ -323,7 +323,8 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
             for number in range(images):
                 mask = np.zeros((300, 400), bool)
                 mask[50:100, 50:100] = number % 2
-                pixels.add("cut" if number % 2 else "good", rng.random(mask.shape, np.float32), mask)
+                image = SortedPixels.of(rng.random(mask.shape, np.float32), mask)
+                pixels.add("cut" if number % 2 else "good", image)
             pixels.figures()
             _, most = tracemalloc.get_traced_memory()
             tracemalloc.stop()
