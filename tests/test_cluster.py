@@ -296,14 +296,15 @@ def test_bad_input(made: World, verb: str, arguments: list[Any], says: list[str]
     [
         (["--workers", 1, "--spread", "rows"], "--spread: expected auto, images or shards, found 'rows'"),
         (["--spread", "shards"], "--workers and --scheduler: give one of the two"),
-        (
-            ["--workers", 1, "--spread", "shards", "--search", "brute"],
-            "--search: expected pruned, which alone searches a",
-        ),
     ],
 )
 def test_how_a_search_cannot_be_spread(made: World, arguments: list[Any], says: str) -> None:
     refused("score", "--store", made.store, *arguments, says=(says,))
+
+
+def test_one_search_alone_finds_in_shards(made: World) -> None:
+    with pytest.raises(InputError, match=r"`search`: expected pruned, which alone searches a shared bank, found brute"):
+        list(patchcli.score(made.store, setup=Setup(search="brute"), cluster=Cluster(workers=1, spread="shards")))
 
 
 @pytest.mark.parametrize("scheduler", ["tcp://127.0.0.1:9", "nowhere.json", "gibberish://here"])

@@ -32,6 +32,7 @@ else:
 DeviceName = Literal["auto", "cpu", "cuda"]
 PrecisionName = Literal["auto", "float32", "bfloat16"]
 FormatName = Literal["table", "jsonl", "csv"]
+SpreadName = Literal["auto", "images", "shards"]
 
 IMAGES, COMPUTATION, MESSAGES = "Images", "Computation", "Messages"  # headings in a help text
 
@@ -337,14 +338,12 @@ class Searchers(Workers):
     """Who works, and how what is searched for is spread over them."""
 
     spread: Annotated[
-        str,
+        SpreadName,
         typer.Option(
             "--spread",
-            metavar="auto|images|shards",
             rich_help_panel=COMPUTATION,
-            help="Give each worker some of the images and the whole bank, or a shard of the bank and all images. "
-            "[default: shards where the banks do not fit in memory]",
-            show_default=False,
+            help="Give each worker some of the images and the whole bank, or a shard of the bank and every image. auto takes "
+            "shards where the workers' banks do not fit in memory.",
         ),
     ] = "auto"
 

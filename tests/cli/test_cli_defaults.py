@@ -10,7 +10,7 @@ import typer
 from commands import leaves
 
 import patchcli
-from patchcli import runtime
+from patchcli import cluster, runtime
 from patchcli.bank import search
 from patchcli.cli import extract, options, score, shell, train, usage
 from patchcli.datasets import sizes
@@ -29,6 +29,7 @@ FUNCTIONS = {words: getattr(patchcli, function) for function, words in shell.COM
 def test_choices_are_those_of_the_library() -> None:
     assert get_args(options.LayoutName) == tuple(LAYOUTS)
     assert get_args(options.DeviceName) == runtime.DEVICES
+    assert get_args(options.SpreadName) == cluster.SPREAD
     assert set(get_args(options.SearchName)) == {"auto", *search.METHODS}
     assert get_args(train.EncoderName) == tuple(TRAINED)
     assert set(get_args(train.SamplerName)) == set(recipes.SAMPLERS)
@@ -63,7 +64,7 @@ def test_the_table_of_the_shell_is_that_of_the_commands() -> None:
 
 BUNDLES = {
     "options": patchcli.ImageOptions, "images": patchcli.ImageOptions, "setup": patchcli.Setup,
-    "regions": patchcli.RegionOptions, "outputs": patchcli.Outputs,
+    "regions": patchcli.RegionOptions, "outputs": patchcli.Outputs, "cluster": patchcli.Cluster,
 }  # fmt: skip
 
 
