@@ -265,6 +265,7 @@ RUNS = {
     ),
     "benchmarks/embedding.py": ((1, 64), "times the best per-patch way"),
     "benchmarks/gpu.py": (("patchcli.zarr", "--small", "--minutes", 0.5), "search 1,000 x 768: faiss"),
+    "benchmarks/large.py": (("patchcli.zarr", 1, "--workers", "--shards"), "the same"),
     "benchmarks/maps.py": (("patchcli.zarr",), "within 2 errors"),
     "benchmarks/metrics.py": ((4,), "MB resident"),
     "benchmarks/scale.py": (("patchcli.zarr", "--workers", 1), "1 worker"),
@@ -278,6 +279,7 @@ NEEDS = {
     "benchmarks/search.py": "faiss",
     "benchmarks/scale.py": "distributed",
     "benchmarks/gpu.py": "faiss",
+    "benchmarks/large.py": "distributed",
     "benchmarks/textures.py": "skimage",
     "benchmarks/objects.py": "pybullet",
 }
