@@ -22,10 +22,12 @@ from patchcli.store.calibration import Thresholds
 from patchcli.store.encoder import EncoderAttributes, digest_of
 from patchcli.store.images import Images, Source
 from patchcli.store.locks import locked
+from patchcli.store.places import check_replaceable, existing, located, stores_in
 from patchcli.store.root import FORMAT_VERSION
-from patchcli.store.store import Store, check_replaceable, existing, revision, stores_in
+from patchcli.store.store import Store, revision
 
 __all__ = [
     "FORMAT_VERSION", "Bank", "Blocks", "EncoderAttributes", "Images", "Source", "Store", "Thinning", "Thresholds",
-    "VectorFiles", "bank_bytes", "check_replaceable", "digest_of", "existing", "locked", "revision", "stores_in",
+    "VectorFiles", "bank_bytes", "check_replaceable", "digest_of", "existing", "located", "locked", "revision",
+    "stores_in",
 ]  # fmt: skip
