@@ -113,7 +113,10 @@ class Store:
         if isinstance(self.path, str):
             check_claim(self.path)
         named = {kind: part for kind, part in {**self.root.parts, **parts}.items() if part is not None}
+        before = self.root.parts.get("blocks")
         self.root = replace(self.root, dataset=source or self.root.dataset, parts=named).write(self.path)
+        if isinstance(self.path, str) and before is not None and before != named.get("blocks"):
+            remove(f"{self.path}/{before.name}")  # at once: they are large, and nobody searches them
         self._parts.clear()
         for name in ("images", "encoder", "calibration"):
             self.__dict__.pop(name, None)
