@@ -72,7 +72,7 @@ def place(path: Path) -> Path:
 def check_local(parameter: str, path: Path | str, advice: str = "write to a folder, and copy it") -> None:
     """Raise InputError for a URL where files are expected. Path makes s3:/bucket of s3://bucket, the name of a folder here."""
     if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
-        raise InputError("found a URL", parameter=parameter, subject=path, expected="a path", advice=advice)
+        raise InputError("a URL", parameter=parameter, subject=path, expected="a path", advice=advice)
 
 
 def target(parameter: str, path: Path | str, *suffixes: str) -> Path:
