@@ -14,10 +14,10 @@ import torch
 from commands import done, records, refused, run, timeless
 from fsspec.registry import _registry
 from smallworld import WORKING, Told, parts, tree, write_dataset
-from storage import Proxy, remote_parts, serving, system
+from storage import SECRET, Proxy, remote_parts, system, uploaded
 
 import patchcli
-from patchcli import Cluster, Detector
+from patchcli import Detector
 from patchcli.errors import DamagedError, StoreError
 from patchcli.features.hierarchical import HierarchicalEncoder
 from patchcli.observer import Observer
@@ -26,37 +26,11 @@ from patchcli.store.objects import Objects
 from patchcli.verbs.extraction import ImageOptions
 
 s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install '.[s3]'")
-pytest.importorskip("moto", reason="moto is not installed: pip install 'moto[server]'")
 
-SECRET = "notForAnyLogOrStore"
 SOURCE = Source("/somewhere", "plain", "weave", "0" * 64)
 WEIGHTS = {"scale": np.ones(3, np.float32)}
 IMPORTED = EncoderAttributes("hierarchical", 6, "imported")
 OPTIONS = ("--threads", 1, "--quiet")
-
-
-@pytest.fixture(scope="module")
-def proxy() -> Iterator[Proxy]:
-    """What all connections to a server go through."""
-    with serving() as port:
-        proxy = Proxy(port)
-        yield proxy
-        proxy.close()
-
-
-@pytest.fixture(scope="module")
-def bucket(proxy: Proxy) -> Iterator[str]:
-    """The URL of a bucket."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"ACCESS_KEY_ID": "tests", "SECRET_ACCESS_KEY": SECRET, "DEFAULT_REGION": "us-east-1"}.items():
-            patch.setenv(f"AWS_{name}", value)
-        patch.setenv("AWS_MAX_ATTEMPTS", "1")
-        patch.setattr(s3fs.S3FileSystem, "retries", 1)
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
-        s3fs.S3FileSystem.clear_instance_cache()
-        system().call_s3("create_bucket", Bucket="weaves")
-        yield "s3://weaves"
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture
@@ -73,16 +47,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ready(data: Path, bucket: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A folder and a bucket, each with a store that has an encoder and no bank: read only."""
-    pair = tmp_path_factory.mktemp("ready") / "weave.zarr", f"{bucket}/ready.zarr"
-    for store in pair:
-        train(data, store)
-    return pair
-
-
-def train(data: Path, store: Path | str) -> None:
-    patchcli.train(data, store, images=ImageOptions(size=WORKING), observer=Told(), encoder="fixed")
+def ready(data: Path, bucket: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A store that has an encoder and no bank, made in a folder and copied: read only."""
+    local = tmp_path_factory.mktemp("ready") / "weave.zarr"
+    patchcli.train(data, local, images=ImageOptions(size=WORKING), observer=Told(), encoder="fixed")
+    return uploaded(local, f"{bucket}/ready.zarr")
 
 
 def make(place: str, value: int = 7, overwrite: bool = False) -> None:
@@ -122,34 +91,36 @@ def test_every_step_gives_what_it_gives_in_a_folder(data: Path, bucket: str, tmp
 
 
 def test_training_resumes_and_weights_are_imported(data: Path, bucket: str, tmp_path: Path) -> None:
-    digests, weights = [], tmp_path / "weights.pkl"
+    weights, local = tmp_path / "weights.pkl", tmp_path / "weave.zarr"
     torch.save(HierarchicalEncoder(4).state_dict(), weights)
-    for store in (tmp_path / "weave.zarr", f"{bucket}/trained.zarr"):
-        options: Any = {"observer": Told(), "device": "cpu"}
-        recipe: Any = {"encoder": "flat", "D": 4, "batch": 2, "precision": "float32"}
-        patchcli.train(data, store, images=ImageOptions(size=WORKING), steps=1, **options, **recipe)
-        digests.append([patchcli.train(store=store, steps=2, resume=True, **options).sha256])
-        digests[-1].append(patchcli.import_weights(weights, store, overwrite=True))
-    assert digests[0] == digests[1]
+    recipe: Any = {"encoder": "flat", "D": 4, "batch": 1, "precision": "float32"}
+    patchcli.train(data, local, images=ImageOptions(size=WORKING), steps=1, observer=Told(), **recipe)
+    remote = uploaded(local, f"{bucket}/trained.zarr")
+    both = [patchcli.train(store=store, steps=2, resume=True, observer=Told()).sha256 for store in (local, remote)]
+    assert both[0] == both[1] == Store.open(remote).encoder.attributes.sha256
+    assert patchcli.import_weights(weights, remote, overwrite=True) == Store.open(remote).encoder.attributes.sha256
 
 
-def test_workers_write_blocks_at_once(ready: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("distributed", reason="Dask is not installed: pip install '.[cluster]'")
-    _, remote = ready
+def test_parts_are_embedded_at_once(ready: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bank, "CHUNK_BYTES", 1)
-    apart = copied(remote, "workers.zarr")
-    assert patchcli.embed(apart, cluster=Cluster(workers=2)).embedded == 4
-    whole = copied(remote, "alone.zarr")
-    assert patchcli.embed_part(whole, (1, 2), observer=Told()) == 2
-    assert patchcli.embed(whole).embedded == 2
-    assert remote_parts(apart) == remote_parts(whole)
-    assert not [name for name in Objects(whole).children() if name.startswith("blocks")]
+    store = copied(ready, "parts.zarr")
+    both = [threading.Thread(target=patchcli.embed_part, args=(store, (part, 2))) for part in (1, 2)]
+    assert patchcli.embed_part(store, (5, 5), observer=Told()) == 0  # begins the blocks
+    for each in both:
+        each.start()
+    for each in both:
+        each.join()
+    assert patchcli.embed(store).embedded == 0
+    assert not [name for name in Objects(store).children() if name.startswith("blocks")]
+    whole = copied(ready, "alone.zarr")
+    patchcli.embed(whole)
+    assert remote_parts(store) == remote_parts(whole)
 
 
 # ---- what breaks -------------------------------------------------------------------------------------------------------
 
 
-def test_a_connection_that_breaks_in_a_block(ready: tuple[Path, str], proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_breaks_in_a_block(ready: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     class Breaking(Told):
         def progress(self, task: str, done: float, total: float | None, detail: str = "") -> None:
             if (task, done) == ("embed", 2):
@@ -157,7 +128,7 @@ def test_a_connection_that_breaks_in_a_block(ready: tuple[Path, str], proxy: Pro
 
     monkeypatch.setattr(bank, "CHUNK_BYTES", 1)
     monkeypatch.setattr(claims, "STALE", 0.5)
-    store = copied(ready[1], "broken.zarr")
+    store = copied(ready, "broken.zarr")
     with pytest.raises(StoreError, match=r"the connection failed \(\w+\); when the server answers, run this again"):
         patchcli.embed(store, observer=Breaking())
     proxy.left = float("inf")
@@ -165,7 +136,7 @@ def test_a_connection_that_breaks_in_a_block(ready: tuple[Path, str], proxy: Pro
         Store.open(store).bank()
     assert patchcli.embed(store).embedded == 2
     assert not list(Store.open(store).check())
-    whole = copied(ready[1], "unbroken.zarr")
+    whole = copied(ready, "unbroken.zarr")
     patchcli.embed(whole)
     assert remote_parts(store) == remote_parts(whole)
 
@@ -263,6 +234,13 @@ def test_a_lock_that_nobody_renews_is_taken(url: str, monkeypatch: pytest.Monkey
             sleeper.check()
         store.write_encoder(WEIGHTS, IMPORTED, {})
     sleeper.release()
+
+
+def test_the_lock_file_of_a_copied_folder_is_free(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "PATIENCE", 0)
+    Objects(url).put(".lock", b"")
+    with Store.writing(url) as store:
+        store.write_encoder(WEIGHTS, IMPORTED, {})
 
 
 def test_a_lock_is_renewed(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

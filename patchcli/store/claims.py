@@ -26,7 +26,9 @@ class Claim:
         self._tag = self._put(IfNoneMatch="*")
         if self._tag is None:
             tag, seconds = self._objects.state(self._key)
-            if tag is not None and seconds > STALE:
+            if tag is not None and (
+                seconds > STALE or not objects.read(self._objects.url, self._key)
+            ):  # or copied from a folder
                 self._tag = self._put(IfMatch=tag)
         elif self._put(IfNoneMatch="*") is not None:
             self._objects.remove(self._key)

@@ -6,9 +6,14 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from patchcli.store import Store
+
+SECRET = "notForAnyLogOrStore"
 
 
 @contextlib.contextmanager
@@ -83,3 +88,42 @@ def remote_parts(url: str) -> dict[str, dict[str, str]]:
             name: hashlib.sha256(content).hexdigest() for name, content in contents.items() if not name.endswith("zarr.json")
         }
     return found
+
+
+def uploaded(store: Path, url: str) -> str:
+    """A store, copied to a URL."""
+    system().put(str(store), url, recursive=True)
+    return url
+
+
+# ---- fixtures ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[Proxy]:
+    """What all connections to a server go through."""
+    pytest.importorskip("moto", reason="moto is not installed: pip install 'moto[server]'")
+    with serving() as port:
+        proxy = Proxy(port)
+        yield proxy
+        proxy.close()
+
+
+@pytest.fixture(scope="module")
+def bucket(proxy: Proxy) -> Iterator[str]:
+    """The URL of a bucket."""
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install '.[s3]'")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in reaching(proxy).items():
+            patch.setenv(name, value)
+        patch.setattr(s3fs.S3FileSystem, "retries", 1)
+        s3fs.S3FileSystem.clear_instance_cache()
+        system().call_s3("create_bucket", Bucket="weaves")
+        yield "s3://weaves"
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def reaching(proxy: Proxy) -> dict[str, str]:
+    """How a process reaches the server."""
+    own = {"ACCESS_KEY_ID": "tests", "SECRET_ACCESS_KEY": SECRET, "DEFAULT_REGION": "us-east-1", "MAX_ATTEMPTS": "1"}
+    return {f"AWS_{name}": value for name, value in own.items()} | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}"}
