@@ -66,11 +66,9 @@ def test_what_a_dead_worker_had_begun_is_done_by_another(scheduler: str, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["0"]  # a worker died
 
 
-def test_workers_write_to_a_bucket(
-    scheduler: str, proxy: Proxy, bucket: str, world: World, small_blocks: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_write_to_a_bucket(scheduler: str, proxy: Proxy, bucket: str, world: World, small_blocks: None) -> None:
     """Each has its own credentials, from its environment."""
-    store = uploaded(world.store, f"{bucket}/weave.zarr")
+    store = uploaded(world.store, f"{bucket}/cluster.zarr")
     environment = reaching(proxy)
     with distributed.Client(scheduler) as client:
         client.run(lambda: os.environ.update(environment))

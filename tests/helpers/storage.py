@@ -102,7 +102,7 @@ def uploaded(store: Path, url: str) -> str:
 @pytest.fixture(scope="module")
 def proxy() -> Iterator[Proxy]:
     """What all connections to a server go through."""
-    pytest.importorskip("moto", reason="moto is not installed: pip install 'moto[server]'")
+    pytest.importorskip("moto", reason="moto is not installed: pip install '.[test]'")
     with serving() as port:
         proxy = Proxy(port)
         yield proxy
