@@ -69,12 +69,19 @@ def place(path: Path) -> Path:
     return real(path) if path.name in ("", "..") else real(path.parent) / path.name
 
 
+def check_local(parameter: str, path: Path | str, advice: str = "write to a folder, and copy it") -> None:
+    """Raise InputError for a URL where files are expected. Path makes s3:/bucket of s3://bucket, the name of a folder here."""
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
+        raise InputError("a URL", parameter=parameter, subject=path, expected="a path", advice=advice)
+
+
 def target(parameter: str, path: Path | str, *suffixes: str) -> Path:
     """The file, or without suffixes the folder, that an argument names to be written; raises InputError where it cannot be.
 
     A file without a name is made in the nearest folder that exists, and vanishes: permissions say nothing of a file system
     that is read-only.
     """
+    check_local(parameter, path)
     path = Path(path)
     try:
         if wrong := _unsuitable(path, suffixes):

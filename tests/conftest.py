@@ -15,6 +15,7 @@ import torch
 from hypothesis import settings
 from PIL import Image
 from smallworld import kept, made, threads_as_before, world  # noqa: F401
+from storage import bucket, proxy  # noqa: F401
 
 from patchcli.features import pretrained
 from patchcli.features.encoder import Encoder

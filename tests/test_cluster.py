@@ -1,5 +1,6 @@
 """Tasks on the workers of a cluster: the same as in this process, whatever happens to a worker."""
 
+import os
 import re
 import signal
 import subprocess
@@ -15,7 +16,8 @@ import torch
 from commands import done, process, records, refused, timeless
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from smallworld import SIZE, Told, World, save, texture, tree, truncate
+from smallworld import SIZE, Told, World, parts, save, texture, tree, truncate
+from storage import Proxy, reaching, remote_parts, uploaded
 from tasks import Squares, Workers
 
 import patchcli
@@ -77,6 +79,16 @@ def test_as_many_workers_as_are_wanted() -> None:
 def test_what_a_dead_worker_had_begun_is_done_by_another(scheduler: str, tmp_path: Path) -> None:
     assert answers(scheduler, Squares(tmp_path, deadly=1), list(range(8))) == [number**2 for number in range(8)]
     assert [path.name for path in tmp_path.iterdir()] == ["0"]  # a worker died
+
+
+def test_workers_write_to_a_bucket(scheduler: str, proxy: Proxy, bucket: str, world: World, small_blocks: None) -> None:
+    """Each has its own credentials, from its environment."""
+    store = uploaded(world.store, f"{bucket}/cluster.zarr")
+    environment = reaching(proxy)
+    with distributed.Client(scheduler) as client:
+        client.run(lambda: os.environ.update(environment))
+    patchcli.embed(store, overwrite=True, cluster=Cluster(scheduler=scheduler))
+    assert remote_parts(store)["bank"] == {name: digest for name, digest in parts(world.store)["bank"].items() if digest}
 
 
 def test_the_errors_of_tasks_are_those_of_this_process(scheduler: str, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -73,6 +73,11 @@ def share(text: object) -> float:
         raise InputError(repr(text), expected="a share such as 10% or 0.1") from None
 
 
+def place(text: object) -> Path:
+    """A path; a URL stays a text, which every verb takes as well."""
+    return cast(Path, text) if "://" in str(text) else Path(str(text))
+
+
 def number_of_bytes(text: object) -> int:
     """Bytes of "300M", "2G" or "1.5GB"."""
     whole = str(text).upper().removesuffix("B")
@@ -112,7 +117,13 @@ def listed(null: bool) -> Iterator[str]:
 
 Store = Annotated[
     Path,
-    typer.Option("--store", metavar="STORE", envvar="PATCHCLI_STORE", help="Zarr group that holds everything learned."),
+    typer.Option(
+        "--store",
+        metavar="STORE",
+        envvar="PATCHCLI_STORE",
+        parser=place,
+        help="Zarr group that holds everything learned: a folder, or s3://bucket/key.zarr.",
+    ),
 ]
 STORE = Path("patchcli.zarr")
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the store already contains.")]

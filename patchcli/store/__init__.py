@@ -15,6 +15,9 @@ Nothing is pickled. A store is a folder of parts, and a root that names those of
 A new part is written beside the old one, as bank-1f2e3d4c/, sealed (parts.py) and synced; then the root names it instead. The
 old part is removed when its last reader has closed it. Only blocks are written in place, each followed by its flag, so an
 interrupted `embed` resumes where it stopped. One process writes at a time; each reader sees one version (locks.py).
+
+In object storage (objects.py) every part has such a name; the switch is a write on the condition that the root is still the one
+that was read; .lock is renewed while somebody writes (claims.py); and .replaced/ dates the parts that no version names.
 """
 
 from patchcli.store.bank import Bank, BankAttributes, Blocks, Thinning, VectorFiles, bank_bytes
@@ -22,10 +25,12 @@ from patchcli.store.calibration import Thresholds
 from patchcli.store.encoder import EncoderAttributes, digest_of
 from patchcli.store.images import Images, Source
 from patchcli.store.locks import locked
+from patchcli.store.places import check_replaceable, existing, located, stores_in
 from patchcli.store.root import FORMAT_VERSION
-from patchcli.store.store import Store, check_replaceable, existing, revision, stores_in
+from patchcli.store.store import Store, revision
 
 __all__ = [
     "FORMAT_VERSION", "Bank", "BankAttributes", "Blocks", "EncoderAttributes", "Images", "Source", "Store", "Thinning",
-    "Thresholds", "VectorFiles", "bank_bytes", "check_replaceable", "digest_of", "existing", "locked", "revision", "stores_in",
+    "Thresholds", "VectorFiles", "bank_bytes", "check_replaceable", "digest_of", "existing", "located", "locked", "revision",
+    "stores_in",
 ]  # fmt: skip

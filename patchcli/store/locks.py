@@ -1,9 +1,13 @@
-"""One writer at a time, many readers: a lock for the store, and leases that keep the parts of a reader's version."""
+"""One writer at a time, many readers: a lock for the store, and leases that keep the parts of a reader's version.
+
+In object storage the lock is an object (claims.py), and there are no leases.
+"""
 
 import contextlib
 import os
 import shutil
 import socket
+import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator
@@ -13,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from patchcli.errors import StoreError
 from patchcli.observer import Observer
+from patchcli.store.claims import Claim
 from patchcli.store.parts import METADATA, no_store, unwritable
 
 try:
@@ -23,10 +28,13 @@ except ImportError:  # Windows, where a folder with open files cannot be removed
 LOCK = ".lock"
 NO_LOCK = "PATCHCLI_NO_LOCK"
 AT_ONCE, PATIENCE = 0.2, 60.0  # seconds until a waiting writer says so, and until it gives up
+LOOK = 1.0  # seconds between two looks at a lock in object storage
+
+_claims: dict[tuple[str, int], Claim] = {}  # by URL and thread
 
 
 @contextlib.contextmanager
-def locked(path: Path, observer: Observer, create: bool = False) -> Iterator[None]:
+def locked(path: Path | str, observer: Observer, create: bool = False) -> Iterator[None]:
     """Hold the lock of the store at `path`; the same thread may take it again. A dry run takes none.
 
     Waits up to PATIENCE seconds for another writer, with a note. `create` makes the folder, and removes it again if there is
@@ -34,6 +42,10 @@ def locked(path: Path, observer: Observer, create: bool = False) -> Iterator[Non
     """
     if observer.dry:
         yield
+        return
+    if isinstance(path, str):
+        with _claimed(path, observer):
+            yield
         return
     lock = None
     made = False
@@ -78,7 +90,7 @@ def _acquire(path: Path, observer: Observer) -> FileLock | bool:
             observer.note(f"waiting for {_holder(place)}, which writes to {path}")
             lock.acquire(timeout=PATIENCE)
     except Timeout:
-        raise StoreError(f"{_holder(place)} writes to it", subject=path, advice="run this again when that has ended") from None
+        raise _taken(path, _holder(place)) from None
     except FileNotFoundError:
         raise
     except (PermissionError, NotADirectoryError) as error:
@@ -88,8 +100,46 @@ def _acquire(path: Path, observer: Observer) -> FileLock | bool:
             raise unwritable(path, error) from None
         advice = f"make sure that nothing else writes to the store, and set {NO_LOCK}=1"
         raise StoreError(f"its file system has no locks ({error.strerror})", subject=path, advice=advice) from None
-    _sign(place, f"process {os.getpid()} on {socket.gethostname()} (since {time.strftime('%H:%M:%S')})")
+    _sign(place, _signature())
     return lock
+
+
+def _signature() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()} (since {time.strftime('%H:%M:%S')})"
+
+
+def _taken(path: Path | str, holder: str) -> StoreError:
+    return StoreError(f"{holder} writes to it", subject=path, advice="run this again when that has ended")
+
+
+@contextlib.contextmanager
+def _claimed(url: str, observer: Observer) -> Iterator[None]:
+    """Hold the lock of a store in object storage."""
+    key = url, threading.get_ident()
+    if key in _claims or os.environ.get(NO_LOCK):
+        yield
+        return
+    claim, begun, said = Claim(url, LOCK, _signature()), time.monotonic(), False
+    while not claim.acquire():
+        waited = time.monotonic() - begun
+        if waited > PATIENCE:
+            raise _taken(url, claim.holder)
+        if waited > AT_ONCE and not said:
+            said = True
+            observer.note(f"waiting for {claim.holder}, which writes to {url}")
+        time.sleep(LOOK if said else AT_ONCE)
+    _claims[key] = claim
+    try:
+        yield
+    finally:
+        del _claims[key]
+        claim.release()
+
+
+def check_claim(url: str) -> None:
+    """Raise StoreError if this thread has the lock of a store in object storage no more."""
+    if claim := _claims.get((url, threading.get_ident())):
+        claim.check()
 
 
 def _sign(place: Path, holder: str) -> None:

@@ -11,7 +11,8 @@ import re
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,9 +20,12 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import FsspecStore
 
 from patchcli.errors import DamagedError, StoreError
+from patchcli.store import objects
 from patchcli.store.attributes import T, from_stored
+from patchcli.store.objects import Objects
 
 REPAIR = {
     "images": "extract the images again with `overwrite`",
@@ -49,20 +53,24 @@ class Part:
     # ---- written ------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, path: Path, kind: str, plain: bool) -> "Part":
-        """An empty part in the store at `path`: under the name of its kind, or one that no part has ever had."""
+    def create(cls, path: Path | str, kind: str, plain: bool) -> "Part":
+        """An empty part in the store at `path`: under the name of its kind, or one that no part has ever had.
+
+        In object storage it is always the latter: no folder is made there that another writer would find.
+        """
         names = (f"{kind}-{uuid.uuid4().hex[:8]}" for _ in range(3))
-        for name in (kind, *names) if plain else names:
+        for name in (kind, *names) if plain and isinstance(path, Path) else names:
             with contextlib.suppress(FileExistsError):
-                (path / name).mkdir()
+                if isinstance(path, Path):
+                    (path / name).mkdir()
                 break
-        return cls(path, kind, name, zarr.open_group(str(path / name), mode="a", zarr_format=3))
+        return cls(path, kind, name, zarr.open_group(_place(path, name), mode="a", zarr_format=3))
 
     @classmethod
     def begun(cls, path: Path | str, kind: str, name: str) -> "Part":
         """A part that another process has created and will seal, to write arrays of it."""
         try:
-            return cls(path, kind, name, zarr.open_group(f"{path}/{name}", mode="r+", zarr_format=3))
+            return cls(path, kind, name, zarr.open_group(_place(path, name), mode="r+", zarr_format=3))
         except FileNotFoundError:
             raise StoreError("the run that this is for has ended", subject=path) from None
 
@@ -72,9 +80,9 @@ class Part:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that Zarr v3 does not specify consolidated metadata yet
             zarr.consolidate_metadata(self.group.store, path=self.group.path)
-        folder = Path(self.path) / self.name
-        synchronise(folder)
-        return hashlib.sha256((folder / METADATA).read_bytes()).hexdigest()
+        if isinstance(self.path, Path):
+            synchronise(self.path / self.name)
+        return hashlib.sha256(read_object(self.path, f"{self.name}/{METADATA}") or b"").hexdigest()
 
     def create_array(self, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: Any) -> Stored:
         """An array whose chunks have checksums; texts and bytes are compressed."""
@@ -111,8 +119,10 @@ class Part:
             raise part.damaged("its metadata", missing=content is None)
         try:
             mode: Any = "r+" if writable else "r"
-            part.group = zarr.open_group(f"{path}/{name}", mode=mode, zarr_format=3, use_consolidated=True)
+            part.group = zarr.open_group(_place(path, name), mode=mode, zarr_format=3, use_consolidated=True)
         except Exception as error:
+            if isinstance(error, StoreError):
+                raise
             raise part.damaged(f"its metadata: {error}") from None
         return part
 
@@ -151,6 +161,8 @@ class Part:
         try:
             return np.asarray(array[selection])
         except Exception as error:  # codecs raise whatever they meet
+            if isinstance(error, StoreError):
+                raise
             raise self.damaged(f"{name}: {error}") from None
 
     def read(self, name: str, selection: Any = ...) -> Array:
@@ -208,16 +220,51 @@ def write_arrays(part: Part, arrays: Mapping[str, Array]) -> None:
 
 def read_object(path: Path | str, key: str) -> bytes | None:
     """A small object of a store, None if there is none; `path` is a folder, or a URL that fsspec knows."""
-    if isinstance(path, str) and "://" in path:
-        import fsspec
-
-        with contextlib.suppress(FileNotFoundError), fsspec.open(f"{path}/{key}", "rb") as file:
-            return cast(bytes, file.read())
-        return None
+    if isinstance(path, str):
+        return objects.read(path, key)
     try:
-        return (Path(path) / key).read_bytes()
+        return (path / key).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _reached(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """A method of FsspecStore; what the storage refuses is a StoreError."""
+
+    @wraps(method)
+    async def reach(self: FsspecStore, *arguments: Any, **named: Any) -> Any:
+        with objects.reaching(self.fs.unstrip_protocol(self.path)):
+            return await method(self, *arguments, **named)
+
+    return reach
+
+
+class _Objects(FsspecStore):
+    """Object storage as Zarr sees it."""
+
+    get: Any = _reached(FsspecStore.get)
+    set: Any = _reached(FsspecStore.set)
+    exists: Any = _reached(FsspecStore.exists)
+    delete: Any = _reached(FsspecStore.delete)
+    delete_dir: Any = _reached(FsspecStore.delete_dir)
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        with objects.reaching(self.fs.unstrip_protocol(self.path)):
+            async for name in super().list_dir(prefix):
+                yield name
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        with objects.reaching(self.fs.unstrip_protocol(self.path)):
+            async for name in super().list_prefix(prefix):
+                yield name
+
+
+def _place(path: Path | str, name: str) -> Any:
+    """A part as Zarr opens it."""
+    if isinstance(path, Path):
+        return str(path / name)
+    with objects.reaching(path):
+        return _Objects.from_url(f"{path}/{name}", objects.options(path))
 
 
 def no_store(path: Path | str) -> StoreError:
@@ -249,7 +296,12 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def remove(folder: Path) -> None:
+def remove(folder: Path | str) -> None:
     """Remove a part that no version names, its metadata first: half a part is never mistaken for a whole one."""
+    if isinstance(folder, str):
+        path, _, name = folder.rpartition("/")
+        with contextlib.suppress(StoreError):  # the next writer does it
+            Objects(path).remove(f"{name}/")
+        return
     (folder / METADATA).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)

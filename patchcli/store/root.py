@@ -3,6 +3,7 @@
 attrs.patchcli: format_version, revision, plain, versions, dataset, parts {kind: {name, sha256}}, sha256 (of all of these)
 """
 
+import contextlib
 import hashlib
 import json
 import uuid
@@ -15,6 +16,7 @@ from patchcli import files
 from patchcli.errors import DamagedError, StoreError
 from patchcli.store.attributes import from_stored, to_stored
 from patchcli.store.images import Source
+from patchcli.store.objects import Objects
 from patchcli.store.parts import METADATA, Attributes, _fsync, no_store, read_object
 
 FORMAT_VERSION = 1
@@ -51,6 +53,18 @@ class Root:
         content = read_object(path, METADATA)
         if content is None:
             raise no_store(path)
+        return cls._of(content, path)
+
+    @classmethod
+    def present(cls, path: Path | str) -> "Root | None":
+        """The same, None if there is none that makes sense."""
+        if (content := read_object(path, METADATA)) is not None:
+            with contextlib.suppress(StoreError):
+                return cls._of(content, path)
+        return None
+
+    @classmethod
+    def _of(cls, content: bytes, path: Path | str) -> "Root":
         try:
             whole = json.loads(content)
             stored = whole["attributes"]["patchcli"] if isinstance(whole, dict) and "attributes" in whole else {}
@@ -75,8 +89,16 @@ class Root:
         except ValueError as error:
             raise DamagedError(f"damaged ({error})", subject=path, advice=REMAKE) from None
 
-    def write(self, path: Path) -> "Root":
-        """Make this the store's version: the switch. Returns it with its revision."""
+    def write(self, path: Path | str) -> "Root":
+        """Make this the store's version: the switch. Returns it with its revision.
+
+        Raises StoreError if the present version is another than the one that this replaces.
+        """
+        changed = StoreError("another process has written to it meanwhile", subject=path, advice="run this again")
+        tag = Objects(path).state(METADATA)[0] if isinstance(path, str) else None
+        before = Root.present(path)
+        if (before.revision if before else "") != self.revision:
+            raise changed
         new = replace(self, revision=uuid.uuid4().hex)
         content: Attributes = {
             "format_version": FORMAT_VERSION,
@@ -87,8 +109,14 @@ class Root:
             "parts": {kind: asdict(named) for kind, named in new.parts.items()},
         }
         whole = {"attributes": {"patchcli": content | {"sha256": _digest(content)}}, "zarr_format": 3, "node_type": "group"}
+        text = json.dumps(whole, indent=2)
+        if isinstance(path, str):  # of two writers that come this far at once, one gets None
+            condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
+            if Objects(path).put(METADATA, text.encode(), **condition) is None:
+                raise changed
+            return new
         with files.replacing(path / METADATA) as beside:
-            beside.write_text(json.dumps(whole, indent=2), encoding="utf-8")
+            beside.write_text(text, encoding="utf-8")
             _fsync(beside)
         _fsync(path)
         return new

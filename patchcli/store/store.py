@@ -1,7 +1,6 @@
 """One opened store: its version, its parts, and the switch to the next version."""
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -9,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from patchcli.datasets.images import Canvas, mean_colour
-from patchcli.errors import IncompleteError, InputError, StoreError
+from patchcli.errors import IncompleteError, StoreError
 from patchcli.features.grid import PatchGrid
 from patchcli.observer import Observer
 from patchcli.store import calibration as calibration_part
@@ -19,18 +18,20 @@ from patchcli.store.bank import Bank, Blocks, Fingerprint, bank_bytes
 from patchcli.store.calibration import Calibrated, StoredCalibration, Thresholds
 from patchcli.store.encoder import EncoderAttributes, StoredEncoder, digest_of
 from patchcli.store.images import Decoded, Images, Source
-from patchcli.store.locks import LOCK, Leases, locked, unread
-from patchcli.store.parts import FOLDER, METADATA, REPAIR, Array, Part, remove, unwritable
+from patchcli.store.locks import Leases, check_claim, locked, unread
+from patchcli.store.objects import Objects
+from patchcli.store.parts import FOLDER, METADATA, REPAIR, Array, Part, read_object, remove, unwritable
+from patchcli.store.places import below, check_replaceable, located
 from patchcli.store.root import Named, Root
 
 TRIES = 10  # at reading a version that nobody replaces meanwhile
 
 
 class Store:
-    """One version of a store. `path` is a folder, or a URL to read from."""
+    """One version of a store. `path` is a folder, or a URL: s3:// to read and write, another that fsspec knows to read."""
 
     def __init__(self, path: Path | str, root: Root, leases: Leases | None = None) -> None:
-        self.path, self.root = path, root
+        self.path, self.root = located(path), root
         self._leases = leases  # of a reader; a writer has the lock
         self._parts: dict[str, Part] = {}
         self._unsealed = set[str]()  # names of parts that are being written, which no version has yet
@@ -50,9 +51,9 @@ class Store:
 
     @classmethod
     def _open(cls, path: Path | str) -> "Store":
-        if isinstance(path, str) and "://" in path:
+        path = located(path)
+        if isinstance(path, str):
             return cls(path, Root.read(path), Leases(()))
-        path = Path(path)
         for _ in range(TRIES):
             root = Root.read(path)
             leases = Leases(path / named.name for named in root.parts.values())
@@ -64,7 +65,7 @@ class Store:
     @contextlib.contextmanager
     def writing(cls, path: Path | str, observer: Observer | None = None) -> Iterator["Store"]:
         """Open a store to write; other writers wait. In a dry run it is opened to read."""
-        path, observer = Path(path), observer or Observer()
+        path, observer = located(path), observer or Observer()
         Root.read(path)  # no lock file goes into a folder that is no store
         with locked(path, observer):
             store = cls.open(path) if observer.dry else cls(path, Root.read(path))
@@ -79,17 +80,18 @@ class Store:
     @classmethod
     @contextlib.contextmanager
     def creating(
-        cls, path: Path, source: Source, overwrite: bool = False, observer: Observer | None = None, repair: bool = False
+        cls, path: Path | str, source: Source, overwrite: bool = False, observer: Observer | None = None, repair: bool = False
     ) -> Iterator["Store"]:
         """A new store, or new images that replace all that a store holds: the switch comes when the block ends well.
 
         `repair` says that the images are those the store had, and keeps what was made from them.
         """
+        path = located(path)
         check_replaceable(path, overwrite)
         with locked(path, observer or Observer(), create=True):
             check_replaceable(path, overwrite)
-            before = _present(path)
-            fresh = not any(child.is_dir() for child in path.iterdir())
+            before = Root.present(path)
+            fresh = isinstance(path, Path) and not any(child.is_dir() for child in path.iterdir())
             parts = before.parts if before and repair else {}
             store = cls(path, Root.new(source, parts, before.revision if before else "", fresh))
             store._sweep()
@@ -108,11 +110,13 @@ class Store:
         """The one moment of a change: the root names these parts instead (None: no such part any more)."""
         if self._leases is not None:
             raise StoreError("is open to read only", subject=self.path)
-        path = Path(self.path)
-        if (revision(path) or "") != self.root.revision:
-            raise StoreError("another process has written to it meanwhile", subject=path, advice="run this again")
+        if isinstance(self.path, str):
+            check_claim(self.path)
         named = {kind: part for kind, part in {**self.root.parts, **parts}.items() if part is not None}
-        self.root = replace(self.root, dataset=source or self.root.dataset, parts=named).write(path)
+        before = self.root.parts.get("blocks")
+        self.root = replace(self.root, dataset=source or self.root.dataset, parts=named).write(self.path)
+        if isinstance(self.path, str) and before is not None and before != named.get("blocks"):
+            remove(f"{self.path}/{before.name}")  # at once: they are large, and nobody searches them
         self._parts.clear()
         for name in ("images", "encoder", "calibration"):
             self.__dict__.pop(name, None)
@@ -120,13 +124,17 @@ class Store:
 
     def _sweep(self) -> None:
         """Remove what no version names and no reader uses: replaced parts, and leftovers of a killed process."""
-        path = Path(self.path)
-        present = _present(path)
-        if present is None and (path / METADATA).exists():  # it cannot be read: until another is in its place
+        if isinstance(self.path, str):
+            with contextlib.suppress(StoreError):  # the next writer does it
+                if (parts := self._present_parts()) is not None:
+                    used = {part.name for part in parts.values()} | self._unsealed
+                    there = {name.rstrip("/") for name in Objects(self.path).children() if name.endswith("/")}
+                    Objects(self.path).sweep({name for name in there - used if FOLDER.fullmatch(name)})
             return
-        parts = present.parts if present else {}
+        if (parts := self._present_parts()) is None:
+            return
         named, blocks = {part.name for part in parts.values()}, parts["blocks"].name if "blocks" in parts else None
-        for child in path.iterdir():
+        for child in self.path.iterdir():
             if child.is_dir() and FOLDER.fullmatch(child.name) and child.name not in named | self._unsealed:
                 with unread(child) as free:
                     if free:
@@ -138,13 +146,20 @@ class Store:
             elif child.name.endswith((".partial", ".part")):
                 child.unlink(missing_ok=True)
 
+    def _present_parts(self) -> dict[str, Named] | None:
+        """The parts that the root names; None if it cannot be read: until another is in its place."""
+        present = Root.present(self.path)
+        if present is None and read_object(self.path, METADATA) is not None:
+            return None
+        return present.parts if present else {}
+
     def part(self, kind: str) -> Part | None:
         """A part of this version, None if it has none of that kind."""
         named = self.root.parts.get(kind)
         if named is None:
             return None
         if kind not in self._parts:
-            unfinished = kind == "blocks" and not isinstance(self.path, str)  # a reader may embed some beside others
+            unfinished = kind == "blocks"  # a reader may embed some beside others
             self._parts[kind] = Part.open(self.path, kind, named.name, named.sha256, writable=unfinished)
             self._parts[kind].leases = self._leases
         return self._parts[kind]
@@ -153,14 +168,15 @@ class Store:
     def _new(self, kind: str) -> Iterator[Part]:
         """A new part to write; removed again on failure."""
         try:
-            part = Part.create(Path(self.path), kind, self.root.plain and kind not in self.root.parts)
+            part = Part.create(self.path, kind, self.root.plain and kind not in self.root.parts)
         except OSError as error:
             raise unwritable(self.path, error) from None
         self._unsealed.add(part.name)
         try:
             yield part
         except BaseException:
-            remove(Path(self.path) / part.name)
+            if isinstance(self.path, Path):  # where the answer to a switch may be lost, the root may name the part: see _sweep
+                remove(self.path / part.name)
             raise
         finally:
             self._unsealed.discard(part.name)
@@ -306,7 +322,7 @@ class Store:
             try:
                 yield Blocks.create(part, self.bank_fingerprint(), grids, D, images, first)
             finally:
-                remove(Path(self.path) / part.name)
+                remove(below(self.path, part.name))
 
     @contextlib.contextmanager
     def writing_bank(self, grids: Mapping[str, PatchGrid], D: int, precision: str = "float32") -> Iterator[Bank]:
@@ -327,7 +343,9 @@ class Store:
         return None if part is None else Bank(part)
 
     def check_space(self, needed: int) -> None:
-        """Raise StoreError if fewer than `needed` bytes are free."""
+        """Raise StoreError if fewer than `needed` bytes are free, on a disk."""
+        if isinstance(self.path, str):
+            return
         free = shutil.disk_usage(self.path).free
         if needed > free:
             numbers = f"the bank needs {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
@@ -395,51 +413,8 @@ class Edit:
             self.bank = Named(part.name, bank.seal())
 
 
-def _present(path: Path) -> Root | None:
-    """The version on disk, None if there is none that can be read."""
-    with contextlib.suppress(StoreError):
-        return Root.read(path)
-    return None
-
-
-def _is_store(path: Path) -> bool:
-    """Whether a folder is a store of any format version, a damaged one, or the leftovers of a killed creation."""
-    try:
-        return "patchcli" in json.loads((path / METADATA).read_text())["attributes"]
-    except (FileNotFoundError, ValueError):
-        names = [child.name for child in path.iterdir()] if path.is_dir() else ["?"]
-        return all(name in (LOCK, METADATA) or name.endswith(".part") or FOLDER.fullmatch(name) for name in names)
-    except (OSError, KeyError, TypeError):
-        return False
-
-
-def revision(path: Path) -> str | None:
+def revision(path: Path | str) -> str | None:
     """A string that differs for each version of the store at `path`; None if it cannot be read."""
-    present = _present(path)
-    return present.revision if present else None
-
-
-def existing(path: Path) -> bool:
-    """Whether something is at `path` other than an empty folder or the leftovers of a killed creation."""
-    return path.exists() and ((path / METADATA).exists() or not _is_store(path))
-
-
-def check_replaceable(path: Path, overwrite: bool) -> None:
-    """Raise StoreError if a new store must not replace what is at `path`."""
-    if path.is_symlink() and not path.exists():
-        target = f"is a link to {path.readlink()}, which is not there"
-        raise StoreError(target, subject=path, advice="fix the link, or name another store")
-    if existing(path) and not overwrite:
-        raise StoreError(
-            "already exists", subject=path, advice="continue with it, name another with `store`, or give `overwrite`"
-        )
-    if existing(path) and not _is_store(path):
-        raise StoreError("is not a store and will not be replaced", subject=path, advice="name another with `store`")
-
-
-def stores_in(folder: Path) -> list[Path]:
-    """The stores directly inside a folder, by name. Raises InputError if there are none."""
-    stores = sorted(child for child in folder.iterdir() if (child / METADATA).is_file())
-    if not stores:
-        raise InputError("no store found in this folder", subject=folder, advice="expected one Zarr store per class")
-    return stores
+    with contextlib.suppress(StoreError):
+        return Root.read(path).revision
+    return None

@@ -41,6 +41,7 @@ def demo(
 ) -> Demo:
     """Make cloth with and without defects in `folder`, then extract, train, embed, score and evaluate it."""
     observer = observer or Observer()
+    files.check_local("folder", folder)
     folder = Path(folder)
     data, store = folder / "cloth", folder / "cloth.zarr"
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not data.is_dir())):

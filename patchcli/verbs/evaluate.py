@@ -12,7 +12,7 @@ from patchcli.detection.detector import Detector, Setup, path_and_setup, scale_n
 from patchcli.detection.evaluation import Evaluation, Row, average, numbers, totals
 from patchcli.errors import IncompleteError, InputError
 from patchcli.observer import Observer
-from patchcli.store import Store, stores_in
+from patchcli.store import Store, located, stores_in
 from patchcli.verbs import sources
 from patchcli.verbs.measuring import measurements
 from patchcli.verbs.outputs import Maps
@@ -46,11 +46,11 @@ def evaluate(
     folder = None if maps is None else Path(maps)
     if isinstance(detector, Detector):
         rows = _evaluate_class(detector, folder, mask_threshold, cluster, setup, observer)
-    elif not Path(path).is_dir() or (Path(path) / "zarr.json").exists():
+    elif (stores := stores_in(located(path))) is None:
         rows = _evaluate_class(Store.open(path), folder, mask_threshold, cluster, setup, observer)
     else:
         rows = []
-        for store in map(Store.open, stores_in(Path(path))):
+        for store in map(Store.open, stores):
             own = None if folder is None else folder / store.source.category
             rows.append(totals(_evaluate_class(store, own, mask_threshold, cluster, setup, observer))[-1])
         rows.append(average(rows))

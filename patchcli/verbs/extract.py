@@ -4,7 +4,7 @@ from pathlib import Path
 
 from patchcli.datasets import layouts
 from patchcli.observer import Observer
-from patchcli.store import check_replaceable
+from patchcli.store import check_replaceable, located
 from patchcli.verbs.extraction import Check, Extracted, Extraction, ImageOptions
 
 
@@ -25,7 +25,7 @@ def extract(
     is left as it is, if there is one, and the working size. Raises InputError (fewer than `least` usable images), StoreError
     (another data set there).
     """
-    observer, options, store = observer or Observer(), options or ImageOptions(), Path(store)
+    observer, options, store = observer or Observer(), options or ImageOptions(), located(store)
     dataset = layouts.read(Path(data), options.layout)
     for line in dataset.problems:
         observer.problem(line)

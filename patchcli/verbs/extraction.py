@@ -67,7 +67,7 @@ class Extraction:
         self,
         dataset: Dataset,
         options: ImageOptions,
-        store: Path,
+        store: Path | str,
         overwrite: bool,
         observer: Observer,
         check: Check,

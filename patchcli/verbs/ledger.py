@@ -16,13 +16,14 @@ START = json.dumps({"schema": SCHEMA})[:-1].encode()  # of every record in a log
 STATE = ("bytes", "mtime_ns", "ctime_ns", "inode")  # logs of earlier versions have two of them
 
 
-def usual_log(folder: Path, store: Path) -> Path:
+def usual_log(folder: Path, store: Path | str) -> Path:
     """Where records of this folder and store go when no place is named."""
     try:
         state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
     except RuntimeError as error:
         raise InputError(f"no place for the log ({error}); name one with `log`") from None
-    of = hashlib.sha256(f"{folder.resolve()}\0{store.resolve()}".encode(errors="surrogateescape")).hexdigest()
+    place = store.resolve() if isinstance(store, Path) else store
+    of = hashlib.sha256(f"{folder.resolve()}\0{place}".encode(errors="surrogateescape")).hexdigest()
     return state / "patchcli" / f"watch-{folder.resolve().name}-{of[:12]}.jsonl"
 
 

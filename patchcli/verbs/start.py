@@ -25,7 +25,7 @@ FEW = 10  # training images
 class Start:
     """What `train` is given, on one of `processes` processes."""
 
-    store: Path
+    store: Path | str
     recipe: Recipe | None  # None: that of the checkpoint
     fields: RecipeFields  # those of the recipe that are given
     overwrite: bool

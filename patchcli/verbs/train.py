@@ -8,7 +8,7 @@ from typing import Unpack, cast
 from patchcli import files, runtime
 from patchcli.errors import InputError
 from patchcli.observer import Observer
-from patchcli.store import Store
+from patchcli.store import Store, located
 from patchcli.training import checkpoint, loop, page, progress
 from patchcli.training.loop import Bounds, Length, Trained
 from patchcli.training.recipe import Recipe, RecipeFields
@@ -48,7 +48,7 @@ def train(
     fresh = None if resume else Recipe(**fields)
     with runtime.processes(runtime.device(device)) as (process, target), ExitStack() as stack:
         observer = observer if process.rank == 0 else _silent(observer)
-        start = Start(Path(store), fresh, fields, overwrite, target, process.size)
+        start = Start(located(store), fresh, fields, overwrite, target, process.size)
         with process.after_first(target):
             if process.rank == 0:
                 start.extract(data, options, stack, observer)

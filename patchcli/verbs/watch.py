@@ -7,7 +7,7 @@ from patchcli.detection.detector import Detector, Setup, path_and_setup
 from patchcli.detection.regions import RegionOptions
 from patchcli.errors import InputError
 from patchcli.observer import Observer
-from patchcli.store import Store
+from patchcli.store import Store, located
 from patchcli.verbs.ledger import usual_log
 from patchcli.verbs.outputs import Outputs
 from patchcli.verbs.scoring import Scoring
@@ -43,7 +43,8 @@ def watch(
         raise InputError("a file" if folder.exists() else "none", subject=folder, expected="a folder to watch")
     if not every > 0:
         raise InputError(f"{every:g}", parameter="every", expected="seconds above 0")
-    log = usual_log(folder, Path(path)) if log is None else Path(log)
+    path = located(path)
+    log = usual_log(folder, path) if log is None else Path(log)
     for name, place in (("log", log), ("out", outputs.folder)):
         if place is not None and place.resolve().is_relative_to(folder.resolve()):
             raise InputError("lies in the folder that is watched; name another place", parameter=name, subject=place)
@@ -58,4 +59,4 @@ def watch(
             opened, paths, outputs, options, batch=1, mask_threshold=mask_threshold, endless=True, read=read, observer=observer
         )
 
-    return Watcher(folder, Path(path), log, every, start, observer).run()
+    return Watcher(folder, path, log, every, start, observer).run()

@@ -36,7 +36,7 @@ class Watcher:
     def __init__(
         self,
         folder: Path,
-        store: Path,
+        store: Path | str,
         log: Path,
         every: float,
         start: Callable[[Iterator[Path], Decode], Scoring],

@@ -268,6 +268,7 @@ RUNS = {
     "benchmarks/large.py": (("patchcli.zarr", 1, "--workers", "--shards"), "the same"),
     "benchmarks/maps.py": (("patchcli.zarr",), "within 2 errors"),
     "benchmarks/metrics.py": ((4,), "MB resident"),
+    "benchmarks/object_storage.py": (("patchcli.zarr",), "the bank's objects are the same: True"),
     "benchmarks/scale.py": (("patchcli.zarr", "--workers", 1), "1 worker"),
     "benchmarks/processes.py": (("patchcli.zarr", "line3", "--rounds", 1), "one image"),
     "benchmarks/search.py": (("patchcli.zarr",), "faiss"),
@@ -277,6 +278,7 @@ RUNS = {
 NEEDS = {
     "benchmarks/anomalib_patchcore.py": "anomalib",
     "benchmarks/search.py": "faiss",
+    "benchmarks/object_storage.py": "moto",
     "benchmarks/scale.py": "distributed",
     "benchmarks/gpu.py": "faiss",
     "benchmarks/large.py": "distributed",
