@@ -2,10 +2,10 @@
 
     python examples/benchmarks/large.py STORE VECTORS... [--memory M] [--workers 1 2] [--shards 2 3]
 
-STORE has a trained encoder and a data set with test images. For each number of vectors, its good images are copied with noise (a
-standard deviation of 2 grey levels) until their patches are as many. Two workers embed and index the copies. Test images are scored
-by one process, by workers that each have the whole bank, and by workers that share it. All have one thread, and M megabytes for
-the bank. Printed are seconds, the largest memory of any process, and whether records and maps are the same.
+STORE has a trained encoder and a data set with test images. For each number of vectors, its good images are copied with noise
+(a standard deviation of 2 grey levels) until their patches are as many. Two workers embed and index the copies. Test images
+are scored by one process, by workers that each have the whole bank, and by workers that share it. All have one thread, and M
+megabytes for the bank. Printed are seconds, the largest memory of any process, and whether records and maps are the same.
 """
 
 import argparse
