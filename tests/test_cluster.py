@@ -204,9 +204,9 @@ def test_figures_are_the_same(world: World, scheduler: str, tmp_path: Path, monk
         assert found[0] == found[1] and len(found[0][1]) >= 2 and found[0][0][0].pixel_ap is not None
 
 
-def test_one_worker_prints_what_this_process_prints(made: World) -> None:
+def test_workers_print_what_this_process_prints(made: World, scheduler: str) -> None:
     command = ["eval", "--store", made.store, "--format", "csv", "--threads", 1]
-    assert done(*command, "--workers", 1).stdout == done(*command).stdout
+    assert done(*command, "--scheduler", scheduler).stdout == done(*command).stdout
 
 
 def test_pages_are_the_same(made: World, scheduler: str, tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
     python examples/benchmarks/object_storage.py STORE
 
 STORE has an encoder, a bank, and a data set with test images. It is copied to a folder and to a bucket of moto's server, which
-runs on this machine; both copies are embedded anew, scored, evaluated, and read completely. The bytes are those that pass the
-server's port, both ways. One thread. Banks and records are compared.
+runs on this machine; both copies are embedded anew and scored. The bytes are those that pass the server's port, both ways. One
+thread. Banks and records are compared.
 """
 
 import argparse
@@ -79,8 +79,6 @@ def run(store: Path | str, counter: Counter | None) -> tuple[list[Any], Any]:
     steps: dict[str, Callable[[], Any]] = {
         "embed": lambda: patchcli.embed(store, overwrite=True, threads=1).vectors,
         "score": lambda: [asdict(each) | {"time": None} for each in patchcli.score(store, setup=Setup(threads=1))],
-        "eval": lambda: patchcli.evaluate(store, setup=Setup(threads=1)),
-        "info --check": lambda: patchcli.info(store, check=True).bank_vectors,
     }
     for name, step in steps.items():
         before, begun = (counter.sent, counter.received) if counter else (0, 0), time.perf_counter()

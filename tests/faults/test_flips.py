@@ -4,4 +4,4 @@ from processes import no_fault
 
 
 def test_no_fault() -> None:
-    no_fault("flips", 4)
+    no_fault("flips", 2)

@@ -4,4 +4,4 @@ from processes import no_fault
 
 
 def test_no_fault() -> None:
-    no_fault("kills", 3)
+    no_fault("kills", 2)

@@ -4,4 +4,4 @@ from processes import no_fault
 
 
 def test_no_fault() -> None:
-    no_fault("pairs", 2)
+    no_fault("pairs", 1)

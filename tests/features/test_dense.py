@@ -89,7 +89,7 @@ def test_tiles_change_nothing(architecture: str, height: int, width: int, tile: 
         torch.testing.assert_close(tiled[scale], whole[scale], rtol=0, atol=1e-12)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(st.data(), st.sampled_from(sorted(TRAINED)), st.integers(64, 150), st.integers(64, 150), st.sampled_from([32, 64, 960]))
 def test_every_stride_has_the_features_of_its_patches(
     data: st.DataObject, architecture: str, height: int, width: int, tile: int
