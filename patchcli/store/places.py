@@ -15,7 +15,7 @@ def located(path: Path | str) -> Path | str:
     """Where a store lies: a folder, or a URL. Raises InputError for a URL with credentials, or one that Path has bent."""
     if isinstance(path, str) and "://" in path:
         return objects.checked(path)
-    files.check_local("store", path, "give it as text")
+    files.check_local("store", path, "write s3://bucket/key.zarr, as a text")
     return Path(path)
 
 
