@@ -403,7 +403,7 @@ def test_urls_that_cannot_be(kept_here: Path, url: str, data: Path) -> None:
     refused("demo", "s3://weaves/demo", says=("expected a path, found a URL",))
     with pytest.raises(StoreError, match="no store found"):
         Store.open("s3://weaves/no.zarr/")
-    with pytest.raises(ValueError, match="expected a path, found a URL; write s3://bucket/key.zarr, as a text"):
+    with pytest.raises(ValueError, match=r"expected a path, found a URL; write s3://bucket/key\.zarr, as a text"):
         located(Path("s3://weaves/x.zarr"))
     assert run("info", "--store", f"{url}/", "--format", "jsonl").exit_code == 0
     assert not tree(kept_here)
