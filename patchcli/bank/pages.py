@@ -32,11 +32,12 @@ def begin(bank: Bank, scale: str, axes: Axes) -> None:
 
 def lay(bank: Bank, scale: str, first: int, vectors: Vectors, half: bool) -> Laid:
     """Write a shard's vectors as pages, from number `first` on; with `half` as float16."""
-    begun, (ids, kept), error = bank.read_begun(scale), vectors, 0.0
+    axes = Axes(bank.read_begun(scale, "centre"), bank.read_begun(scale, "axes"))
+    (ids, kept), error = vectors, 0.0
     if half:
         kept, error = _rounded(kept)
     low, high, radius = [], [], 0.0
-    for number, page in enumerate(trees.cut(ids, kept, Axes(begun["centre"], begun["axes"])), first):
+    for number, page in enumerate(trees.cut(ids, kept, axes), first):
         bank.write_page(scale, number, {array: getattr(page, array) for array in Page.STORED}, half)
         low.append(page.low[0])
         high.append(page.high[0])

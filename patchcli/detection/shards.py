@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from patchcli.bank.search import pruned
 from patchcli.bank.search.base import Search
 from patchcli.bank.search.trees import Array, Pages
 from patchcli.cluster import Cluster, Running
-from patchcli.detection.detector import Detector
+from patchcli.detection.detector import Detector, Version
 from patchcli.errors import InputError
 from patchcli.observer import Observer
 from patchcli.store import Store
@@ -27,15 +26,13 @@ Asked = tuple[str, int, int, Array, tuple[int, int]]  # a scale, which of how ma
 class SearchShards:
     """The task to search shards of the bank of a version of a store."""
 
-    store: Path | str
-    revision: str
-    memory: int | None
-    threads: int | None
+    version: Version
 
     def open(self, observer: Observer) -> Callable[[Asked], tuple[Array, Array]]:
         """What finds the nearest vector of a shard: squared distances (Q,) float64 and ids (Q,)."""
-        runtime.set_threads(self.threads)
-        bank, left = Store.open(self.store, self.revision).bank(), runtime.memory(self.memory)
+        setup = self.version.setup
+        runtime.set_threads(setup.threads)
+        bank, left = Store.open(self.version.store, self.version.revision).bank(), runtime.memory(setup.memory)
         of_scale: dict[str, Pages] = {}
 
         def nearest(asked: Asked) -> tuple[Array, Array]:
@@ -82,6 +79,6 @@ def local(detector: Detector, cluster: Cluster | None, observer: Observer) -> It
         raise InputError(setup.search, parameter="search", expected="pruned, which alone searches a shared bank")
     observer.note(f"the workers share the bank, {runtime.megabytes(needed)}: every image visits all of them")
     with cluster.started(setup.threads, observer) as run:
-        task = SearchShards(detector.path, detector.revision, setup.memory, cluster.threads(setup.threads))
+        task = SearchShards(detector.version(cluster.threads(setup.threads)))
         searches = {scale: Shared(run, run.workers, task, scale, len(of)) for scale, of in detector.pages.items()}
         yield detector.by(searches)

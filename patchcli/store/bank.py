@@ -248,9 +248,9 @@ class Bank:
         for name, values in arrays.items():
             self._part.write(f"{self._new(scale)}/{name}", values)
 
-    def read_begun(self, scale: str) -> dict[str, Array]:
-        """The arrays that begin_index wrote."""
-        return self._part.read_all(self._new(scale))
+    def read_begun(self, scale: str, name: str) -> Array:
+        """One of the arrays that begin_index wrote; pages beside it are not looked at."""
+        return self._part.read(f"{self._new(scale)}/{name}")
 
     def write_page(self, scale: str, number: int, arrays: Mapping[str, Array], half: bool) -> None:
         """Write a page of the new index; its vectors as float16 with `half`."""

@@ -98,7 +98,7 @@ def _pages(bank: Bank, seed: int = 0) -> None:
         bank.begin_index(scale, {"centre": np.zeros(4)})
         for number in range(2):
             bank.write_page(scale, number, {**PAGE, "ids": PAGE["ids"] + number + seed}, half=False)
-        assert bank.read_begun(scale)["centre"].tolist() == [0] * 4
+        assert bank.read_begun(scale, "centre").tolist() == [0] * 4
         bank.write_index(scale, {"low": np.ones(2)}, vectors=4, pages=2, radius=0.5)
 
 
