@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from patchcli import runtime
 from patchcli.errors import InputError, PatchcliError
 from patchcli.observer import Observer
 
@@ -45,6 +46,22 @@ class Task(Protocol[Item, Answer]):
 
     def open(self, observer: Observer) -> Callable[[Item], Answer]:
         """What to do for an item, with all that it needs loaded; what the observer is told reaches the user."""
+
+
+class Runner(Protocol):
+    """Does a task for items: this process, or workers that are there."""
+
+    @property
+    def workers(self) -> Sequence[str]:
+        """The addresses of workers; none where this process works."""
+
+    def __call__(
+        self, task: Task[Item, Answer], items: Iterable[Item], pinned: Sequence[str] | None = None
+    ) -> Iterator[Answer]:
+        """The answers for items, in their order."""
+
+    def forget(self) -> None:
+        """Let go of what was opened for tasks, a version of a store too."""
 
 
 SPREAD = ("auto", "images", "shards")
@@ -87,19 +104,23 @@ class Cluster:
             return wanted
         return max(1, len(os.sched_getaffinity(0)) // self.workers)
 
-    def shards(self, bank: int, memory: int) -> bool:
-        """Whether workers share a bank of so many bytes, where so many may be used on this machine."""
-        return self.spread == "shards" or (self.spread == "auto" and bank * (self.workers or 1) > memory)
+    def memory(self, wanted: int | None) -> int | None:
+        """Bytes for the bank in each worker: so many, or else an equal share; None: half of what is free to it."""
+        return wanted if wanted is not None or self.workers is None else runtime.memory() // self.workers
+
+    def shards(self, bank: int, wanted: int | None) -> bool:
+        """Whether workers share a bank of so many bytes, of which each may have so many as `memory` says."""
+        return self.spread == "shards" or (self.spread == "auto" and bank > runtime.memory(self.memory(wanted)))
 
     @contextlib.contextmanager
     def started(self, threads: int | None, observer: Observer) -> Iterator["Running"]:
         """Within, the workers are there. Raises InputError if no scheduler answers."""
         with _client(self, self.threads(threads), observer) as (client, renew):
+            running = Running(client, renew, observer)
             try:
-                yield Running(client, renew, observer)
+                yield running
             finally:
-                with contextlib.suppress(Exception):  # they may be gone
-                    client.run(_forget)
+                running.forget()
 
     def one_by_one(
         self, task: Task[Any, Any], items: Iterable[Any], several: int, threads: int | None, observer: Observer
@@ -109,6 +130,48 @@ class Cluster:
         with self.started(threads, observer) as run:
             for answers in run(task, iter(lambda: list(islice(rest, several)), [])):
                 yield from answers
+
+
+class Here:
+    """This process, which does one item after another."""
+
+    workers: Sequence[str] = ()
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._opened: tuple[Task[Any, Any], Callable[[Any], Any]] | None = None
+
+    def __call__(
+        self, task: Task[Item, Answer], items: Iterable[Item], pinned: Sequence[str] | None = None
+    ) -> Iterator[Answer]:
+        """The answers for items, in their order."""
+        if self._opened is None or self._opened[0] is not task:
+            self._opened = None  # before another is in memory
+            self._opened = task, task.open(self._observer)
+        return map(self._opened[1], items)
+
+    def forget(self) -> None:
+        """Let go of what was opened for tasks."""
+        self._opened = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """Who does the tasks of a verb, and what each of them may use."""
+
+    run: Runner
+    threads: int | None  # CPU threads; None: as many as it likes
+    memory: int | None  # bytes; None: half of what is free
+
+
+@contextlib.contextmanager
+def working(cluster: Cluster | None, threads: int | None, memory: int | None, observer: Observer) -> Iterator[Work]:
+    """This process, or within the workers of a cluster; each may use so much."""
+    if cluster is None:
+        yield Work(Here(observer), threads, memory)
+        return
+    with cluster.started(threads, observer) as run:
+        yield Work(run, cluster.threads(threads), cluster.memory(memory))
 
 
 @contextlib.contextmanager
@@ -189,6 +252,11 @@ class Running:
         finally:
             with contextlib.suppress(Exception):
                 self._client.cancel([future for _, future in waiting])
+
+    def forget(self) -> None:
+        """Let go of what workers have opened."""
+        with contextlib.suppress(Exception):  # they may be gone
+            self._client.run(_forget)
 
 
 def _result(future: Any, again: Callable[[], Any], renew: Callable[[], None]) -> tuple[Any, Said]:

@@ -16,12 +16,12 @@ import torch
 from commands import done, process, records, refused, timeless
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from smallworld import SIZE, Told, World, parts, save, texture, tree, truncate
+from smallworld import SIZE, Told, World, leftovers, parts, save, texture, tree, truncate
 from storage import Proxy, reaching, remote_parts, uploaded
 from tasks import Squares, Workers
 
 import patchcli
-from patchcli import Cluster, Setup, cluster
+from patchcli import Cluster, Setup, cluster, runtime
 from patchcli.bank.search import pruned, trees
 from patchcli.datasets.roi import Roi
 from patchcli.detection import shards
@@ -124,6 +124,20 @@ def test_banks_and_records_are_the_same(world: World, scheduler: str, small_shar
     assert tree(tmp_path / "maps") == before
 
 
+@pytest.mark.parametrize("options", [{"keep": 0.1, "half": True}, {"tolerance": 0.2}, {"half": True}], ids=str)
+def test_thinned_banks_are_the_same(world: World, scheduler: str, small_shards: None, options: dict[str, Any]) -> None:
+    """Of workers and this process, from blocks and from a bank that is whole; nothing is left beside them."""
+    made = []
+    for workers in (None, Cluster(scheduler=scheduler)):
+        patchcli.embed(world.store, overwrite=True)
+        for overwrite in (False, True):  # the second time it is embedded anew
+            summary = patchcli.embed(world.store, **options, cluster=workers, overwrite=overwrite)
+            made.append((replace(summary, embedded=0), bank_of(world.store)))
+            assert leftovers(world.store) == set() and summary.embedded == 10 * overwrite
+    assert made[:2] == made[2:]
+    assert made[0][0] == made[1][0]  # the same vectors, in an index of another name
+
+
 def test_workers_that_share_the_bank_find_the_same(
     world: World, scheduler: str, small_shards: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +153,25 @@ def test_workers_that_share_the_bank_find_the_same(
     two += [patchcli.audit(world.store, cluster=workers)]
     assert (two, tree(tmp_path / "maps")) == (one, before)
     assert searched and any("the workers share the bank" in note for note in told.notes)
+
+
+@pytest.mark.parametrize(
+    ("workplace", "wanted", "each"),
+    [
+        (Cluster(workers=2), None, 250),  # equal shares of what this machine has
+        (Cluster(workers=2), 300, 300),
+        (Cluster(scheduler="tcp://elsewhere:1"), None, None),
+        (Cluster(scheduler="tcp://elsewhere:1"), 300, 300),
+    ],
+    ids=str,
+)
+def test_workers_share_a_bank_that_does_not_fit_into_the_memory_of_each(
+    workplace: Cluster, wanted: int | None, each: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "free_memory", lambda: 1000)
+    assert workplace.memory(wanted) == each
+    fits = each or 500
+    assert [workplace.shards(bank, wanted) for bank in (fits, fits + 1)] == [False, True]
 
 
 @settings(deadline=None, max_examples=30)
@@ -234,9 +267,9 @@ def test_a_killed_client_resumes(world: World, small_blocks: None) -> None:
 KILLED = """
 import os
 from patchcli.store import bank
-from patchcli.verbs import embed
+from patchcli.verbs import embedding
 bank.CHUNK_BYTES = 1
-embed.embed_blocks = lambda blocks, numbers, embedded, observer: (next(embedded), os.kill(os.getpid(), 9))
+embedding.embed_blocks = lambda blocks, numbers, embedded, observer: (next(embedded), os.kill(os.getpid(), 9))
 """
 
 

@@ -6,7 +6,7 @@ STORE has a trained encoder and a data set with test images. For each number of 
 (a standard deviation of 2 grey levels) until their patches are as many. As many workers as --workers has at most embed and
 index the copies. Test images are scored by one process, by workers that each have the whole bank, and by workers that share
 it. All have one thread, and M megabytes for the bank. Printed are seconds, the largest memory of any process, and whether
-records and maps are the same.
+records and maps are the same. At last the bank is thinned to a hundredth, by one process and by workers.
 """
 
 import argparse
@@ -24,8 +24,7 @@ import psutil
 from PIL import Image
 
 import patchcli
-from patchcli.bank.build import Embedder
-from patchcli.runtime import device
+from patchcli.bank.build import Shape
 from patchcli.store import Store
 
 NOISE, TESTS = 2.0, 16
@@ -52,7 +51,7 @@ def run(*arguments: object) -> tuple[str, float, int]:
 def copied(trained: Store, folder: Path, vectors: int) -> Path:
     """A store of the same encoder, and of noisy copies of the good images that have so many patches."""
     rng, images = np.random.default_rng(0), trained.images
-    count = -(-vectors // Embedder.of(trained, device("cpu"), "float32").vectors(1))
+    count = -(-vectors * len(images) // Shape.of(trained, "float32").vectors)
     good = folder / "data" / "train" / "good"
     good.mkdir(parents=True)
     for number in range(count):
@@ -105,6 +104,18 @@ def main() -> None:
                 figures = f"{len(tests)} images in {seconds:6.1f} s, {most / 1e6:5.0f} MB"
                 print(f"    {way:12} {figures}; {'the same' if found == expected else 'NOT THE SAME'}", flush=True)
                 shutil.rmtree(maps)
+            bounds = []
+            for way, arguments in (("one process", []), (f"{max(options.workers, default=1)} workers", several)):
+                thinned = folder / "thinned.zarr"
+                shutil.copytree(store, thinned)
+                _, seconds, most = run("embed", "--store", thinned, "--keep", "1%", "--memory", memory, "--force", *arguments)
+                made = patchcli.embed(thinned, force=True)
+                bounds.append((made.vectors, made.radius))
+                same_bank = "the same" if bounds[-1] == bounds[0] else "NOT THE SAME"
+                print(
+                    f"    {way:12} {sum(made.vectors.values()):,} kept in {seconds:6.1f} s, {most / 1e6:5.0f} MB; {same_bank}"
+                )
+                shutil.rmtree(thinned)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ While a bank is embedded it lies in blocks of whole images; finished, in pages o
 Thinning says.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,14 @@ from patchcli.bank import pages, thinning
 from patchcli.bank.pages import Laid
 from patchcli.bank.search import trees
 from patchcli.bank.search.trees import Stream
+from patchcli.cluster import Here, Work
 from patchcli.datasets.images import Pixels
 from patchcli.features import dense
 from patchcli.features.encoder import Encoder
 from patchcli.features.grid import PatchGrid
 from patchcli.observer import Observer
-from patchcli.store import Bank, BankAttributes, Blocks, Store, Thinning
+from patchcli.store import Bank, Blocks, Store, Thinning, bank_bytes
+from patchcli.store.bank import Reference
 
 SAMPLED = 64  # blocks that are read for the axes, about as many
 
@@ -45,13 +47,38 @@ class BankSummary:
 
 
 @dataclass(frozen=True)
+class Shape:
+    """What a bank of so many images holds before it is thinned."""
+
+    images: int
+    grids: dict[str, PatchGrid]
+    D: int
+    precision: str  # of the encoder's forward pass
+
+    @classmethod
+    def of(cls, store: Store, precision: str) -> "Shape":
+        """The bank of a store's images by its encoder."""
+        embedder = Embedder.of(store, torch.device("cpu"), precision)
+        return cls(len(store.images), embedder.grids, store.encoder.attributes.D, precision)
+
+    @property
+    def vectors(self) -> int:
+        """How many there are at all scales together."""
+        return self.images * sum(grid.patches for grid in self.grids.values())
+
+    @property
+    def disk(self) -> int:
+        """Bytes of disk space that making it takes."""
+        return bank_bytes(self.grids, self.D, self.images)
+
+
+@dataclass(frozen=True)
 class Embedder:
     """A store's encoder on a device, with what it needs to embed images of the working size."""
 
     encoder: Encoder
     mean: NDArray[np.float32]  # (H, W, 3)
     grids: dict[str, PatchGrid]
-    D: int
     device: torch.device
     precision: str  # of the encoder's forward pass
 
@@ -60,16 +87,12 @@ class Embedder:
         """The encoder of a store, and its bank's grids."""
         encoder, mean, attributes = store.encoder.restore(device), store.mean, store.encoder.attributes
         grids = dense.grids(encoder, mean.shape[0], mean.shape[1], attributes.strides, attributes.exponents)
-        return cls(encoder, mean, grids, attributes.D, device, precision)
+        return cls(encoder, mean, grids, device, precision)
 
     def __call__(self, pixels: Pixels) -> dict[str, NDArray[np.float32]]:
         """Images (B, H, W, 3) → features of each scale, (B, rows, columns, D)."""
         features = dense.embed(self.encoder, pixels, self.mean, self.grids, self.device, self.precision)
         return {scale: values.cpu().numpy() for scale, values in features.items()}
-
-    def vectors(self, images: int) -> int:
-        """How many vectors so many images have, at all scales together."""
-        return images * sum(grid.patches for grid in self.grids.values())
 
 
 def embed_block(blocks: Blocks, embedder: Embedder, read: Callable[[int, int], Pixels], block: int) -> int:
@@ -125,8 +148,7 @@ class IndexShards:
 
     store: Path | str
     revision: str
-    bank: str
-    attributes: BankAttributes
+    bank: Reference
     half: bool
     threads: int | None
 
@@ -135,25 +157,20 @@ class IndexShards:
         runtime.set_threads(self.threads)
         blocks = Store.open(self.store, self.revision).blocks()
         assert blocks is not None
-        return partial(lay_shard, Bank.begun(self.store, self.bank, self.attributes), blocks, self.half)
+        bank = Bank.begun(self.bank)
 
+        def lay(shard: Shard) -> Laid:
+            scale, start, stop, first = shard
+            return pages.lay(bank, scale, first, blocks.read(scale, start, stop), self.half)
 
-def lay_shard(bank: Bank, blocks: Blocks, half: bool, shard: Shard) -> Laid:
-    """Write one shard as pages."""
-    scale, start, stop, first = shard
-    return pages.lay(bank, scale, first, blocks.read(scale, start, stop), half)
+        return lay
 
 
 def index_blocks(
-    bank: Bank,
-    blocks: Blocks,
-    lay: Callable[[Iterable[Shard]], Iterator[Laid]],
-    options: Thinning,
-    budget: int,
-    observer: Observer,
+    store: Store, bank: Bank, blocks: Blocks, options: Thinning, work: Work, budget: int, observer: Observer
 ) -> None:
-    """Write all blocks as pages, thinned as the options say, in `budget` bytes of memory; `lay` writes the shards."""
-    shards, laid, count = [], {scale: list[Laid]() for scale in blocks.scales}, len(blocks.done)
+    """Write all blocks as pages, thinned as the options say; `budget` bytes of memory bound a shard."""
+    shards, count = list[Shard](), len(blocks.done)
     for scale in blocks.scales:
         patches, first = bank.patches(scale), 0
         few = -(-count // SAMPLED)
@@ -163,10 +180,10 @@ def index_blocks(
             stop = min(start + step, count)
             shards.append((scale, start, stop, first))
             first += 2 ** trees.depth((blocks.bounds(stop - 1)[1] - blocks.bounds(start)[0]) * patches)
-    for (scale, _, _, _), written in zip(shards, lay(shards), strict=True):
-        laid[scale].append(written)
-        observer.progress("index", sum(shard.vectors for shard in laid[scale]), bank.images * bank.patches(scale))
-    _finish(bank, {scale: pages.finish(bank, scale, laid[scale]) for scale in laid}, options, budget, observer)
+    task = IndexShards(store.path, store.root.revision, bank.reference, options.half and not options.selects, work.threads)
+    counts = {scale: bank.images * bank.patches(scale) for scale in blocks.scales}
+    moved = pages.finished(bank, shards, work.run(task, shards), counts, observer)
+    _thin(bank, moved, options, work, budget, observer)
 
 
 def index(
@@ -181,31 +198,20 @@ def index(
 
     `moved` says how far vectors that come from a float16 bank may be off already.
     """
-    errors = {}
+    errors, half = {}, options.half and not options.selects
     for scale, stream in streams.items():
         total = bank.images * bank.patches(scale)
         progress = _progress(observer, "index", total)
-        error = pages.write(bank, scale, stream, total, half=options.half, budget=budget // 2, progress=progress)
+        error = pages.write(bank, scale, stream, total, half=half, budget=budget // 2, progress=progress)
         errors[scale] = max(error, (moved or {}).get(scale, 0.0))
-    _finish(bank, errors, options, budget, observer)
+    _thin(bank, errors, options, Work(Here(observer), None, budget), budget, observer)
 
 
-def _finish(bank: Bank, radius: dict[str, float], options: Thinning, budget: int, observer: Observer) -> None:
-    """Thin the pages as the options say; `radius` is how far vectors have moved already."""
+def _thin(bank: Bank, moved: dict[str, float], options: Thinning, work: Work, budget: int, observer: Observer) -> None:
+    """Thin the pages of a bank as the options say; its vectors have `moved` so far already."""
+    bank.attributes = replace(bank.attributes, thinning=Thinning(half=options.half), radius=moved)
     if options.selects:
-        radius = {scale: moved + _thin(bank, scale, options, budget // 2, observer) for scale, moved in radius.items()}
-    bank.attributes = replace(bank.attributes, thinning=options, radius=radius)
-
-
-def _thin(bank: Bank, scale: str, options: Thinning, budget: int, observer: Observer) -> float:
-    """Replace a scale's pages by those of the vectors to keep; the cover radius."""
-    whole = pages.read(bank, scale, budget)
-    keep = None if options.keep is None else max(1, round(options.keep * bank.vectors(scale)))
-    rows, radius = thinning.select(whole, options.tolerance, keep)
-    count = sum(map(len, rows))
-    progress = _progress(observer, "thin", count)
-    pages.write(bank, scale, lambda: thinning.kept(whole, rows), count, half=options.half, budget=budget, progress=progress)
-    return radius
+        thinning.thin(bank, bank, options, work, budget, observer)
 
 
 def _progress(observer: Observer, task: str, total: int) -> Callable[[int], None]:

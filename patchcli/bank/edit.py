@@ -68,7 +68,7 @@ def edit(images: EditedImages, device: torch.device, budget: int, observer: Obse
     """
     store, bank = images.store, images.store.bank()
     embedder, thinning = Embedder.of(store, device, bank.precision), bank.attributes.thinning
-    grids, D, count = embedder.grids, embedder.D, len(images)
+    grids, D, count = embedder.grids, bank.D, len(images)
     disk = bank_bytes(grids, D, count)
     store.check_space(disk)
     plan = f"{len(images.added)} images to add", f"images and bank of {store.path}, now of {count} images"

@@ -2,8 +2,9 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,10 @@ from numpy.typing import NDArray
 from patchcli.bank.search import trees
 from patchcli.bank.search.trees import Array, Axes, Index, Page, Pages, Stream, Vectors
 from patchcli.errors import IncompleteError, StoreError
+from patchcli.observer import Observer
 from patchcli.store import Bank, Store
+
+DESCRIBING = ("centre", "axes", "low", "high")  # the arrays of a scale that describe all of its pages
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,25 @@ def finish(bank: Bank, scale: str, laid: Sequence[Laid]) -> float:
     return max(shard.error for shard in laid)
 
 
+def finished(
+    bank: Bank,
+    shards: Sequence[tuple[str, *tuple[Any, ...]]],
+    laid: Iterable[Laid],
+    counts: Mapping[str, int],
+    observer: Observer,
+) -> dict[str, float]:
+    """Finish the pages of all scales when each shard, whose scale comes first, is laid; how far a vector has moved at most.
+
+    `counts` are the vectors of the scales.
+    """
+    of_scale: dict[str, list[Laid]] = {}
+    for (scale, *_), written in zip(shards, laid, strict=True):
+        own = of_scale.setdefault(scale, [])
+        own.append(written)
+        observer.progress("index", sum(shard.vectors for shard in own), counts[scale])
+    return {scale: finish(bank, scale, own) for scale, own in of_scale.items()}
+
+
 def write(
     bank: Bank, scale: str, vectors: Stream, total: int, *, half: bool, budget: int, progress: Callable[[int], None]
 ) -> float:
@@ -80,7 +103,7 @@ def write(
 
 def read(bank: Bank, scale: str, budget: int) -> Pages:
     """A scale's pages; up to `budget` bytes of them stay in memory. Raises DamagedError where they make no sense."""
-    arrays, radius = bank.read_index(scale)
+    arrays, radius = bank.read_index(scale, DESCRIBING)
 
     def load(number: int) -> Page:
         try:
@@ -115,6 +138,15 @@ def memory(bank: Bank, scale: str) -> int:
 def total_memory(bank: Bank) -> int:
     """The same of all scales together."""
     return sum(memory(bank, scale) for scale in bank.scales)
+
+
+def budgets(bank: Bank, scales: Iterable[str], memory_: int, readers: int = 1) -> dict[str, int]:
+    """The memory for the pages of each scale, in bytes: what those before it leave, of which as many readers have a share."""
+    of_scale, left = {}, memory_
+    for scale in scales:
+        of_scale[scale] = left
+        left = max(0, left - memory(bank, scale) // readers)
+    return of_scale
 
 
 def damages(store: Store) -> list[str]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from patchcli import runtime
 from patchcli.bank import pages, search
 from patchcli.bank.search.base import Search
+from patchcli.cluster import Cluster
 from patchcli.datasets.arrays import ImageLike, as_several, is_one, to_pixels
 from patchcli.datasets.images import Pixels
 from patchcli.datasets.roi import Roi
@@ -85,7 +86,8 @@ class Detector:
         self.grids = grids(self.encoder, self.canvas.height, self.canvas.width, *of_bank)
         self.bank_sha256 = self.bank.identity
         self.distance_error = max(self.bank.attributes.radius.values())  # 0 unless the bank is thinned or float16
-        self.pages = {scale: pages.read(self.bank, scale, budget) for scale, budget in self._budgets().items()}
+        self._budgets = pages.budgets(self.bank, self.grids, self.memory)  # big first: it is small
+        self.pages = {scale: pages.read(self.bank, scale, budget) for scale, budget in self._budgets.items()}
         self._search = self._searches(self._chosen(observer))
 
     @classmethod
@@ -137,14 +139,6 @@ class Detector:
             numbers = f"the bank would take {runtime.megabytes(needed)} of memory, {runtime.megabytes(budget)} may be used"
             observer.note(f"{numbers}: parts of it are read anew for every batch, with the same maps")
 
-    def _budgets(self) -> dict[str, int]:
-        """The memory for each scale, in bytes: what those before it leave."""
-        budgets, left = {}, self.memory
-        for scale in self.grids:  # big first: it is small
-            budgets[scale] = left
-            left = max(0, left - pages.memory(self.bank, scale))
-        return budgets
-
     def _chosen(self, observer: Observer) -> dict[str, str]:
         """The search of each scale: the one that is named, or the exact one that works here."""
         method, instead = search.choose(self.setup.search, self.device, self.attributes.D)
@@ -154,7 +148,7 @@ class Detector:
         return {scale: search.suited(method, of_scale) if auto else method for scale, of_scale in self.pages.items()}
 
     def _searches(self, chosen: Mapping[str, str]) -> dict[str, Search]:
-        budgets = self._budgets()
+        budgets = self._budgets
         return {scale: search.method(name)(self.pages[scale], self.device, budgets[scale]) for scale, name in chosen.items()}
 
     def by(self, searches: Mapping[str, Search]) -> "Detector":
@@ -163,9 +157,10 @@ class Detector:
         other._search = dict(searches)
         return other
 
-    def version(self, threads: int | None) -> "Version":
-        """What opens the same elsewhere, with so many CPU threads."""
-        return Version(self.path, self.revision, replace(self.setup, threads=threads))
+    def version(self, cluster: Cluster) -> "Version":
+        """What opens the same on a worker of a cluster, with its share of CPU threads and memory."""
+        threads, memory = cluster.threads(self.setup.threads), cluster.memory(self.setup.memory)
+        return Version(self.path, self.revision, replace(self.setup, threads=threads, memory=memory))
 
     def on(self, device: torch.device, method: str) -> "Detector":
         """The same on a device and with one search for all scales; both share the pages of the bank that are in memory."""

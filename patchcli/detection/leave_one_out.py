@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from patchcli.cluster import Cluster
@@ -33,22 +34,11 @@ def score_good(
     detector: Detector, goods: Sequence[Good], keep: Keep[Kept], task: str, observer: Observer, cluster: Cluster | None = None
 ) -> Iterator[Kept]:
     """What is kept of the results of good images, here or on a cluster; what cannot be read is reported and left out."""
-    for done, (name, kept) in enumerate(_everywhere(detector, goods, keep, observer, cluster), 1):
+    here, of_workers = partial(_kept, keep=keep, observer=observer, goods=goods), partial(ScoreGood, keep=keep)
+    found = shards.spread(detector, cluster, here, of_workers, goods, BATCH, observer)
+    for done, (name, kept) in enumerate(found, 1):
         yield kept
         observer.progress(task, done, len(goods), name)
-
-
-def _everywhere(
-    detector: Detector, goods: Sequence[Good], keep: Keep[Kept], observer: Observer, cluster: Cluster | None
-) -> Iterator[tuple[str, Kept]]:
-    with shards.local(detector, cluster, observer) as here:
-        if here is not None:
-            yield from _kept(here, keep, observer, goods)
-            return
-    assert cluster is not None
-    threads = detector.setup.threads
-    task = ScoreGood(detector.version(cluster.threads(threads)), keep)
-    yield from cluster.one_by_one(task, goods, BATCH, threads, observer)
 
 
 def _kept(detector: Detector, keep: Keep[Kept], observer: Observer, goods: Iterable[Good]) -> Iterator[tuple[str, Kept]]:

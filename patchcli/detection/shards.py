@@ -1,8 +1,9 @@
 """A bank that workers share: each searches its pages, and of what they find the nearest counts."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,13 +13,14 @@ from patchcli import runtime
 from patchcli.bank import pages
 from patchcli.bank.search import pruned
 from patchcli.bank.search.base import Search
-from patchcli.bank.search.trees import Array, Pages
-from patchcli.cluster import Cluster, Running
+from patchcli.bank.search.trees import Array
+from patchcli.cluster import Cluster, Running, Task
 from patchcli.detection.detector import Detector, Version
 from patchcli.errors import InputError
 from patchcli.observer import Observer
 from patchcli.store import Store
 
+Answer = TypeVar("Answer")
 Asked = tuple[str, int, int, Array, tuple[int, int]]  # a scale, which of how many shards, queries (Q, D), and ids to skip
 
 
@@ -27,20 +29,18 @@ class SearchShards:
     """The task to search shards of the bank of a version of a store."""
 
     version: Version
+    readers: int
 
     def open(self, observer: Observer) -> Callable[[Asked], tuple[Array, Array]]:
         """What finds the nearest vector of a shard: squared distances (Q,) float64 and ids (Q,)."""
         setup = self.version.setup
         runtime.set_threads(setup.threads)
-        bank, left = Store.open(self.version.store, self.version.revision).bank(), runtime.memory(setup.memory)
-        of_scale: dict[str, Pages] = {}
+        bank = Store.open(self.version.store, self.version.revision).bank()
+        budgets = pages.budgets(bank, bank.scales, runtime.memory(setup.memory), self.readers)
+        of_scale = {scale: pages.read(bank, scale, budget) for scale, budget in budgets.items()}
 
         def nearest(asked: Asked) -> tuple[Array, Array]:
-            nonlocal left
             scale, shard, count, queries, skip = asked
-            if scale not in of_scale:
-                of_scale[scale] = pages.read(bank, scale, left)
-                left = max(0, left - pages.memory(bank, scale) // count)
             return pruned.nearest(torch.from_numpy(queries), of_scale[scale].share(shard, count), skip)
 
         return nearest
@@ -64,14 +64,32 @@ class Shared(Search):
         return pruned.distances(nearest).to(queries.device), torch.from_numpy(number).to(queries.device)
 
 
+def spread(
+    detector: Detector,
+    cluster: Cluster | None,
+    here: Callable[[Detector], Iterator[Answer]],
+    task: Callable[[Version], Task[list[Any], list[Answer]]],
+    items: Iterable[Any],
+    several: int,
+    observer: Observer,
+) -> Iterator[Answer]:
+    """What `here` gives in this process, or else the answers of workers, each of which does a `task` for several items."""
+    with _local(detector, cluster, observer) as own:
+        if own is not None:
+            yield from here(own)
+            return
+    assert cluster is not None
+    yield from cluster.one_by_one(task(detector.version(cluster)), items, several, detector.setup.threads, observer)
+
+
 @contextmanager
-def local(detector: Detector, cluster: Cluster | None, observer: Observer) -> Iterator[Detector | None]:
+def _local(detector: Detector, cluster: Cluster | None, observer: Observer) -> Iterator[Detector | None]:
     """What scores images in this process: the detector, or one whose bank the workers share; None if each has a whole one."""
     if cluster is None:
         yield detector
         return
     setup, needed = detector.setup, pages.total_memory(detector.bank)
-    if not cluster.shards(needed, detector.memory):
+    if not cluster.shards(needed, setup.memory):
         observer.detail(f"each worker has the whole bank, {runtime.megabytes(needed)}, and takes some of the images")
         yield None
         return
@@ -79,6 +97,6 @@ def local(detector: Detector, cluster: Cluster | None, observer: Observer) -> It
         raise InputError(setup.search, parameter="search", expected="pruned, which alone searches a shared bank")
     observer.note(f"the workers share the bank, {runtime.megabytes(needed)}: every image visits all of them")
     with cluster.started(setup.threads, observer) as run:
-        task = SearchShards(detector.version(cluster.threads(setup.threads)))
+        task = SearchShards(detector.version(cluster), len(run.workers))
         searches = {scale: Shared(run, run.workers, task, scale, len(of)) for scale, of in detector.pages.items()}
         yield detector.by(searches)

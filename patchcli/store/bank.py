@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
@@ -93,6 +93,9 @@ class BankAttributes:
     thinning: Thinning
     radius: dict[str, float]  # by how much a distance may be off at each scale
     status: str  # complete
+
+
+Reference = tuple[Path | str, str, BankAttributes]  # a store, the name of the part, what is known of it
 
 
 @dataclass(frozen=True)
@@ -204,14 +207,15 @@ class Bank:
         return cls(part, BankAttributes(fingerprint, images, D, scales, Thinning(), dict.fromkeys(scales, 0.0), ""))
 
     @classmethod
-    def begun(cls, path: Path | str, name: str, attributes: BankAttributes) -> "Bank":
-        """The bank of that name and with those attributes, which another process has created, to write pages of it."""
+    def begun(cls, reference: "Reference") -> "Bank":
+        """The bank of a reference, to read and write pages of it beside the process that has created it."""
+        path, name, attributes = reference
         return cls(Part.begun(path, "bank", name), attributes)
 
     @property
-    def name(self) -> str:
-        """The part's name in the store."""
-        return self._part.name
+    def reference(self) -> "Reference":
+        """What another process opens the bank by, finished or not."""
+        return self._part.path, self._part.name, self.attributes
 
     @property
     def scales(self) -> list[str]:
@@ -275,10 +279,10 @@ class Bank:
 
     # ---- read -------------------------------------------------------------------------------------------------------
 
-    def read_index(self, scale: str) -> tuple[dict[str, Array], float]:
-        """The arrays that write_index wrote, and the radius."""
+    def read_index(self, scale: str, names: Iterable[str]) -> tuple[dict[str, Array], float]:
+        """Some of the arrays that describe all pages, and the radius; pages beside them are not looked at."""
         attributes = self.attributes.scales[scale]
-        return self._part.read_all(f"{scale}/{attributes.index}"), attributes.radius
+        return {name: self._part.read(f"{scale}/{attributes.index}/{name}") for name in names}, attributes.radius
 
     def read_page(self, scale: str, number: int) -> dict[str, Array]:
         """The arrays of a page."""

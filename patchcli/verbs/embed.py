@@ -1,13 +1,12 @@
 """Images and encoder → the memory bank."""
 
-from contextlib import nullcontext
 from pathlib import Path
 
 from patchcli import runtime
-from patchcli.bank.build import BankSummary, Embedder, embed_blocks, pending
-from patchcli.cluster import Cluster, check_part
+from patchcli.bank.build import BankSummary, Shape
+from patchcli.cluster import Cluster, Here, Work, check_part, working
 from patchcli.observer import Observer
-from patchcli.store import Store, Thinning
+from patchcli.store import Blocks, Store, Thinning
 from patchcli.verbs import embedding
 
 
@@ -36,7 +35,8 @@ def embed(
     thinned as the one before. `precision` is that of the encoder's forward pass, float32 or bfloat16, which the bank keeps
     and queries take too; "auto" is that of a bank which is there, or else what the encoder was trained with, where this
     machine is fast with it. `memory` bounds what is kept of the vectors in memory, in bytes; None: half of what is free.
-    The workers of a `cluster` embed and index, on that device and with so many `threads` each; what they make is the same.
+    The workers of a `cluster` embed, index and thin, on that device and with so much memory and so many `threads` each; what
+    they make is the same.
     Raises StoreError where the encoder's training failed, or stopped before it was of use, unless `force` insists.
     """
     observer = observer or Observer()
@@ -45,21 +45,27 @@ def embed(
     target, budget = runtime.device(device), runtime.memory(memory)
     with Store.writing(store, observer) as opened:
         embedding.check_trained(opened, force)
-        embedder = Embedder.of(opened, target, embedding.precision(opened, precision, target, overwrite))
+        shape = Shape.of(opened, embedding.precision(opened, precision, target, overwrite))
         before = None if overwrite else opened.any_bank()
         if before is not None and thinning == Thinning():
             thinning = before.attributes.thinning
         if before is not None and before.attributes.thinning not in (Thinning(), thinning):
             overwrite = True  # vectors that it left out are needed
-        finished = None if overwrite else opened.finished_bank()
-        if finished is not None and finished.precision == embedder.precision:
-            return embedding.thinned(opened, embedder, finished, thinning, budget, observer)
-        blocks = embedding.begun(opened, embedder, overwrite, observer)
-        numbers = pending(blocks)
-        with nullcontext() if cluster is None else cluster.started(threads, observer) as run:
-            builder = embedding.Builder(opened, blocks, embedder, device, cluster.threads(threads) if cluster else threads, run)
-            embedded = embed_blocks(blocks, numbers, builder.embedded(numbers), observer)
-            return builder.indexed(thinning, budget, embedded, observer)
+        finished = None if overwrite else embedding.finished(opened, shape.precision)
+        if finished is not None and finished.attributes.thinning == thinning:
+            observer.plan(f"the bank of {opened.path}", "nothing: it is finished")
+            opened.drop_blocks()
+            return BankSummary.of(finished, 0)
+        source = finished or embedding.begun(opened, shape, overwrite, observer)
+        if source is finished:
+            embedding.plan(opened, shape, observer)
+            opened.drop_blocks()
+        with working(cluster, threads, memory, observer) as work:
+            embedded = 0
+            if isinstance(source, Blocks):
+                embedded = embedding.embedded(opened, source, (1, 1), device, work, observer)
+            embedding.written(opened, shape, source, thinning, work, budget, observer)
+        return BankSummary.of(opened.bank(), embedded)
 
 
 def embed_part(
@@ -82,20 +88,20 @@ def embed_part(
     target, opened = runtime.device(device), Store.open(store)
     embedding.check_trained(opened, force)
     used = embedding.precision(opened, precision, target, False)
-    if (finished := opened.finished_bank()) is not None and finished.precision == used:
+    if embedding.finished(opened, used) is not None:
         observer.plan(f"the bank of {store}", "nothing: it is finished")
         return 0
     blocks = opened.blocks()
     if blocks is None or blocks.precision != used or observer.dry:
         with Store.writing(store, observer) as writing:  # many may come at once: only who finds no blocks takes the lock
-            embedding.begun(writing, Embedder.of(writing, target, used), False, observer)
+            embedding.begun(writing, Shape.of(writing, used), False, observer)
         opened = Store.open(store)
         blocks = opened.blocks()
     if blocks is None:
         observer.note("another process has finished the bank meanwhile")
         return 0
-    task, begun, numbers = embedding.task(opened, used, device, threads), opened.root.parts["blocks"], pending(blocks, part)
-    embedded = embed_blocks(blocks, numbers, map(task.open(observer), numbers), observer)
+    begun, work = opened.root.parts["blocks"], Work(Here(observer), threads, None)
+    embedded = embedding.embedded(opened, blocks, part, device, work, observer)
     if Store.open(store).root.parts.get("blocks") != begun:
         observer.note("another process has finished the bank meanwhile, or begun another")
     return embedded

@@ -1,30 +1,15 @@
 """The steps of `embed`."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import partial
-
 import torch
 
 from patchcli import runtime
-from patchcli.bank import pages
-from patchcli.bank.build import (
-    BankSummary,
-    EmbedBlocks,
-    Embedder,
-    IndexShards,
-    Shard,
-    embed_block,
-    index,
-    index_blocks,
-    lay_shard,
-)
-from patchcli.bank.pages import Laid
+from patchcli.bank import thinning
+from patchcli.bank.build import EmbedBlocks, Shape, embed_blocks, index_blocks, pending
 from patchcli.bank.search.trees import page_bytes
-from patchcli.cluster import Running
+from patchcli.cluster import Work
 from patchcli.errors import StoreError
 from patchcli.observer import Observer
-from patchcli.store import Bank, Blocks, Store, Thinning, bank_bytes
+from patchcli.store import Bank, Blocks, Store, Thinning
 
 
 def check_trained(store: Store, force: bool) -> None:
@@ -44,76 +29,51 @@ def precision(store: Store, wanted: str, device: torch.device, overwrite: bool) 
     return runtime.precision(wanted, device, automatic=recipe.get("precision") == "bfloat16")
 
 
-def begun(store: Store, embedder: Embedder, overwrite: bool, observer: Observer) -> Blocks:
+def finished(store: Store, precision: str) -> Bank | None:
+    """The bank of the present encoder and images, embedded with that precision; None if there is none."""
+    bank = store.finished_bank()
+    return bank if bank is not None and bank.precision == precision else None
+
+
+def begun(store: Store, shape: Shape, overwrite: bool, observer: Observer) -> Blocks:
     """The blocks of an unfinished bank: those that are there, or with `overwrite` or another precision new ones."""
-    searched, images = _plan(store, embedder, observer), len(store.images)
+    searched = plan(store, shape, observer)
     blocks = None if overwrite else store.blocks()
-    if blocks is None or blocks.precision != embedder.precision:
-        blocks = store.begin_blocks(embedder.grids, embedder.D, embedder.precision)
+    if blocks is None or blocks.precision != shape.precision:
+        blocks = store.begin_blocks(shape.grids, shape.D, shape.precision)
     done, count = int(blocks.done.sum()), len(blocks.done)
     if 0 < done < count:
         observer.note(f"going on: {done} of {count} blocks are done")
-    disk = runtime.megabytes(bank_bytes(embedder.grids, embedder.D, images))
-    observer.note(f"{embedder.vectors(images):,} vectors will need {disk} of disk in the meantime, and {searched}")
+    disk = runtime.megabytes(shape.disk)
+    observer.note(f"{shape.vectors:,} vectors will need {disk} of disk in the meantime, and {searched}")
     return blocks
 
 
-def task(store: Store, precision: str, device: str, threads: int | None) -> EmbedBlocks:
-    """The task to embed blocks of this version of a store."""
-    return EmbedBlocks(store.path, store.root.revision, precision, device, threads)
-
-
-@dataclass(frozen=True)
-class Builder:
-    """Who embeds and indexes the blocks of a store: this process, or workers where they `run`."""
-
-    store: Store
-    blocks: Blocks
-    embedder: Embedder
-    device: str
-    threads: int | None  # of a worker
-    run: Running | None
-
-    def embedded(self, numbers: Iterable[int]) -> Iterator[int]:
-        """Embed blocks by number; how many images each has."""
-        if self.run is None:
-            return map(partial(embed_block, self.blocks, self.embedder, self.store.images.read), numbers)
-        return self.run(task(self.store, self.embedder.precision, self.device, self.threads), numbers)
-
-    def indexed(self, thinning: Thinning, budget: int, embedded: int, observer: Observer) -> BankSummary:
-        """Index the blocks, all of which are done."""
-        store, blocks, embedder = self.store, self.blocks, self.embedder
-        blocks.check()
-        with store.writing_bank(embedder.grids, embedder.D, embedder.precision) as bank:
-            lay: Callable[[Iterable[Shard]], Iterator[Laid]] = partial(map, partial(lay_shard, bank, blocks, thinning.half))
-            if self.run is not None:
-                begun = bank.name, bank.attributes
-                lay = partial(self.run, IndexShards(store.path, store.root.revision, *begun, thinning.half, self.threads))
-            index_blocks(bank, blocks, lay, thinning, budget, observer)
-        return BankSummary.of(store.bank(), embedded)
-
-
-def thinned(
-    store: Store, embedder: Embedder, finished: Bank, thinning: Thinning, budget: int, observer: Observer
-) -> BankSummary:
-    """Thin a finished bank, which may be what it is already."""
-    if finished.attributes.thinning == thinning:
-        observer.plan(f"the bank of {store.path}", "nothing: it is finished")
-        store.drop_blocks()
-        return BankSummary.of(store.bank(), 0)
-    _plan(store, embedder, observer)
-    store.drop_blocks()
-    with store.writing_bank(embedder.grids, embedder.D, embedder.precision) as bank:
-        index(bank, {scale: pages.stream(finished, scale) for scale in embedder.grids}, thinning, budget, observer)
-    return BankSummary.of(store.bank(), 0)
-
-
-def _plan(store: Store, embedder: Embedder, observer: Observer) -> str:
+def plan(store: Store, shape: Shape, observer: Observer) -> str:
     """Say what a bank will take; what to say of its memory."""
-    images = len(store.images)
-    vectors, disk = embedder.vectors(images), bank_bytes(embedder.grids, embedder.D, images)
     if observer.dry:
-        store.check_space(disk)
-    searched = f"{runtime.megabytes(page_bytes(vectors, embedder.D))} of memory to be searched"
-    observer.plan(f"images of {store.path}", f"its bank: {vectors:,} vectors before thinning, {searched}", disk)
+        store.check_space(shape.disk)
+    searched = f"{runtime.megabytes(page_bytes(shape.vectors, shape.D))} of memory to be searched"
+    observer.plan(f"images of {store.path}", f"its bank: {shape.vectors:,} vectors before thinning, {searched}", shape.disk)
     return searched
+
+
+def embedded(store: Store, blocks: Blocks, part: tuple[int, int], device: str, work: Work, observer: Observer) -> int:
+    """Embed the blocks of a part that are not done yet; how many images they have."""
+    numbers = pending(blocks, part)
+    task = EmbedBlocks(store.path, store.root.revision, blocks.precision, device, work.threads)
+    return embed_blocks(blocks, numbers, work.run(task, numbers), observer)
+
+
+def written(
+    store: Store, shape: Shape, source: Blocks | Bank, options: Thinning, work: Work, budget: int, observer: Observer
+) -> None:
+    """Write a bank from blocks, all of which must be done, or from a finished one; `budget` bytes of memory bound a shard."""
+    if isinstance(source, Blocks):
+        source.check()
+    with store.writing_bank(shape.grids, shape.D, shape.precision) as bank:
+        if isinstance(source, Blocks):
+            index_blocks(store, bank, source, options, work, budget, observer)
+        else:
+            thinning.thin(source, bank, options, work, budget, observer)
+        work.run.forget()  # the blocks, which are removed now

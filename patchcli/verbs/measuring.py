@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -92,22 +93,16 @@ def measurements(
 ) -> Iterator[Measurement]:
     """What the figures need of test images, with the maps of a detector or those on disk; here or on a cluster."""
     placed = (Placed(sample, source.of(sample) if isinstance(source, Maps) else None) for sample in samples)
-    with _local(source, cluster, observer) as here:
-        if here is not None:
-            yield from Measurer(here, rule, roi, observer)(placed)
-            return
-    assert cluster is not None
-    sent = source.folder if isinstance(source, Maps) else source.version(cluster.threads(threads))
-    yield from cluster.one_by_one(MeasureImages(sent, rule, roi), placed, _several(samples), threads, observer)
 
+    def here(own: Detector | Path) -> Iterator[Measurement]:
+        return Measurer(own, rule, roi, observer)(placed)
 
-def _local(
-    source: Detector | Maps, cluster: Cluster | None, observer: Observer
-) -> contextlib.AbstractContextManager[Detector | Path | None]:
-    """What measures images in this process; None where workers do."""
+    task = partial(MeasureImages, rule=rule, roi=roi)
     if isinstance(source, Detector):
-        return shards.local(source, cluster, observer)
-    return contextlib.nullcontext(source.folder if cluster is None else None)
+        return shards.spread(source, cluster, here, task, placed, _several(samples), observer)
+    if cluster is None:
+        return here(source.folder)
+    return cluster.one_by_one(task(source.folder), placed, _several(samples), threads, observer)
 
 
 def _several(samples: Iterable[Sample]) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from patchcli import files
@@ -139,16 +140,14 @@ class Scoring:
         """What is said of each sample, by this process or by workers."""
         for sample in self.skipped:
             self._placed(sample)
-        with shards.local(self.detector, self.cluster, self.observer) as here:
-            if here is not None:
-                samples = announced(here, self.samples, self.batch, self.outputs.memory, self.observer)
-                yield from self.scorer.by(here)(map(self._placed, samples))
-                return
-        assert self.cluster is not None
-        placed, threads = map(self._placed, self.samples), self.detector.setup.threads
-        version = self.detector.version(self.cluster.threads(threads))
-        task = ScoreImages(version, self.outputs, self.options, self.rule, self.batch)
-        yield from self.cluster.one_by_one(task, placed, self.batch, threads, self.observer)
+
+        def here(own: Detector) -> Iterator[Scored]:
+            samples = announced(own, self.samples, self.batch, self.outputs.memory, self.observer)
+            return self.scorer.by(own)(map(self._placed, samples))
+
+        task = partial(ScoreImages, outputs=self.outputs, options=self.options, rule=self.rule, batch=self.batch)
+        placed = map(self._placed, self.samples)
+        yield from shards.spread(self.detector, self.cluster, here, task, placed, self.batch, self.observer)
 
     def __iter__(self) -> Iterator[tuple[Sample, Record]]:
         in_bank = _InBank(self.detector, self.read)

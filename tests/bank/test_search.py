@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from patchcli.bank import search as neighbours
-from patchcli.bank import thinning as cover
 from patchcli.bank.search import METHODS, brute, keops, kernels, pruned, trees
 from patchcli.bank.search.lanes import LANES
 from patchcli.bank.search.streaming import Streaming
 from patchcli.bank.search.trees import Axes, Index, Page, Pages, page_bytes
+from patchcli.bank.thinning import Cover, select
 from patchcli.errors import InputError
 
 CPU = torch.device("cpu")
@@ -355,8 +355,11 @@ def cover_radius(bank: torch.Tensor, kept: np.ndarray) -> float:
     return float(np.sqrt(squared_distances(bank, bank[kept]).min(axis=1).max()))
 
 
-def kept_ids(pages: Pages, rows: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate([ids for ids, _ in cover.kept(pages, rows)])
+def selected(pages: Pages, tolerance: float | None = None, keep: int | None = None) -> tuple[np.ndarray, float]:
+    """The ids that are kept, and the cover radius."""
+    covers = [Cover(page, pages.slack) for page in pages]
+    rows, radius = select(lambda goal: [cover.until(goal) for cover in covers], tolerance, keep)
+    return np.concatenate([page.ids[kept] for page, kept in zip(pages, rows, strict=True)]), radius
 
 
 @pytest.mark.usefixtures("small_pages")
@@ -365,8 +368,7 @@ def kept_ids(pages: Pages, rows: list[np.ndarray]) -> np.ndarray:
 def test_tolerance_is_kept(kind: object, M: int, tolerance: float, seed: int) -> None:
     queries, bank = tensors(kind(np.random.default_rng(seed), 20, M))
     pages, _ = paged(bank, [torch.arange(M)])
-    rows, radius = cover.select(pages, tolerance=tolerance)
-    kept = kept_ids(pages, rows)
+    kept, radius = selected(pages, tolerance=tolerance)
     assert len(set(kept.tolist())) == len(kept)
     assert cover_radius(bank, kept) <= radius * (1 + 1e-12) <= tolerance * (1 + 1e-12)
     whole = np.sqrt(squared_distances(queries, bank).min(axis=1))
@@ -381,8 +383,7 @@ def test_tolerance_is_kept(kind: object, M: int, tolerance: float, seed: int) ->
 def test_keep_keeps_so_many(kind: object, M: int, share: float, seed: int) -> None:
     _, bank = tensors(kind(np.random.default_rng(seed), 1, M))
     pages, _ = paged(bank, [torch.arange(M)])
-    rows, radius = cover.select(pages, keep=max(1, round(share * M)))
-    kept = kept_ids(pages, rows)
+    kept, radius = selected(pages, keep=max(1, round(share * M)))
     wanted = max(round(share * M), len(pages), 1)
     assert len(kept) == wanted or (len(kept) < wanted and radius == 0)  # no more where what is left are duplicates
     assert cover_radius(bank, kept) <= radius * (1 + 1e-12)  # less where a vector of another page comes nearer
@@ -392,8 +393,7 @@ def test_cover_is_the_greedy_one() -> None:
     """On one page, Gonzalez' farthest-first traversal, step by step."""
     _, bank = tensors(random(np.random.default_rng(4), 1, 500))
     pages, _ = paged(bank, [torch.arange(500)])
-    rows, radius = cover.select(pages, keep=60)
-    picks = kept_ids(pages, rows)
+    picks, radius = selected(pages, keep=60)
     between = squared_distances(bank, bank)
     nearest = between[:, picks[0]].copy()
     for pick in picks[1:]:

@@ -4,7 +4,7 @@ Trained features lie near a manifold of few dimensions, so the first principal c
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -204,6 +204,16 @@ class Pages:
         index = replace(self.index, low=self.index.low[number::count], high=self.index.high[number::count])
         return Pages(index, lambda page: self[number + count * page], 0)
 
+    @property
+    def held(self) -> Collection[int]:
+        """The numbers of the pages that stay in memory."""
+        return self._cached.keys()
+
+    @property
+    def slack(self) -> float:
+        """By how much the distance of two vectors' coordinates may be above theirs."""
+        return float(slack_of(np.zeros((1, COORDS), np.float32), 2 * self.index.radius)[0])
+
     def __iter__(self) -> Iterator[Page]:
         return map(self.__getitem__, range(len(self)))
 
@@ -238,12 +248,12 @@ def shards(vectors: Iterable[Vectors], size: int) -> Iterator[Vectors]:
     for part in vectors:
         waiting.append(part)
         if sum(len(ids) for ids, _ in waiting) >= size:
-            yield _joined(waiting)
+            yield joined(waiting)
     if waiting:
-        yield _joined(waiting)
+        yield joined(waiting)
 
 
-def _joined(waiting: list[Vectors]) -> Vectors:
+def joined(waiting: list[Vectors]) -> Vectors:
     """The parts as one; nothing waits any more."""
     ids, vectors = (np.concatenate(column) for column in zip(*waiting, strict=True))
     waiting.clear()
