@@ -2,12 +2,15 @@
 
     python examples/benchmarks/scale.py STORE [--workers 1 2] [--kills N]
 
-STORE has an encoder, a bank, and a data set with test images; it is copied, and the copy embedded anew and scored. All have one
-thread. Workers are started before; that a run opens the encoder and the bank on each of them counts. Banks and records are
-compared byte for byte. With --kills, it goes on until so many workers were killed at random, and compares each time.
+STORE has an encoder, a bank, and a data set with test images; it is copied, and the copy embedded anew and scored. This process
+has one core, and so many workers of one thread have as many cores, which they share with the command; ratios are to this
+process on one core. What it does with all cores, where other threads read and embed ahead, comes last. Workers are started
+before; that a run opens the encoder and the bank on each of them counts. Banks and records are compared byte for byte. With
+--kills, it goes on until so many workers were killed at random, and compares each time.
 """
 
 import argparse
+import os
 import random
 import shutil
 import sys
@@ -28,6 +31,7 @@ from patchcli.cluster import LOCAL
 from patchcli.store import Store
 
 EVERY = 1.5  # seconds between two kills, on average
+ALL = sorted(os.sched_getaffinity(0))  # cores
 
 
 def bank_of(store: Path) -> dict[str, bytes]:
@@ -46,6 +50,12 @@ def run(store: Path, maps: Path, cluster: Cluster | None) -> tuple[list[float], 
     records = [asdict(record) | {"time": None} for record in found]
     files = {str(path.relative_to(maps)): path.read_bytes() for path in sorted(maps.rglob("*.tiff"))}
     return [embedded - begun, scored - embedded], (bank_of(store), records, files)
+
+
+def confine(cores: int) -> None:
+    """Let this process, its threads, and what they start use so many cores."""
+    for thread in Path("/proc/self/task").iterdir():
+        os.sched_setaffinity(int(thread.name), ALL[:cores])
 
 
 @contextmanager
@@ -95,15 +105,22 @@ def main() -> None:
         store, maps = Path(name) / "store.zarr", Path(name) / "maps"
         shutil.copytree(options.store, store)
         search.method("pruned")  # whose import compiles
+        print(f"{'':24}{'embed, s':>10}{'ratio':>8}{'score, s':>10}{'ratio':>8}  same")
+        confine(1)
         alone, made = run(store, maps, None)
-        print(f"{'':12}{'embed, s':>10}{'ratio':>8}{'score, s':>10}{'ratio':>8}  same")
-        print(f"{'in process':12}{alone[0]:10.1f}{1:8.2f}{alone[1]:10.1f}{1:8.2f}")
-        for workers in options.workers:
-            with cluster(workers) as (workplace, _):
-                seconds, of_workers = run(store, maps, workplace)
+
+        def row(name: str, seconds: list[float], of_row: Any) -> None:
             ratios = [one / other for one, other in zip(alone, seconds, strict=True)]
             figures = f"{seconds[0]:10.1f}{ratios[0]:8.2f}{seconds[1]:10.1f}{ratios[1]:8.2f}"
-            print(f"{workers} worker{'s' * (workers > 1):4}{figures}  {of_workers == made}", flush=True)
+            print(f"{name:24}{figures}  {of_row == made}", flush=True)
+
+        row("this process, 1 core", alone, made)
+        for workers in options.workers:
+            confine(workers)
+            with cluster(workers) as (workplace, _):
+                row(f"{workers} worker{'s' * (workers > 1)}, {workers} core{'s' * (workers > 1)}", *run(store, maps, workplace))
+        confine(len(ALL))
+        row(f"this process, {len(ALL)} cores", *run(store, maps, None))
         kills = same = runs = 0
         while kills < options.kills:
             with cluster(2) as (workplace, running), killing(running) as killed:
