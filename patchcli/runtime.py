@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from threadpoolctl import ThreadpoolController
 
 from patchcli.errors import Ended, InputError
 
@@ -105,13 +106,17 @@ def processes(device: torch.device) -> Iterator[tuple[Process, torch.device]]:
 
 
 def set_threads(threads: int | None) -> None:
-    """Bound the CPU threads of PyTorch (and, through the environment, of the compiled searches)."""
+    """Bound the CPU threads of PyTorch, of NumPy, and, through the environment, of the compiled searches."""
     if threads is None:
         return
     if threads < 1:
         raise InputError(f"{threads}", parameter="threads", expected="1 or more")
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
+    if "OPENBLAS_NUM_THREADS" not in os.environ:  # else it has as many as the user wants, or none, as commands set it
+        blas = ThreadpoolController().select(user_api="blas")
+        if any(library.num_threads > threads for library in blas.lib_controllers):
+            blas.limit(limits=threads)
 
 
 def memory(limit: int | None = None) -> int:

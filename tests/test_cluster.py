@@ -36,7 +36,7 @@ distributed = pytest.importorskip("distributed", reason="Dask is not installed: 
 @pytest.fixture(scope="module")
 def scheduler() -> Iterator[str]:
     """The address of a cluster of two workers."""
-    with distributed.LocalCluster(n_workers=2, **cluster.LOCAL) as running:
+    with cluster.local(2, 1) as running:
         yield running.scheduler_address
 
 

@@ -27,7 +27,7 @@ from typing import Any
 import patchcli
 from patchcli import Cluster, Outputs, Setup
 from patchcli.bank import search
-from patchcli.cluster import LOCAL
+from patchcli.cluster import local
 from patchcli.store import Store
 
 EVERY = 1.5  # seconds between two kills, on average
@@ -58,14 +58,21 @@ def confine(cores: int) -> None:
         os.sched_setaffinity(int(thread.name), ALL[:cores])
 
 
+def warm() -> None:
+    """Import what is needed, and compile the search."""
+    import sklearn.decomposition
+    import sklearn.neighbors  # noqa: F401
+
+    search.method("pruned")
+
+
 @contextmanager
 def cluster(workers: int) -> Iterator[tuple[Cluster, Any]]:
     """A cluster of processes of one thread, which have imported what they need."""
     import distributed
 
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-    with distributed.LocalCluster(n_workers=workers, env=threads, **LOCAL) as running, distributed.Client(running) as client:
-        client.run(search.method, "pruned")
+    with local(workers, 1) as running, distributed.Client(running) as client:
+        client.run(warm)
         yield Cluster(scheduler=running.scheduler_address), running
 
 
@@ -104,7 +111,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         store, maps = Path(name) / "store.zarr", Path(name) / "maps"
         shutil.copytree(options.store, store)
-        search.method("pruned")  # whose import compiles
+        warm()
         print(f"{'':24}{'embed, s':>10}{'ratio':>8}{'score, s':>10}{'ratio':>8}  same")
         confine(1)
         alone, made = run(store, maps, None)

@@ -6,6 +6,9 @@ import sys
 
 import pytest
 from smallworld import World
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from patchcli import runtime
 
 _SEEN = """
 import gc, os, sys
@@ -25,6 +28,16 @@ def test_idle_threads_sleep_unless_the_user_wants_otherwise(own: dict[str, str])
     environment = {name: value for name, value in os.environ.items() if name not in set_here} | own
     done = subprocess.run([sys.executable, "-c", _SEEN], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [" ".join([*(set_here | own).values(), "True"]), "set()"]
+
+
+@pytest.mark.parametrize(("own", "left"), [(None, 1), ("3", 3)], ids=str)
+def test_threads_are_those_of_numpy_too(monkeypatch: pytest.MonkeyPatch, own: str | None, left: int) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    if own is not None:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", own)
+    with threadpool_limits(3, "blas"):
+        runtime.set_threads(1)
+        assert {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"} == {left}
 
 
 def test_a_score_loads_only_what_it_uses(made: World) -> None:
