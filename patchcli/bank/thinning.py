@@ -113,9 +113,8 @@ class LayKept:
 
         def lay(kept: Kept) -> Laid:
             scale, first, of_pages = kept
-            return pages.lay(
-                target, scale, first, trees.joined([_vectors(read[scale][n], rows) for n, rows in of_pages]), self.half
-            )
+            vectors = trees.joined([_vectors(read[scale][number], rows) for number, rows in of_pages])
+            return pages.lay(target, scale, first, vectors, self.half)
 
         return lay
 
@@ -139,7 +138,7 @@ def select(cover: Callable[[float], list[Picks]], tolerance: float | None, keep:
     while rounds[-1][0] > 0 and rounds[-1][1] < wanted:
         found = cover(_goal(rounds[-2:], wanted))
         rounds.append((_largest(found), sum(len(rows) for rows, _ in found)))
-    before = np.concatenate([[math.inf, *radii[:-1]] for _, radii in found])  # each pick
+    before = np.concatenate([np.append(math.inf, radii[:-1]) for _, radii in found])  # each pick
     of_page = np.repeat(np.arange(len(found)), [len(rows) for rows, _ in found])
     counts = np.bincount(of_page[np.argsort(-before, kind="stable")[:wanted]], minlength=len(found))
     chosen = [(rows[:count], radii[:count]) for (rows, radii), count in zip(found, counts, strict=True)]
