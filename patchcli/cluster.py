@@ -188,9 +188,12 @@ def local(workers: int, threads: int) -> Iterator[Any]:
     import dask.config
     from distributed import LocalCluster
 
-    environment = {"MALLOC_ARENA_MAX": "1"} | dict.fromkeys(THREADS, str(threads))  # in place of Dask's MALLOC_TRIM_THRESHOLD_
-    settings = SETTINGS | {"distributed.nanny.pre-spawn-environ": environment}
-    with dask.config.set(settings), LocalCluster(n_workers=workers, **LOCAL) as here:
+    counts = dict.fromkeys(
+        THREADS, str(threads)
+    )  # in `env` too: of what is set before the start, this process's own goes first
+    spawned = {"MALLOC_ARENA_MAX": "1"} | counts  # in place of Dask's MALLOC_TRIM_THRESHOLD_
+    settings = SETTINGS | {"distributed.nanny.pre-spawn-environ": spawned}
+    with dask.config.set(settings), LocalCluster(n_workers=workers, env=counts, **LOCAL) as here:
         yield here
 
 
