@@ -24,8 +24,7 @@ from patchcli.features import dense
 from patchcli.features.encoder import Encoder
 from patchcli.features.grid import PatchGrid
 from patchcli.observer import Observer
-from patchcli.store import Bank, Blocks, Store, Thinning, bank_bytes
-from patchcli.store.bank import Reference
+from patchcli.store import Bank, Blocks, Reference, Store, Thinning, bank_bytes
 
 SAMPLED = 64  # blocks that are read for the axes, about as many
 
@@ -201,7 +200,7 @@ def index(
     errors, half = {}, options.half and not options.selects
     for scale, stream in streams.items():
         total = bank.images * bank.patches(scale)
-        progress = _progress(observer, "index", total)
+        progress = _progress(observer, total)
         error = pages.write(bank, scale, stream, total, half=half, budget=budget // 2, progress=progress)
         errors[scale] = max(error, (moved or {}).get(scale, 0.0))
     _thin(bank, errors, options, Work(Here(observer), None, budget), budget, observer)
@@ -209,10 +208,10 @@ def index(
 
 def _thin(bank: Bank, moved: dict[str, float], options: Thinning, work: Work, budget: int, observer: Observer) -> None:
     """Thin the pages of a bank as the options say; its vectors have `moved` so far already."""
-    bank.attributes = replace(bank.attributes, thinning=Thinning(half=options.half), radius=moved)
+    bank.attributes = replace(bank.attributes, thinning=options, radius=moved)
     if options.selects:
         thinning.thin(bank, bank, options, work, budget, observer)
 
 
-def _progress(observer: Observer, task: str, total: int) -> Callable[[int], None]:
-    return lambda done: observer.progress(task, done, total)
+def _progress(observer: Observer, total: int) -> Callable[[int], None]:
+    return lambda done: observer.progress("index", done, total)

@@ -16,11 +16,10 @@ from patchcli import runtime
 from patchcli.bank import pages
 from patchcli.bank.pages import Laid
 from patchcli.bank.search import kernels, trees
-from patchcli.bank.search.trees import Page, Pages
+from patchcli.bank.search.trees import Page
 from patchcli.cluster import Work
 from patchcli.observer import Observer
-from patchcli.store import Bank, Thinning
-from patchcli.store.bank import Reference
+from patchcli.store import Bank, Reference, Thinning
 
 BEYOND = 1.05  # how many vectors are aimed at for each that is wanted, since it is only guessed where they are reached
 
@@ -78,7 +77,7 @@ class CoverPages:
         runtime.set_threads(self.threads)
         bank, memory = Bank.begun(self.bank), runtime.memory(self.memory)
         left, budgets = memory // 4, pages.budgets(bank, bank.scales, memory - memory // 4, self.readers)
-        of_scale: dict[str, Pages] = {}
+        of_scale = {scale: pages.read(bank, scale, budget) for scale, budget in budgets.items()}
         covers: dict[tuple[str, int], Cover] = {}
 
         def cover(goal: Goal) -> Picks:
@@ -86,7 +85,7 @@ class CoverPages:
             scale, number, squared = goal
             known = covers.get((scale, number))
             if known is None:
-                whole = of_scale.setdefault(scale, pages.read(bank, scale, budgets[scale]))
+                whole = of_scale[scale]
                 known = Cover(whole[number], whole.slack)
                 if known.nbytes <= left and number in whole.held:
                     left -= known.nbytes

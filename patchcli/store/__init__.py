@@ -20,7 +20,7 @@ In object storage (objects.py) every part has such a name; the switch is a write
 that was read; .lock is renewed while somebody writes (claims.py); and .replaced/ dates the parts that no version names.
 """
 
-from patchcli.store.bank import Bank, BankAttributes, Blocks, Thinning, VectorFiles, bank_bytes
+from patchcli.store.bank import Bank, Blocks, Reference, Thinning, VectorFiles, bank_bytes
 from patchcli.store.calibration import Thresholds
 from patchcli.store.encoder import EncoderAttributes, digest_of
 from patchcli.store.images import Images, Source
@@ -30,7 +30,7 @@ from patchcli.store.root import FORMAT_VERSION
 from patchcli.store.store import Store, revision
 
 __all__ = [
-    "FORMAT_VERSION", "Bank", "BankAttributes", "Blocks", "EncoderAttributes", "Images", "Source", "Store", "Thinning",
+    "FORMAT_VERSION", "Bank", "Blocks", "EncoderAttributes", "Images", "Reference", "Source", "Store", "Thinning",
     "Thresholds", "VectorFiles", "bank_bytes", "check_replaceable", "digest_of", "existing", "located", "locked", "revision",
     "stores_in",
 ]  # fmt: skip

@@ -207,13 +207,13 @@ class Bank:
         return cls(part, BankAttributes(fingerprint, images, D, scales, Thinning(), dict.fromkeys(scales, 0.0), ""))
 
     @classmethod
-    def begun(cls, reference: "Reference") -> "Bank":
+    def begun(cls, reference: Reference) -> "Bank":
         """The bank of a reference, to read and write pages of it beside the process that has created it."""
         path, name, attributes = reference
         return cls(Part.begun(path, "bank", name), attributes)
 
     @property
-    def reference(self) -> "Reference":
+    def reference(self) -> Reference:
         """What another process opens the bank by, finished or not."""
         return self._part.path, self._part.name, self.attributes
 
