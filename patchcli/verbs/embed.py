@@ -45,18 +45,17 @@ def embed(
     target, budget = runtime.device(device), runtime.memory(memory)
     with Store.writing(store, observer) as opened:
         embedding.check_trained(opened, force)
-        used = embedding.precision(opened, precision, target, overwrite)
+        shape = Shape.of(opened, embedding.precision(opened, precision, target, overwrite))
         before = None if overwrite else opened.any_bank()
         if before is not None and thinning == Thinning():
             thinning = before.attributes.thinning
         if before is not None and before.attributes.thinning not in (Thinning(), thinning):
             overwrite = True  # vectors that it left out are needed
-        finished = None if overwrite else embedding.finished(opened, used)
+        finished = None if overwrite else embedding.finished(opened, shape.precision)
         if finished is not None and finished.attributes.thinning == thinning:
             observer.plan(f"the bank of {opened.path}", "nothing: it is finished")
             opened.drop_blocks()
             return BankSummary.of(finished, 0)
-        shape = Shape.of(opened, used)
         source = finished or embedding.begun(opened, shape, overwrite, observer)
         if source is finished:
             embedding.plan(opened, shape, observer)
