@@ -1,6 +1,7 @@
 """The machine: device, threads, processes that train together, and stopping on a signal."""
 
 import contextlib
+import functools
 import os
 import queue
 import signal
@@ -117,6 +118,32 @@ def set_threads(threads: int | None) -> None:
         blas = ThreadpoolController().select(user_api="blas")
         if any(library.num_threads > threads for library in blas.lib_controllers):
             blas.limit(limits=threads)
+
+
+class _OneThread:
+    """Within, NumPy's matrix products take one thread; several may be within at once."""
+
+    def __init__(self) -> None:
+        self._lock, self._within = threading.Lock(), 0
+        self._blas = ThreadpoolController().select(user_api="blas")
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._within:
+                self._before = self._blas.limit(limits=1)
+            self._within += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._within -= 1
+            if not self._within:
+                self._before.restore_original_limits()
+
+
+@functools.cache
+def one_blas_thread() -> contextlib.AbstractContextManager[None]:
+    """Within, NumPy's matrix products take one thread: others would spin for a while after each, beside the search."""
+    return _OneThread()
 
 
 def memory(limit: int | None = None) -> int:

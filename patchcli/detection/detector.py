@@ -242,9 +242,9 @@ class Detector:
 
     def pixel_maps(self, found: Mapping[str, Neighbours]) -> dict[str, NDArray[np.float32]]:
         """Lines 7 to 11: from the patches of images (B, rows, columns) to pixels (B, H, W): the scales' maps, and "multi"."""
-        pixel_maps = {
-            scale: maps.spread(found[scale].distances, grid, self.encoder.scales[scale]) for scale, grid in self.grids.items()
-        }
+        scales = self.encoder.scales
+        with runtime.one_blas_thread():
+            pixel_maps = {scale: maps.spread(found[scale].distances, grid, scales[scale]) for scale, grid in self.grids.items()}
         return pixel_maps | {"multi": maps.multiply(pixel_maps, self.attributes.exponents)}
 
     def results(self, found: Mapping[str, Neighbours], sizes: Sequence[tuple[int, int]]) -> list[Result]:

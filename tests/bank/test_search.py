@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from patchcli.bank import search as neighbours
 from patchcli.bank.search import METHODS, brute, keops, kernels, pruned, trees
@@ -546,3 +547,27 @@ def test_auto_prunes_only_where_there_is_something_to_skip() -> None:
         pages, _ = paged(bank, [torch.arange(len(bank))])
         assert neighbours.suited("pruned", pages) == chosen
         assert neighbours.suited("keops", pages) == "keops"
+
+
+def test_numpys_threads_do_not_spin_beside_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it runs, matrix products take one thread; afterwards as many as the user has set, also where two overlap."""
+    rng, seen, project = np.random.default_rng(0), [], Axes.coords
+
+    def blas() -> set[int]:
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    queries, bank = (torch.from_numpy(part.astype(np.float32)) for part in random(rng, 5, 300))
+    pages, _ = paged(bank, [torch.arange(300)])
+
+    def coords(self: Axes, vectors: np.ndarray) -> np.ndarray:
+        seen.append(blas())
+        if len(seen) == 1:
+            pruned.search(queries, pages)
+            seen.append(blas())
+        return project(self, vectors)
+
+    monkeypatch.setattr(Axes, "coords", coords)
+    with threadpool_limits(3, "blas"):
+        pruned.search(queries, pages)
+        assert blas() == {3}
+    assert seen == [{1}] * 3

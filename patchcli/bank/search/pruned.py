@@ -16,6 +16,8 @@ taken, so bounds equal to the best are followed.
 """
 
 import os
+from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar
@@ -24,11 +26,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchcli import runtime
 from patchcli.bank.search import kernels
 from patchcli.bank.search.base import Search
 from patchcli.bank.search.trees import Array, Page, Pages, slack_of
 
-CHUNKS = 4  # a thread's shares of the queries, so that none waits long for another
+RUN = 64  # neighbouring queries that one thread takes; the next ones are another's, so that none waits long for another
 
 
 class Pruned(Search):
@@ -51,23 +54,47 @@ class _Queries:
     points: Array  # (Q, COORDS), their coordinates
     turned: Array  # (Q, 16 · groups), on all axes
     slack: Array  # (Q,)
+    bounds: Array  # (Q, pages) squared distances of points to the boxes around pages
+    home: Array  # (Q,) the nearest page
+    leaves: Array  # (Q,) a leaf of it near the query
     squared: Array  # (Q,) float64, the distances
     ids: Array  # (Q,) int64
 
     @classmethod
     def of(cls, queries: Tensor, pages: Pages) -> "_Queries":
         """Queries (Q, D), nothing found yet."""
-        vectors = np.ascontiguousarray(queries.cpu().numpy(), np.float32)
-        points = pages.index.axes.coords(vectors)
-        squared, ids = np.full(len(vectors), np.inf), np.full(len(vectors), np.iinfo(np.int64).max)
-        turned = pages.index.axes.turned(vectors)
-        return cls(vectors, points, turned, slack_of(points, pages.index.radius), squared, ids)
+        vectors, axes = np.ascontiguousarray(queries.cpu().numpy(), np.float32), pages.index.axes
+        points, count = axes.coords(vectors), len(vectors)
+        bounds = np.empty((count, len(pages)), np.float32)
+        kernels.to_boxes(pages.index.low, pages.index.high, points, bounds)
+        slack, home, leaves = slack_of(points, pages.index.radius), bounds.argmin(axis=1), np.zeros(count, np.int64)
+        nothing = np.full(count, np.inf), np.full(count, np.iinfo(np.int64).max)
+        return cls(vectors, points, axes.turned(vectors), slack, bounds, home, leaves, *nothing)
 
-    @property
-    def reach(self) -> Array:
-        """The squared distance of coordinates beyond which nothing can be nearer, (Q,) float32."""
-        reach = (np.sqrt(self.squared) + self.slack) ** 2 * kernels.RELATIVE + kernels.TINY
-        return reach.astype(np.float32)
+    def in_order(self, rows: Array) -> Array:
+        """The query rows so that neighbours visit much the same leaves."""
+        ordered: Array = rows[np.lexsort((self.leaves[rows], self.home[rows]))]
+        return ordered
+
+    def elsewhere(self, rows: Array, page: int) -> Array:
+        """Those of the query rows that have another home, and to which the page may hold a nearer vector."""
+        reach = (np.sqrt(self.squared[rows]) + self.slack[rows]) ** 2 * kernels.RELATIVE + kernels.TINY
+        may: Array = rows[(self.home[rows] != page) & (self.bounds[rows, page] <= reach.astype(np.float32))]
+        return may
+
+    def seed(self, page: Page, number: int, skip: tuple[int, int]) -> None:
+        """Find a leaf, and a vector in it, for the queries whose home this page is."""
+        rows = np.flatnonzero(self.home == number)
+        stored, found = (page.vectors, page.ids, page.coords, page.tree), (self.squared, self.ids)
+        leaves = np.empty(len(rows), np.int64)
+        kernels.home_leaves(*stored, self.vectors, self.points, rows, skip, *found, leaves)
+        self.leaves[rows] = leaves
+
+    def search(self, page: Page, rows: Array, skip: tuple[int, int]) -> None:
+        """Look for nearer vectors in a page, for the query rows."""
+        stored = page.vectors, page.ids, page.blocks, page.scale, page.tree
+        sought = self.vectors, self.points, self.turned, self.slack
+        kernels.search(*stored, *sought, rows, skip, self.squared, self.ids)
 
 
 def search(queries: Tensor, pages: Pages, skip: tuple[int, int] = (0, 0)) -> tuple[Tensor, Tensor]:
@@ -83,36 +110,49 @@ def distances(squared: Array) -> Tensor:
 
 def nearest(queries: Tensor, pages: Pages, skip: tuple[int, int]) -> tuple[Array, Array]:
     """The same as squared distances (Q,) float64, inf where nothing is left, and ids (Q,)."""
-    wanted = _Queries.of(queries, pages)
-    bounds = np.empty((len(queries), len(pages)), np.float32)
-    kernels.to_boxes(pages.index.low, pages.index.high, wanted.points, bounds)
-    home = bounds.argmin(axis=1)
-    with ThreadPoolExecutor(_threads()) as pool:
-        for at_home in (True, False):  # a good neighbour first, then whatever might be nearer
-            for p in range(len(pages)):
-                chosen = home == p if at_home else (home != p) & (bounds[:, p] <= wanted.reach)
-                rows = np.flatnonzero(chosen)
-                if len(rows):
-                    _search_page(pages[p], wanted, rows, skip, pool)
+    with runtime.one_blas_thread(), ThreadPoolExecutor(_threads()) as pool:
+        wanted = _Queries.of(queries, pages)
+        every = np.arange(len(queries))
+        for group in _groups(pages):  # a good neighbour first,
+            _all(pool.map(lambda number, page: wanted.seed(page, number, skip), group.keys(), group.values()))
+            _search_pages(group, wanted, every[np.isin(wanted.home, list(group))], True, skip, pool)
+        for group in _groups(pages):  # then whatever might be nearer
+            _search_pages(group, wanted, every, False, skip, pool)
     return wanted.squared, wanted.ids
 
 
-def _search_page(page: Page, queries: _Queries, rows: Array, skip: tuple[int, int], pool: ThreadPoolExecutor) -> None:
-    """Look for nearer vectors in a page, for the query rows; queries near the same leaf are worked on together."""
-    leaves = np.empty(len(rows), np.int64)
-    found = queries.squared, queries.ids
-    kernels.home_leaves(
-        page.vectors, page.ids, page.coords, page.tree, queries.vectors, queries.points, rows, skip, *found, leaves
-    )
-    rows = rows[np.argsort(leaves, kind="stable")]
-    stored = page.vectors, page.ids, page.blocks, page.scale, page.tree
-    sought = queries.vectors, queries.points, queries.turned, queries.slack
+def _groups(pages: Pages) -> Iterator[dict[int, Page]]:
+    """Pages that are searched before others are read: each that does not stay in memory, then all that do."""
+    held = {}
+    for number in range(len(pages)):
+        page = pages[number]
+        if number in pages.held:
+            held[number] = page
+        else:
+            yield {number: page}
+    if held:
+        yield held
 
-    def run(part: Array) -> None:
-        kernels.search(*stored, *sought, part, skip, *found)
 
-    for _ in pool.map(run, np.array_split(rows, min(len(rows), _threads() * CHUNKS))):
-        pass
+def _search_pages(
+    group: dict[int, Page], wanted: _Queries, rows: Array, at_home: bool, skip: tuple[int, int], pool: ThreadPoolExecutor
+) -> None:
+    """Look for nearer vectors in pages, for the query rows, in those which are the query's home or in all others."""
+
+    def run(dealt: Array) -> None:
+        for number, page in group.items():
+            chosen = dealt[wanted.home[dealt] == number] if at_home else wanted.elsewhere(dealt, number)
+            if len(chosen):
+                wanted.search(page, chosen, skip)
+
+    runs = np.array_split(wanted.in_order(rows), -(-len(rows) // RUN) or 1)
+    hands = [np.concatenate(runs[first :: _threads()]) for first in range(min(_threads(), len(runs)))]
+    _all(pool.map(run, hands))
+
+
+def _all(done: Iterable[None]) -> None:
+    """Wait for all, and raise what one of them raised."""
+    deque(done, maxlen=0)
 
 
 def _threads() -> int:
