@@ -100,7 +100,7 @@ def compare(vectors: np.ndarray, queries: list[torch.Tensor]) -> None:
     single = seconds(lambda: [pruned.search(q, pages) for q in queries]) / len(queries)
     batch = seconds(lambda: pruned.search(torch.cat(queries[:8]), pages)) / len(queries[:8])
     few = queries[:2]
-    flat_seconds = seconds(lambda: [flat.search(q.numpy(), 1) for q in few], 1) / len(few)
+    flat_seconds = seconds(lambda: [flat.search(q.numpy(), 1) for q in few]) / len(few)
     distance, index = pruned.search(queries[0], pages)
     squared, first = brute.nearest(queries[0], [(torch.arange(len(vectors)), torch.from_numpy(vectors))])
     exact = squared.sqrt().float()
