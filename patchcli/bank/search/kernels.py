@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from patchcli.bank.search.lanes import LANES, WORDS, begins_below, below, lowest, to_box, within
+from patchcli.bank.search.lanes import LANES, WORDS, below, lowest, to_box, within
 
 COORDS = 16
 RANGE = 10000  # the largest norm of a page's vectors, as a multiple of the scale
@@ -81,8 +81,8 @@ def to_boxes(low, high, points, out):
 
 
 @_loop
-def home_leaves(vectors, ids, coords, tree, queries, points, rows, skip, best, index, out):
-    """A leaf near each of the chosen points: neighbours in this order visit much the same leaves.
+def home_leaves(vectors, ids, coords, tree, queries, points, rows, skip, best, index, leaves):
+    """A leaf near each of the chosen points, into leaves (Q,): neighbours in this order visit much the same leaves.
 
     Where nothing is found yet, the vector of the leaf with the nearest coordinates is.
     """
@@ -94,7 +94,7 @@ def home_leaves(vectors, ids, coords, tree, queries, points, rows, skip, best, i
             left = 2 * node + 1
             nearer = _to_box(low[left], high[left], point) <= _to_box(low[left + 1], high[left + 1], point)
             node = left if nearer else left + 1
-        out[t] = node
+        leaves[i] = node
         if best[i] < np.inf:
             continue
         nearest, row = np.float32(np.inf), -1
@@ -155,14 +155,6 @@ def _limits(squared, slack, scale, squares, limits):
 
 
 @_loop
-def _passing(flat, block, last, wholes, item, limit):
-    """The first block from this one on with a lane whose sum after the first part is within the limit, or `last`."""
-    while block < last and begins_below(flat, block * WORDS, wholes, item, limit) == 0:
-        block += 1
-    return block
-
-
-@_loop
 def search(vectors, ids, blocks, scale, tree, queries, points, turned, slack, rows, skip, best, index):
     """Lower best (Q,) and index (Q,) to the page's nearest vectors, for the query rows, without ids skip[0] to skip[1] - 1.
 
@@ -208,10 +200,11 @@ def search(vectors, ids, blocks, scale, tree, queries, points, turned, slack, ro
                         _limits(best[i], slack[i], scale, squares[lane], limits[lane])
                         reach[lane] = _reach(best[i], slack[i])
                     continue
-                limit, block, last = limits[lane, 0], start[node] // LANES, (stop[node] + LANES - 1) // LANES
-                block = _passing(flat, block, last, wholes, lane * K, limit)
-                while block < last:
+                limit = limits[lane, 0]
+                for block in range(start[node] // LANES, (stop[node] + LANES - 1) // LANES):
                     mask = below(flat, block * WORDS, wholes, lane * K, sums, True, limit)
+                    if mask == 0:
+                        continue
                     for group in range(1, groups):
                         at, item = (group * count + block) * WORDS, lane * K + group * LANES
                         mask &= below(flat, at, wholes, item, sums, False, limits[lane, group])
@@ -225,7 +218,6 @@ def search(vectors, ids, blocks, scale, tree, queries, points, turned, slack, ro
                         if _nearer(queries[i], vectors[row], ids[row], i, best, index):
                             _limits(best[i], slack[i], scale, squares[lane], limits[lane])
                             reach[lane], limit = _reach(best[i], slack[i]), limits[lane, 0]
-                    block = _passing(flat, block + 1, last, wholes, lane * K, limit)
 
 
 @_loop

@@ -50,45 +50,29 @@ def _mask(builder, flags):
     return builder.zext(builder.bitcast(flags, _SHORT), _LONG)
 
 
-def _added(builder, arrays, at, item, total):
-    """16 sums and a block's part at blocks[at]: half the squared norm plus the products with ints[item:item+16]."""
-    total = builder.add(total, arrays.load(0, at, _vector(_INT)))
-    wide, nothing = _vector(_INT, 2 * LANES), ir.Constant(_vector(_INT, 2 * LANES), ir.Undefined)
-    even, odd = (ir.Constant(_vector(_INT), list(range(first, 2 * LANES, 2))) for first in (0, 1))
-    for k in range(LANES // 2):
-        pair = _splat(builder, arrays.load(2, item, _INT, 4 * k))
-        query = builder.sext(builder.bitcast(pair, _vector(_SHORT, 2 * LANES)), wide)
-        stored = builder.sext(arrays.load(0, at, _vector(_SHORT, 2 * LANES), 4 * LANES * (k + 1)), wide)
-        products = builder.mul(query, stored)
-        halves = (builder.shuffle_vector(products, nothing, which) for which in (even, odd))
-        total = builder.add(total, builder.add(*halves))
-    return total
-
-
-@intrinsic
-def begins_below(typing, blocks, at, ints, item, limit):
-    """Bits of the lanes whose sums of a block's first part, at blocks[at], are <= limit; ints[item:item+16] are the negated
-    query. Nothing is written, so that a loop over blocks keeps the query at hand."""
-
-    def generate(context, builder, signature, arguments):
-        _, at, _, item, limit = arguments
-        zeros = ir.Constant(_vector(_INT), [0] * LANES)
-        total = _added(builder, _Arrays(context, builder, signature, arguments), at, item, zeros)
-        return _mask(builder, builder.icmp_signed("<=", total, _splat(builder, limit)))
-
-    return types.int64(blocks, types.int64, ints, types.int64, types.int32), generate
-
-
 @intrinsic
 def below(typing, blocks, at, ints, item, sums, begins, limit):
-    """Add a block's part, at blocks[at], to the 16 sums (from 0 where it `begins`); bits of the lanes with sums <= limit."""
+    """Add a block's part, at blocks[at], to the 16 sums (from 0 where it `begins`); bits of the lanes with sums <= limit.
+
+    The part is half the squared norm plus the products with ints[item:item+16], which are the negated query.
+    """
 
     def generate(context, builder, signature, arguments):
         arrays = _Arrays(context, builder, signature, arguments)
         _, at, _, item, _, begins, limit = arguments
         zero = ir.Constant(_LONG, 0)
-        so_far = builder.select(begins, ir.Constant(_vector(_INT), [0] * LANES), arrays.load(4, zero, _vector(_INT)))
-        total = _added(builder, arrays, at, item, so_far)
+        so_far = arrays.load(4, zero, _vector(_INT))
+        total = builder.select(begins, ir.Constant(_vector(_INT), [0] * LANES), so_far)
+        total = builder.add(total, arrays.load(0, at, _vector(_INT)))
+        wide, nothing = _vector(_INT, 2 * LANES), ir.Constant(_vector(_INT, 2 * LANES), ir.Undefined)
+        even, odd = (ir.Constant(_vector(_INT), list(range(first, 2 * LANES, 2))) for first in (0, 1))
+        for k in range(LANES // 2):
+            pair = _splat(builder, arrays.load(2, item, _INT, 4 * k))
+            query = builder.sext(builder.bitcast(pair, _vector(_SHORT, 2 * LANES)), wide)
+            stored = builder.sext(arrays.load(0, at, _vector(_SHORT, 2 * LANES), 4 * LANES * (k + 1)), wide)
+            products = builder.mul(query, stored)
+            halves = (builder.shuffle_vector(products, nothing, which) for which in (even, odd))
+            total = builder.add(total, builder.add(*halves))
         builder.store(total, arrays.pointer(4, zero, _vector(_INT)), align=4)
         return _mask(builder, builder.icmp_signed("<=", total, _splat(builder, limit)))
 

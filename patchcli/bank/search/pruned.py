@@ -71,27 +71,23 @@ class _Queries:
         nothing = np.full(count, np.inf), np.full(count, np.iinfo(np.int64).max)
         return cls(vectors, points, axes.turned(vectors), slack, bounds, home, leaves, *nothing)
 
-    def in_order(self, rows: Array) -> Array:
-        """The query rows so that neighbours visit much the same leaves."""
-        ordered: Array = rows[np.lexsort((self.leaves[rows], self.home[rows]))]
-        return ordered
+    def of_page(self, page: int, rows: Array, at_home: bool) -> Array:
+        """Those of the query rows whose home a page is; or else those to which it may hold a nearer vector than their homes."""
+        chosen = self.home[rows] == page
+        if not at_home:
+            reach = (np.sqrt(self.squared[rows]) + self.slack[rows]) ** 2 * kernels.RELATIVE + kernels.TINY
+            chosen = ~chosen & (self.bounds[rows, page] <= reach.astype(np.float32))
+        of: Array = rows[chosen]
+        return of
 
-    def elsewhere(self, rows: Array, page: int) -> Array:
-        """Those of the query rows that have another home, and to which the page may hold a nearer vector."""
-        reach = (np.sqrt(self.squared[rows]) + self.slack[rows]) ** 2 * kernels.RELATIVE + kernels.TINY
-        may: Array = rows[(self.home[rows] != page) & (self.bounds[rows, page] <= reach.astype(np.float32))]
-        return may
-
-    def seed(self, page: Page, number: int, skip: tuple[int, int]) -> None:
+    def enter(self, number: int, page: Page, skip: tuple[int, int]) -> None:
         """Find a leaf, and a vector in it, for the queries whose home this page is."""
-        rows = np.flatnonzero(self.home == number)
         stored, found = (page.vectors, page.ids, page.coords, page.tree), (self.squared, self.ids)
-        leaves = np.empty(len(rows), np.int64)
-        kernels.home_leaves(*stored, self.vectors, self.points, rows, skip, *found, leaves)
-        self.leaves[rows] = leaves
+        rows = np.flatnonzero(self.home == number)
+        kernels.home_leaves(*stored, self.vectors, self.points, rows, skip, *found, self.leaves)
 
     def search(self, page: Page, rows: Array, skip: tuple[int, int]) -> None:
-        """Look for nearer vectors in a page, for the query rows."""
+        """Look for nearer vectors in a page, for the query rows; neighbours, one after another, visit much the same leaves."""
         stored = page.vectors, page.ids, page.blocks, page.scale, page.tree
         sought = self.vectors, self.points, self.turned, self.slack
         kernels.search(*stored, *sought, rows, skip, self.squared, self.ids)
@@ -112,40 +108,38 @@ def nearest(queries: Tensor, pages: Pages, skip: tuple[int, int]) -> tuple[Array
     """The same as squared distances (Q,) float64, inf where nothing is left, and ids (Q,)."""
     with runtime.one_blas_thread(), ThreadPoolExecutor(_threads()) as pool:
         wanted = _Queries.of(queries, pages)
-        every = np.arange(len(queries))
-        for group in _groups(pages):  # a good neighbour first,
-            _all(pool.map(lambda number, page: wanted.seed(page, number, skip), group.keys(), group.values()))
-            _search_pages(group, wanted, every[np.isin(wanted.home, list(group))], True, skip, pool)
-        for group in _groups(pages):  # then whatever might be nearer
-            _search_pages(group, wanted, every, False, skip, pool)
+        for at_home in (True, False):  # a good neighbour first, then whatever might be nearer
+            for group in _groups(pages, wanted, at_home):
+                _search_pages(group, wanted, at_home, skip, pool)
     return wanted.squared, wanted.ids
 
 
-def _groups(pages: Pages) -> Iterator[dict[int, Page]]:
-    """Pages that are searched before others are read: each that does not stay in memory, then all that do."""
-    held = {}
-    for number in range(len(pages)):
-        page = pages[number]
-        if number in pages.held:
-            held[number] = page
-        else:
-            yield {number: page}
+def _groups(pages: Pages, wanted: _Queries, at_home: bool) -> Iterator[dict[int, Page]]:
+    """Pages that are searched before others are read: all that are in memory, then each of the others by itself."""
+    every = np.arange(len(wanted.ids))
+    held = {number: pages[number] for number in pages.held if len(wanted.of_page(number, every, at_home))}
     if held:
         yield held
+    for number in range(len(pages)):
+        if number not in held and len(wanted.of_page(number, every, at_home)):
+            yield {number: pages[number]}
 
 
 def _search_pages(
-    group: dict[int, Page], wanted: _Queries, rows: Array, at_home: bool, skip: tuple[int, int], pool: ThreadPoolExecutor
+    group: dict[int, Page], wanted: _Queries, at_home: bool, skip: tuple[int, int], pool: ThreadPoolExecutor
 ) -> None:
-    """Look for nearer vectors in pages, for the query rows, in those which are the query's home or in all others."""
+    """Look for nearer vectors in pages, for the queries whose home they are or for all others."""
+    rows = np.arange(len(wanted.ids))
+    if at_home:
+        rows = rows[np.isin(wanted.home, list(group))]
+        _all(pool.map(lambda number: wanted.enter(number, group[number], skip), group))
 
     def run(dealt: Array) -> None:
         for number, page in group.items():
-            chosen = dealt[wanted.home[dealt] == number] if at_home else wanted.elsewhere(dealt, number)
-            if len(chosen):
-                wanted.search(page, chosen, skip)
+            wanted.search(page, wanted.of_page(number, dealt, at_home), skip)
 
-    runs = np.array_split(wanted.in_order(rows), -(-len(rows) // RUN) or 1)
+    rows = rows[np.lexsort((wanted.leaves[rows], wanted.home[rows]))]
+    runs = np.array_split(rows, -(-len(rows) // RUN) or 1)
     hands = [np.concatenate(runs[first :: _threads()]) for first in range(min(_threads(), len(runs)))]
     _all(pool.map(run, hands))
 
