@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 
 from patchcli import runtime
 from patchcli.errors import InputError, PatchcliError
-from patchcli.observer import Observer
+from patchcli.observer import Observer, Remarks
 
 AHEAD = 3  # tasks in flight for each thread of the workers
 TRIES = 100  # at a task whose workers die
@@ -46,7 +46,7 @@ SETTINGS: dict[str, Any] = {
 
 Item = TypeVar("Item", contravariant=True)
 Answer = TypeVar("Answer", covariant=True)
-Said = list[tuple[str, tuple[Any, ...]]]  # methods of an observer, and their arguments
+Said = list[tuple[str, tuple[Any, ...]]]  # methods of an observer, or "remark", and their arguments
 
 
 class Task(Protocol[Item, Answer]):
@@ -255,10 +255,12 @@ class Running:
             at = {"workers": [pinned[number % len(pinned)]], "allow_other_workers": True} if pinned else {}
             return self._client.submit(_do, name, *self._here, task, item, pure=False, **at)
 
+        remarks = self._observer.remarks()
+
         def answer(again: Callable[[], Any], future: Any) -> Any:
             value, said = _result(future, again, self._renew)
             for method, arguments in said:
-                getattr(self._observer, method)(*arguments)
+                (remarks if method == "remark" else getattr(self._observer, method))(*arguments)
             return value
 
         try:
@@ -269,6 +271,7 @@ class Running:
                     yield answer(*waiting.popleft())
             while waiting:
                 yield answer(*waiting.popleft())
+            remarks.close()
         finally:
             with contextlib.suppress(Exception):
                 self._client.cancel([future for _, future in waiting])
@@ -322,9 +325,26 @@ class _Recorder(Observer):
     def detail(self, line: str) -> None:
         self._said.append(("detail", (line,)))
 
+    def remarks(self) -> Remarks:
+        return _Remarks(self._said)
+
     def taken(self) -> Said:
-        said, self._said = self._said, []
+        said = self._said[:]
+        self._said.clear()
         return said
+
+
+class _Remarks(Remarks):
+    """Passes on every remark: whoever sent the tasks counts those of all."""
+
+    def __init__(self, said: Said) -> None:
+        self._said = said
+
+    def __call__(self, path: Path | str, line: str) -> None:
+        self._said.append(("remark", (path, line)))
+
+    def close(self) -> None:
+        pass
 
 
 _LOCK = threading.Lock()  # what is opened is for one thread at a time

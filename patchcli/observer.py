@@ -28,6 +28,10 @@ class Observer:
     def detail(self, line: str) -> None:
         """Something for who wants to know more."""
 
+    def remarks(self) -> "Remarks":
+        """What remarks about images are made to: as notes on this observer."""
+        return Remarks(self)
+
     def plan(self, reads: str, writes: str, disk: int = 0) -> None:
         """What is about to be read and written, of about `disk` bytes; raises Ended in a dry run."""
         if self.dry:

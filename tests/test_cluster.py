@@ -206,12 +206,15 @@ def test_good_images_and_unreadable_ones(world: World, scheduler: str, tmp_path:
     """By relative paths: workers were started elsewhere."""
     monkeypatch.chdir(world.data)
     (tmp_path / "broken.png").write_bytes(b"no image")
-    paths = ["test/good", "nowhere.png", str(tmp_path / "broken.png"), "test/hole"]
+    for number in range(10):  # more than a task has
+        save(tmp_path / "wide" / f"{number}.png", np.full((32, 96, 3), 9 * number, np.uint8))
+    paths = ["test/good", "nowhere.png", str(tmp_path / "broken.png"), "test/hole", str(tmp_path / "wide")]
     setup = Setup(threads=1)
     told, here = Told(), Told()
     found = list(patchcli.score(world.store, paths, cluster=Cluster(scheduler=scheduler), setup=setup, observer=told))
     assert found == list(patchcli.score(world.store, paths, setup=setup, observer=here)) and len(found) > 2
     assert (told.problems, told.notes) == (here.problems, here.notes) and len(told.problems) == 2
+    assert any(note.startswith("9 other images: stretched") for note in told.notes)
     goods = {"source": "test/good", "false_alarms": 0.5}
     with pytest.raises(InputError, match="test image"):
         patchcli.calibrate(world.store, **goods, cluster=Cluster(scheduler=scheduler))

@@ -69,7 +69,7 @@ def stream(
     With a batch of 1, each image is answered before the next is read.
     """
     batch = detector.at_once(batch)
-    remarks, aspects = Remarks(observer), [width / height for height, width in detector.images.sizes]
+    remarks, aspects = observer.remarks(), [width / height for height, width in detector.images.sizes]
     known = min(aspects), max(aspects)
     groups = _embedded(detector, samples, batch, read or detector.reader.read)
     for group, features in groups if batch == 1 else runtime.ahead(groups):
