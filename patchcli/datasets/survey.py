@@ -81,7 +81,7 @@ class Survey:
 
     def __init__(self, dataset: Dataset, large: bool, mask_threshold: int | None, observer: Observer) -> None:
         self._dataset, self._large, self._observer = dataset, large, observer
-        self._rule, self.remarks = mask_rule(dataset.samples, mask_threshold, large), Remarks(observer)
+        self._rule, self.remarks = mask_rule(dataset.samples, mask_threshold, large), observer.remarks()
         self._counts, self._masks = Counter[Group](), Counter[Group]()
         self._values: dict[Group, list[Values]] = {}
 

@@ -9,7 +9,7 @@ from patchcli.datasets import images, layouts
 from patchcli.datasets.copies import copy_of, same_images
 from patchcli.datasets.layouts import Sample
 from patchcli.errors import InputError
-from patchcli.observer import Observer, Remarks
+from patchcli.observer import Observer
 from patchcli.store import Store
 from patchcli.verbs.sources import Paths, all_by_path, all_samples, each, expanded, id_of
 
@@ -74,7 +74,7 @@ def bank_add(
 
 def _additions(store: Store, paths: Paths, force: bool, observer: Observer) -> list[Decoded]:
     """The images that can be added; of each other one the observer hears why."""
-    every, names, remarks = all_samples(store), set(store.images.ids), Remarks(observer)
+    every, names, remarks = all_samples(store), set(store.images.ids), observer.remarks()
     if not every:
         gone = f"{store.source.root}: the data set is gone"
         observer.note(f"{gone}, so nothing tells whether its test images are among these")

@@ -11,7 +11,7 @@ from patchcli.datasets.layouts import Dataset, Sample
 from patchcli.datasets.sizes import canvas_of, usual
 from patchcli.errors import InputError, StoreError
 from patchcli.features.registry import largest_patch
-from patchcli.observer import Observer, Remarks
+from patchcli.observer import Observer
 from patchcli.store import Source, Store, check_replaceable, existing, locked
 
 Check = Callable[[Store | None, Canvas], object]
@@ -181,7 +181,7 @@ class Extraction:
         return measured.bits
 
     def _decoded(self, samples: list[Sample], reader: Reader, canvas: Canvas) -> Iterator[tuple[str, tuple[int, int], Pixels]]:
-        remarks, size = Remarks(self._observer), f"{canvas.height}x{canvas.width}"
+        remarks, size = self._observer.remarks(), f"{canvas.height}x{canvas.width}"
         for done, sample in enumerate(samples, 1):
             try:
                 pixels = reader.read(sample.path, remarks)
