@@ -136,6 +136,8 @@ def ready() -> None:
 
 def write_world(folder: Path, images: int = 8) -> Path:
     """A data set of cloth below `folder`, more good images in more/, and a store in s.zarr: embedded and calibrated."""
+    import patchcli
+
     rng = np.random.default_rng(0)
 
     def cloth(path: Path, damaged: bool = False) -> None:
@@ -157,6 +159,8 @@ def write_world(folder: Path, images: int = 8) -> Path:
     done(folder, "train", "data", "--store", "s.zarr", "--size", WORKING, "--steps", 0, "--dim", 8, "--threads", 1)
     done(folder, "embed", "--store", "s.zarr", "--threads", 1)
     done(folder, "calibrate", "--store", "s.zarr", "--false-alarms", "40%", "--threads", 1)
+    for _ in patchcli.score(folder / "s.zarr", folder / "more"):  # loads compiled loops, which every fork has then
+        pass
     return folder
 
 

@@ -155,6 +155,7 @@ if __name__ == "__main__":
     import io
     from contextlib import redirect_stdout, suppress
     from functools import partial
+    from tempfile import TemporaryDirectory
 
     import patchcli.bank.search.kernels
     import patchcli.verbs.calibrate
@@ -166,6 +167,8 @@ if __name__ == "__main__":
 
     weave.write_dataset = partial(weave.write_dataset, train=4, good=2, each=1)  # a small demo
     weave.SIDE = 128
+    with TemporaryDirectory() as folder:
+        patchcli.verbs.demo.demo(f"{folder}/demo", steps=0)  # loads what is compiled
     with suppress(SystemExit), redirect_stdout(io.StringIO()):
         app(["info", "--help"])  # loads what Typer loads late
     gc.freeze()  # a forked process need not look through, and copy, all that was imported
