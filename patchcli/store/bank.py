@@ -249,8 +249,7 @@ class Bank:
 
     def begin_index(self, scale: str, arrays: Mapping[str, Array]) -> None:
         """Begin a new index of a scale, with some of the arrays that describe all pages."""
-        for name, values in arrays.items():
-            self._part.write(f"{self._new(scale)}/{name}", values)
+        self._part.write(arrays, self._new(scale))
 
     def read_begun(self, scale: str, name: str) -> Array:
         """One of the arrays that begin_index wrote; pages beside it are not looked at."""
@@ -258,14 +257,12 @@ class Bank:
 
     def write_page(self, scale: str, number: int, arrays: Mapping[str, Array], half: bool) -> None:
         """Write a page of the new index; its vectors as float16 with `half`."""
-        for name, values in arrays.items():
-            kept = values.astype(np.float16) if half and name == "vectors" else values
-            self._part.write(f"{self._new(scale)}/{number}/{name}", kept)
+        kept = {"vectors": arrays["vectors"].astype(np.float16)} if half else {}
+        self._part.write({**arrays, **kept}, f"{self._new(scale)}/{number}")
 
     def write_index(self, scale: str, arrays: Mapping[str, Array], vectors: int, pages: int, radius: float) -> None:
         """Write the other arrays that describe all pages, after the pages; from now on the scale has the new index."""
-        for name, values in arrays.items():
-            self._part.write(f"{self._new(scale)}/{name}", values)
+        self._part.write(arrays, self._new(scale))
         before, index = self.attributes.scales[scale], self._new(scale).removeprefix(f"{scale}/")
         changed = replace(before, vectors=vectors, pages=pages, radius=radius, index=index)
         self.attributes = replace(self.attributes, scales={**self.attributes.scales, scale: changed})

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from patchcli.store.attributes import to_stored
 from patchcli.store.bank import Fingerprint, Thinning
-from patchcli.store.parts import Array, Part, write_arrays
+from patchcli.store.parts import Array, Part
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,6 @@ class StoredCalibration:
 def write(part: Part, ids: list[str], arrays: Mapping[str, Array], thresholds: Thresholds, fingerprint: Calibrated) -> str:
     """Write ids (n,) of the good images, their figures (n,) by name, and the thresholds; the digest of the metadata."""
     part.write_texts("id", ids)
-    write_arrays(part, arrays)
+    part.write(arrays)
     bank = None if fingerprint.bank is None else to_stored(fingerprint.bank)
     return part.seal(asdict(thresholds) | {"fingerprint": asdict(fingerprint) | {"bank": bank}})

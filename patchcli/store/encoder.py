@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from patchcli.store.parts import Array, Part, write_arrays
+from patchcli.store.parts import Array, Part
 
 if TYPE_CHECKING:
     import torch
@@ -104,8 +104,8 @@ class StoredEncoder:
 
 def write(part: Part, weights: Mapping[str, Array], attributes: EncoderAttributes, state: Mapping[str, Array]) -> str:
     """Write an encoder into an empty part: one array per weight, and the state of training; the digest of its metadata."""
-    write_arrays(part, weights)
-    write_arrays(part, {f"training/{name}": values for name, values in state.items()})
+    part.write(weights)
+    part.write(state, "training")
     return part.seal(asdict(attributes))
 
 

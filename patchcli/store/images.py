@@ -109,6 +109,6 @@ def write(part: Part, decoded: Decoded, height: int, width: int, mean: Array | N
         flush()
     if count:
         part.write_texts("id", ids)
-        part.write("size", np.array(sizes, np.int32))
-        part.write("mean", (total / count).astype(np.float32) if mean is None else mean)
+        mean = (total / count).astype(np.float32) if mean is None else mean
+        part.write({"size": np.array(sizes, np.int32), "mean": mean})
     return count

@@ -4,6 +4,7 @@ A sealed part never changes. The root keeps the digest of its consolidated metad
 every chunk ends in its crc32c. A lost chunk reads as NaN, -1, "" or zeros: if a whole row does, the chunks are counted.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import os
@@ -20,6 +21,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.sync import sync
 from zarr.storage import FsspecStore
 
 from patchcli.errors import DamagedError, StoreError
@@ -86,22 +88,20 @@ class Part:
 
     def create_array(self, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: Any) -> Stored:
         """An array whose chunks have checksums; texts and bytes are compressed."""
-        kind = "U" if dtype is str else np.dtype(dtype).kind
-        codecs = [*([ZstdCodec()] if kind in "Uu" else []), Crc32cCodec()]
-        fill = {"f": float("nan"), "i": -1, "u": 0, "U": ""}[kind]
-        return self.group.create_array(
-            name,
-            shape=shape,
-            chunks=tuple(max(1, length) for length in chunks),
-            dtype=dtype,
-            compressors=codecs,
-            fill_value=fill,
-            config={"write_empty_chunks": True},
-        )
+        return self.group.create_array(name, **_layout(shape, chunks, dtype))
 
-    def write(self, name: str, values: Array) -> None:
-        """An array in one chunk."""
-        self.create_array(name, values.shape, values.shape, values.dtype)[...] = values
+    def write(self, arrays: Mapping[str, Array], below: str = "") -> None:
+        """Arrays by name, each in one chunk, in a group below the part if one is named; all at once: storage may be far."""
+
+        async def written(name: str, values: Array) -> None:
+            array = await self.group._async_group.create_array(name, **_layout(values.shape, values.shape, values.dtype))
+            await array.setitem(..., values)
+
+        async def all_written() -> None:
+            named = {f"{below}/{name}".removeprefix("/"): np.asarray(values) for name, values in arrays.items()}
+            await asyncio.gather(*(written(*each) for each in named.items()))
+
+        sync(all_written())
 
     def write_texts(self, name: str, texts: list[str]) -> None:
         """An array of texts in one chunk."""
@@ -160,14 +160,19 @@ class Part:
         array = self.array(name)
         try:
             return np.asarray(array[selection])
-        except Exception as error:  # codecs raise whatever they meet
-            if isinstance(error, StoreError):
-                raise
-            raise self.damaged(f"{name}: {error}") from None
+        except Exception as error:
+            raise self._unreadable(name, error) from None
+
+    def _unreadable(self, name: str, error: Exception) -> StoreError:
+        """What it means that an array cannot be read: codecs raise whatever they meet."""
+        return error if isinstance(error, StoreError) else self.damaged(f"{name}: {error}")
 
     def read(self, name: str, selection: Any = ...) -> Array:
         """An array's values, or some of them. Raises DamagedError if a chunk is damaged or lost, or a row is NaN."""
-        values = self._values(name, selection)
+        return self._whole(name, self._values(name, selection))
+
+    def _whole(self, name: str, values: Array) -> Array:
+        """The values of an array, if none of them stands for a lost chunk."""
         if values.size and _blank_row(values):
             array = self.array(name)
             if array.nchunks_initialized != array.nchunks:
@@ -181,10 +186,20 @@ class Part:
         return [str(text) for text in self.read(name)]
 
     def read_all(self, below: str = "") -> dict[str, Array]:
-        """All arrays directly below the part, or below a group of it, by name."""
+        """All arrays directly below the part, or below a group of it, by name; they are read at once."""
+
+        async def found() -> list[Any]:
+            return await asyncio.gather(*(one.async_array.getitem(...) for one in arrays.values()), return_exceptions=True)
+
         group = self.group.get(below) if below else self.group
-        names = [name for name, _ in group.arrays()] if isinstance(group, zarr.Group) else []
-        return {name: self.read(f"{below}/{name}".removeprefix("/")) for name in names}
+        arrays = dict(group.arrays()) if isinstance(group, zarr.Group) else {}
+        read = {}
+        for name, values in zip(arrays, sync(found()), strict=True):
+            path = f"{below}/{name}".removeprefix("/")
+            if isinstance(values, Exception):
+                raise self._unreadable(path, values) from None
+            read[name] = self._whole(path, np.asarray(values))
+        return read
 
     def check(self) -> Iterator[str]:
         """Read every array, some rows at a time; a line for each that is damaged."""
@@ -199,6 +214,19 @@ class Part:
                 yield str(error)
 
 
+def _layout(shape: tuple[int, ...], chunks: tuple[int, ...], dtype: Any) -> dict[str, Any]:
+    """How Zarr is to store an array: chunks have checksums; texts and bytes are compressed."""
+    kind = "U" if dtype is str else np.dtype(dtype).kind
+    return {
+        "shape": shape,
+        "chunks": tuple(max(1, length) for length in chunks),
+        "dtype": dtype,
+        "compressors": [*([ZstdCodec()] if kind in "Uu" else []), Crc32cCodec()],
+        "fill_value": {"f": float("nan"), "i": -1, "u": 0, "U": ""}[kind],
+        "config": {"write_empty_chunks": True},
+    }
+
+
 def _blank_row(values: Array) -> bool:
     """Whether some row is what a lost chunk reads as."""
     rows = values.reshape(len(values) if values.ndim else 1, -1)
@@ -210,12 +238,6 @@ def _blank_row(values: Array) -> bool:
         return np.asarray(part == (-1 if kind == "i" else 0 if kind == "u" else ""))
 
     return bool(blank(rows[np.flatnonzero(blank(rows[:, 0]))]).all(axis=1).any())
-
-
-def write_arrays(part: Part, arrays: Mapping[str, Array]) -> None:
-    """Several arrays by name, each in one chunk."""
-    for name, values in arrays.items():
-        part.write(name, np.asarray(values))
 
 
 def read_object(path: Path | str, key: str) -> bytes | None:

@@ -161,7 +161,7 @@ if __name__ == "__main__":
     import patchcli.verbs.calibrate
     import patchcli.verbs.demo
     import patchcli.verbs.import_weights
-    import patchcli.verbs.watch  # noqa: F401  (what a verb needs is there when it is forked)
+    import patchcli.verbs.watch  # what a verb needs is there when it is forked
     from patchcli.cli.app import app
     from patchcli.datasets import weave
 

@@ -291,7 +291,7 @@ def test_a_number_that_is_none_is_no_lost_chunk(whole: Path, tmp_path: Path) -> 
 
 def test_integers_and_texts_that_a_lost_chunk_reads_as(tmp_path: Path) -> None:
     with Store.creating(tmp_path / "s.zarr", Source("r", "plain", "c", "m")) as new, new._new("images") as part:
-        part.write("numbers", np.array([[-1, -1], [0, 1]]))
+        part.write({"numbers": np.array([[-1, -1], [0, 1]])})
         part.write_texts("id", ["", "a"])
         assert part.read("numbers").tolist() == [[-1, -1], [0, 1]]
         assert part.texts("id") == ["", "a"]
