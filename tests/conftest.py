@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors, here and in the 
 
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,23 @@ def no_state_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def workers_that_fork() -> Iterator[None]:
+    """Dask's workers here are forked from a process that has loaded everything: a new one takes seconds to do so."""
+    if find_spec("distributed") is None:
+        yield
+        return
+    import dask.config
+    from distributed.utils import get_mp_context
+
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}), pytest.MonkeyPatch.context() as patch:
+        get_mp_context().set_forkserver_preload(["distributed.nanny", "distributed.worker", "loaded"])
+        patch.setenv("PYTHONPATH", os.pathsep.join((str(Path(__file__).parent / "helpers"), os.environ.get("PYTHONPATH", ""))))
+        forkserver.ensure_running()
+        patch.undo()
         yield
 
 

@@ -117,27 +117,8 @@ def done(folder: Path, *arguments: object) -> Ended:
     return ended
 
 
-def ready() -> None:
-    """Import what the commands import, so that they need not; nothing here starts a thread."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import sklearn.cluster
-    import sklearn.decomposition
-    import sklearn.neighbors
-    import torch
-
-    import patchcli.bank.search
-    import patchcli.verbs.demo
-    import patchcli.verbs.import_weights
-    import patchcli.verbs.watch
-
-    torch.set_num_threads(1)
-    del sklearn, patchcli
-
-
 def write_world(folder: Path, images: int = 8) -> Path:
     """A data set of cloth below `folder`, more good images in more/, and a store in s.zarr: embedded and calibrated."""
-    import patchcli
-
     rng = np.random.default_rng(0)
 
     def cloth(path: Path, damaged: bool = False) -> None:
@@ -159,8 +140,6 @@ def write_world(folder: Path, images: int = 8) -> Path:
     done(folder, "train", "data", "--store", "s.zarr", "--size", WORKING, "--steps", 0, "--dim", 8, "--threads", 1)
     done(folder, "embed", "--store", "s.zarr", "--threads", 1)
     done(folder, "calibrate", "--store", "s.zarr", "--false-alarms", "40%", "--threads", 1)
-    for _ in patchcli.score(folder / "s.zarr", folder / "more"):  # loads compiled loops, which every fork has then
-        pass
     return folder
 
 
@@ -199,7 +178,8 @@ def main(doc: str | None, count: int, what: str, trial: Callable[[Path, int, int
     parser.add_argument("--count", type=int, default=count)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    ready()
+    import loaded  # noqa: F401
+
     folder = Path(tempfile.mkdtemp())
     try:
         outcomes, faults = trial(folder, arguments.count, arguments.seed)

@@ -154,21 +154,12 @@ if __name__ == "__main__":
     import gc
     import io
     from contextlib import redirect_stdout, suppress
-    from functools import partial
-    from tempfile import TemporaryDirectory
 
-    import patchcli.bank.search.kernels
-    import patchcli.verbs.calibrate
-    import patchcli.verbs.demo
-    import patchcli.verbs.import_weights
-    import patchcli.verbs.watch  # what a verb needs is there when it is forked
+    from loaded import small_cloth, weave
+
     from patchcli.cli.app import app
-    from patchcli.datasets import weave
 
-    weave.write_dataset = partial(weave.write_dataset, train=4, good=2, each=1)  # a small demo
-    weave.SIDE = 128
-    with TemporaryDirectory() as folder:
-        patchcli.verbs.demo.demo(f"{folder}/demo", steps=0)  # loads what is compiled
+    weave.write_dataset, weave.SIDE = small_cloth, 128  # a small demo
     with suppress(SystemExit), redirect_stdout(io.StringIO()):
         app(["info", "--help"])  # loads what Typer loads late
     gc.freeze()  # a forked process need not look through, and copy, all that was imported
