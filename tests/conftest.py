@@ -72,9 +72,9 @@ def no_state_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def workers_that_fork() -> Iterator[None]:
-    """Dask's workers here are forked from a process that has loaded everything: a new one takes seconds to do so."""
+    """Dask's workers are forked from a process that has loaded everything: a new one takes seconds to do so."""
     if find_spec("distributed") is None:
         yield
         return

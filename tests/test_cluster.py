@@ -31,10 +31,11 @@ from patchcli.verbs import measuring
 from patchcli.verbs.outputs import Outputs
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install '.[cluster]'")
+pytestmark = pytest.mark.usefixtures("workers_that_fork")
 
 
 @pytest.fixture(scope="module")
-def scheduler() -> Iterator[str]:
+def scheduler(workers_that_fork: None) -> Iterator[str]:
     """The address of a cluster of two workers."""
     with cluster.local(2, 1) as running:
         yield running.scheduler_address

@@ -289,7 +289,7 @@ NEEDS = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_an_example_runs(
-    name: str, workshop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, workshop: Path, workers_that_fork: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
