@@ -10,12 +10,14 @@ import hashlib
 import os
 import re
 import shutil
+import threading
 import uuid
 import warnings
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import zarr
@@ -38,7 +40,9 @@ REPAIR = {
 }
 FOLDER = re.compile(rf"({'|'.join(REPAIR)})(-[0-9a-f]{{8}})?")  # the names of parts, present or left over
 METADATA = "zarr.json"
+AT_ONCE = 16  # arrays that are written or read at a time
 
+Item = TypeVar("Item")
 Array = NDArray[Any]
 Attributes = dict[str, Any]
 Stored = zarr.Array[Any]  # an array of a store, to be read in slices
@@ -91,17 +95,14 @@ class Part:
         return self.group.create_array(name, **_layout(shape, chunks, dtype))
 
     def write(self, arrays: Mapping[str, Array], below: str = "") -> None:
-        """Arrays by name, each in one chunk, in a group below the part if one is named; all at once: storage may be far."""
+        """Arrays by name, each in one chunk, in a group below the part if one is named."""
 
-        async def written(name: str, values: Array) -> None:
-            array = await self.group._async_group.create_array(name, **_layout(values.shape, values.shape, values.dtype))
+        async def write(name: str, values: Array) -> None:
+            path = f"{below}/{name}".removeprefix("/")
+            array = await self.group._async_group.create_array(path, **_layout(values.shape, values.shape, values.dtype))
             await array.setitem(..., values)
 
-        async def all_written() -> None:
-            named = {f"{below}/{name}".removeprefix("/"): np.asarray(values) for name, values in arrays.items()}
-            await asyncio.gather(*(written(*each) for each in named.items()))
-
-        sync(all_written())
+        _at_once(write, {name: np.asarray(values) for name, values in arrays.items()})
 
     def write_texts(self, name: str, texts: list[str]) -> None:
         """An array of texts in one chunk."""
@@ -186,20 +187,21 @@ class Part:
         return [str(text) for text in self.read(name)]
 
     def read_all(self, below: str = "") -> dict[str, Array]:
-        """All arrays directly below the part, or below a group of it, by name; they are read at once."""
+        """All arrays directly below the part, or below a group of it, by name."""
 
-        async def found() -> list[Any]:
-            return await asyncio.gather(*(one.async_array.getitem(...) for one in arrays.values()), return_exceptions=True)
+        async def read(name: str, array: Stored) -> Any:
+            try:
+                return await array.async_array.getitem(...)
+            except Exception as error:
+                return error
 
-        group = self.group.get(below) if below else self.group
-        arrays = dict(group.arrays()) if isinstance(group, zarr.Group) else {}
-        read = {}
-        for name, values in zip(arrays, sync(found()), strict=True):
+        group, values = self.group.get(below) if below else self.group, {}
+        for name, found in _at_once(read, dict(group.arrays()) if isinstance(group, zarr.Group) else {}).items():
             path = f"{below}/{name}".removeprefix("/")
-            if isinstance(values, Exception):
-                raise self._unreadable(path, values) from None
-            read[name] = self._whole(path, np.asarray(values))
-        return read
+            if isinstance(found, Exception):
+                raise self._unreadable(path, found) from None
+            values[name] = self._whole(path, np.asarray(found))
+        return values
 
     def check(self) -> Iterator[str]:
         """Read every array, some rows at a time; a line for each that is damaged."""
@@ -212,6 +214,37 @@ class Part:
                     self.read(name, slice(start, start + step) if array.ndim else ...)
             except DamagedError as error:
                 yield str(error)
+
+
+def _at_once(do: Callable[[str, Item], Awaitable[Any]], items: Mapping[str, Item]) -> dict[str, Any]:
+    """What a coroutine gives for each item, by name; several are on their way at a time, since storage may be far.
+
+    After an error or an interruption the others are left alone, and none is still on its way.
+    """
+    rest, given, ended = iter(items.items()), dict[str, Any](), threading.Event()
+
+    async def some() -> None:
+        try:
+            for name, item in rest:
+                given[name] = await do(name, item)
+        finally:
+            deque(rest, maxlen=0)
+
+    async def whole() -> list[BaseException | None]:
+        try:
+            return await asyncio.gather(*(some() for _ in range(AT_ONCE)), return_exceptions=True)
+        finally:
+            ended.set()
+
+    try:
+        for error in sync(whole()):
+            if error is not None:
+                raise error
+    except KeyboardInterrupt:
+        deque(rest, maxlen=0)
+        ended.wait(timeout=10)
+        raise
+    return {name: given[name] for name in items}
 
 
 def _layout(shape: tuple[int, ...], chunks: tuple[int, ...], dtype: Any) -> dict[str, Any]:

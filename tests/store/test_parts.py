@@ -1,0 +1,55 @@
+"""Arrays of a part on their way several at a time: all of them, or after an error or an interruption no more."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from patchcli.store import parts
+
+ITEMS = {str(number): number for number in range(100)}
+
+
+def test_answers_have_the_order_of_the_items() -> None:
+    under_way, most = set[int](), [0]
+
+    async def halve(name: str, item: int) -> float:
+        under_way.add(item)
+        most[0] = max(most[0], len(under_way))
+        await asyncio.sleep(0.001 * (item % 3))
+        under_way.discard(item)
+        return int(name) / 2
+
+    assert list(parts._at_once(halve, ITEMS).items()) == [(name, item / 2) for name, item in ITEMS.items()]
+    assert most == [parts.AT_ONCE]
+    assert parts._at_once(halve, {}) == {}
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def fill_the_disk() -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(("fail", "error"), [(interrupt, KeyboardInterrupt), (fill_the_disk, OSError)])
+def test_nothing_is_on_its_way_afterwards(fail: Callable[[], None], error: type[BaseException]) -> None:
+    begun, ended = list[int](), list[int]()
+
+    async def do(name: str, item: int) -> None:
+        begun.append(item)
+        if item == 20:
+            fail()
+        await asyncio.sleep(0.05)
+        ended.append(item)
+
+    with pytest.raises(error):
+        parts._at_once(do, ITEMS)
+    seen = len(begun), len(ended)
+    time.sleep(0.2)
+    assert seen == (len(begun), len(ended))
+    assert len(begun) < 60 and len(begun) - len(ended) == (error is OSError)
