@@ -1,10 +1,10 @@
 """The pipeline with a store in a bucket, against one in a folder:
 
-    python examples/benchmarks/object_storage.py STORE
+    python examples/benchmarks/object_storage.py STORE [--latency 20]
 
 STORE has an encoder, a bank, and a data set with test images. It is copied to a folder and to a bucket of moto's server, which
-runs on this machine; both copies are embedded anew and scored. The bytes are those that pass the server's port, both ways. One
-thread. Banks and records are compared.
+runs on this machine; both copies are embedded anew and scored. The bytes are those that pass the server's port, both ways. Each
+answer of the server is held back by the latency, in milliseconds. One thread. Banks and records are compared.
 """
 
 import argparse
@@ -36,12 +36,14 @@ print(server.get_host_and_port()[1], flush=True)
 time.sleep(1e6)
 """
 
+PAUSE = 0.004  # seconds without a byte, after which another answer begins
+
 
 class Counter:
-    """Passes connections on to a port, and counts their bytes."""
+    """Passes connections on to a port, counts their bytes, and holds each answer back for some seconds."""
 
-    def __init__(self, port: int) -> None:
-        self._to, self.sent, self.received = port, 0, 0
+    def __init__(self, port: int, latency: float) -> None:
+        self._to, self._latency, self.sent, self.received = port, latency, 0, 0
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -54,8 +56,12 @@ class Counter:
             threading.Thread(target=self._pass, args=(there, here, "received"), daemon=True).start()
 
     def _pass(self, one: socket.socket, other: socket.socket, count: str) -> None:
+        last = 0.0
         try:
             while data := one.recv(1 << 16):
+                if count == "received" and time.perf_counter() - last > PAUSE:
+                    time.sleep(self._latency)
+                last = time.perf_counter()
                 setattr(self, count, getattr(self, count) + len(data))
                 other.sendall(data)
             other.shutdown(socket.SHUT_WR)
@@ -91,6 +97,7 @@ def run(store: Path | str, counter: Counter | None) -> tuple[list[Any], Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store", type=Path)
+    parser.add_argument("--latency", type=float, default=0)
     options = parser.parse_args()
     if find_spec("moto") is None or find_spec("s3fs") is None:
         sys.exit("object_storage.py needs an S3 server and client: pip install 'patchcli[s3]' 'moto[s3]' flask-cors")
@@ -100,7 +107,7 @@ def main() -> None:
     ):
         try:
             assert server.stdout is not None
-            counter = Counter(int(server.stdout.readline()))
+            counter = Counter(int(server.stdout.readline()), options.latency / 1000)
             os.environ |= {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_DEFAULT_REGION": "us-east-1"}
             os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{counter.port}"
             compare(options.store, Path(name) / "store.zarr", "s3://bucket/store.zarr", counter)
