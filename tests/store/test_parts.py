@@ -37,7 +37,11 @@ def fill_the_disk() -> None:
 
 
 @pytest.mark.parametrize(("fail", "error"), [(interrupt, KeyboardInterrupt), (fill_the_disk, OSError)])
-def test_nothing_is_on_its_way_afterwards(fail: Callable[[], None], error: type[BaseException]) -> None:
+def test_nothing_is_on_its_way_afterwards(
+    fail: Callable[[], None], error: type[BaseException], request: pytest.FixtureRequest
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # of a job in the background it is ignored
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     begun, ended = list[int](), list[int]()
 
     async def do(name: str, item: int) -> None:
