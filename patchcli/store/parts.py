@@ -240,7 +240,7 @@ def _at_once(do: Callable[[str, Item], Awaitable[Any]], items: Mapping[str, Item
         for error in sync(whole()):
             if error is not None:
                 raise error
-    except KeyboardInterrupt:
+    except BaseException:  # Ctrl-C and SIGTERM too
         deque(rest, maxlen=0)
         ended.wait(timeout=10)
         raise

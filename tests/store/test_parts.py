@@ -3,8 +3,10 @@
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -32,16 +34,21 @@ def interrupt() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def fill_the_disk() -> None:
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize(("fail", "error"), [(interrupt, KeyboardInterrupt), (fill_the_disk, OSError)])
+@pytest.mark.parametrize(("fail", "error"), [(interrupt, KeyboardInterrupt), (terminate, SystemExit), (fill_the_disk, OSError)])
 def test_nothing_is_on_its_way_afterwards(
     fail: Callable[[], None], error: type[BaseException], request: pytest.FixtureRequest
 ) -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # of a job in the background it is ignored
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: lambda *_: sys.exit(143)}
+    for number, handler in handlers.items():  # SIGINT is ignored in a job in the background
+        request.addfinalizer(partial(signal.signal, number, signal.signal(number, handler)))
     begun, ended = list[int](), list[int]()
 
     async def do(name: str, item: int) -> None:
