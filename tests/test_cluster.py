@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("workers_that_fork")
 
 
 @pytest.fixture(scope="module")
-def scheduler(workers_that_fork: None) -> Iterator[str]:
+def scheduler() -> Iterator[str]:
     """The address of a cluster of two workers."""
     with cluster.local(2, 1) as running:
         yield running.scheduler_address
