@@ -125,6 +125,7 @@ def kill_watchers(place: Path, store: Path, kills: int, seed: int = 0) -> dict[s
         running.kill()
         running.wait()
     running = start()
+    until("watching", running)  # before, a signal ends it as it ends any process
     until("all", running)
     running.send_signal(signal.SIGTERM)
     assert running.wait(DEADLINE) == 0, (place / "stderr").read_text()
