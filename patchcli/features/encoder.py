@@ -14,6 +14,7 @@ from torch import Tensor, nn
 Places = tuple[Sequence[int], Sequence[int]]  # rows and columns of the dense grid
 
 SLOPE = 0.1  # of every LeakyReLU
+SMALL = 160  # pixels: images with a shorter side hold few patches
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,15 @@ class Scale:
     S: int  # of the bank
     label: str  # in tables
     aligned: int | None = None  # S of a bank of aligned images, where it is another: their features tell nearer places apart
+    fine: int | None = None  # S of a bank of small images, where it is another: they hold few patches
     judged: int | None = None  # S of the criterion's bank and queries, where it is another
     learned: bool = True  # whether training teaches it
     focus: float | None = None  # σ around its middle, in pixels, of what a patch says of the pixels it covers; None: all alike
     blur: float | None = None  # instead: σ, in pixels, of the Gaussian over distances interpolated between patches
+
+    def stride(self, height: int, width: int) -> int:
+        """S of a bank of images of this size."""
+        return self.S if self.fine is None or min(height, width) >= SMALL else self.fine
 
 
 class Encoder(nn.Module, ABC):
@@ -53,8 +59,8 @@ class Encoder(nn.Module, ABC):
     def __init__(self, D: int = 64) -> None:
         super().__init__()
 
-    def fit(self, images: Tensor) -> None:
-        """Adapt what training does not teach to good images (B, 3, H, W), standardised."""
+    def fit(self, images: Tensor, floor: float) -> None:
+        """Adapt fixed features, if it has any, to good images (B, 3, H, W), standardised; `floor` is one of fixed.FLOORS."""
 
     def forward(self, patches: Tensor, scale: str) -> Tensor:
         """Patches (B, 3, K, K) of a scale → features (B, D)."""

@@ -16,7 +16,9 @@ ORIENTATIONS = 6
 FULL, HALF = ((3.0, 10), (6.0, 14)), ((6.0, 15), (12.0, 19))
 BANDWIDTH = 0.45  # σ of a filter's envelope over its wavelength
 POOLS, BLURS = (1.0, 2.5), (1.0, 3.0)  # σ of the windows of energies and of colours, in pixels of half the resolution
-FAINT = 0.005  # added to amplitudes before their logarithm, in standardised units: what is fainter is noise
+# Added to amplitudes before their logarithm, in standardised units: what is fainter is noise. The first hides the noise of
+# dark ground, the second no more than the rounding of 8 bits; good images choose.
+FLOORS = (0.005, 0.001)
 RADIUS = 11  # of a patch around its middle, in pixels of half the resolution
 LEAST = 1e-3  # of the mean variance: components with less are noise that whitening would blow up
 SAMPLES = 100_000  # patches that the whitening is computed from, at most
@@ -30,19 +32,22 @@ class FixedEncoder(Encoder):
     Mahalanobis distance within the memory bank. There is nothing to train: `fit` is all.
     """
 
-    scales: Mapping[str, Scale] = {"fixed": Scale(2 * (2 * RADIUS + 1), 8, "fixed", focus=5.0, learned=False)}
+    scales: Mapping[str, Scale] = {"fixed": Scale(2 * (2 * RADIUS + 1), 8, "fixed", fine=4, focus=5.0, learned=False)}
     stride = 2
+    floor: Tensor  # (), one of FLOORS
     mean: Tensor  # (channels,)
     whitening: Tensor  # (channels, D)
 
     def __init__(self, D: int = 64) -> None:
         super().__init__(D)
         channels = len(POOLS) * ORIENTATIONS * len(FULL + HALF) + 3 * len(BLURS)
+        self.register_buffer("floor", torch.tensor(FLOORS[0]))
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("whitening", torch.eye(channels, D))
         for name, bank in (("full", FULL), ("half", HALF)):
             for index, (wavelength, side) in enumerate(bank):
                 self.register_buffer(f"{name}{index}", _gabor(wavelength, side), persistent=False)
+        self.register_load_state_dict_pre_hook(_of_one_floor)  # type: ignore[no-untyped-call]
 
     def dense(self, images: Tensor, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
         """Images (B, 3, H, W) → {"fixed": (B, D, (H-46)//2+1, (W-46)//2+1)}."""
@@ -64,8 +69,9 @@ class FixedEncoder(Encoder):
             return torch.einsum("bchw,cd->bdhw", described, self.whitening).contiguous()
 
     @torch.no_grad()
-    def fit(self, images: Tensor) -> None:
-        """Set mean and whitening to those of the patches of good images (B, 3, H, W)."""
+    def fit(self, images: Tensor, floor: float) -> None:
+        """Set the floor, and mean and whitening to those of the patches of good images (B, 3, H, W)."""
+        self.floor.fill_(floor)
         step = max(1, math.isqrt(len(images) * images.shape[2] * images.shape[3] // 4 // SAMPLES))
         each = slice(None, None, step)
         parts = [self._described(image[None], each, each)[0].flatten(1).double() for image in images]
@@ -90,9 +96,16 @@ class FixedEncoder(Encoder):
         parts = []
         for response, reach in responses:
             energy = response[:, 0::2].square() + response[:, 1::2].square()
-            parts += [(_pooled(energy, sigma, RADIUS - reach, shape, rows, columns).sqrt() + FAINT).log() for sigma in POOLS]
+            parts += [
+                (_pooled(energy, sigma, RADIUS - reach, shape, rows, columns).sqrt() + self.floor).log() for sigma in POOLS
+            ]
         parts += [_pooled(halved, sigma, RADIUS, shape, rows, columns) for sigma in BLURS]
         return torch.cat(parts, 1)
+
+
+def _of_one_floor(module: torch.nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Complete the weights of an earlier version, which had the first floor alone."""
+    state.setdefault(f"{prefix}floor", torch.tensor(FLOORS[0]))
 
 
 def _gabor(wavelength: float, side: int) -> Tensor:

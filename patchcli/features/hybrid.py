@@ -18,9 +18,9 @@ class HybridEncoder(HierarchicalEncoder):
         super().__init__(D)
         self.fixed = FixedEncoder(D)
 
-    def fit(self, images: Tensor) -> None:
+    def fit(self, images: Tensor, floor: float) -> None:
         """Fit the fixed features to good images (B, 3, H, W)."""
-        self.fixed.fit(images)
+        self.fixed.fit(images, floor)
 
     def forward(self, patches: Tensor, scale: str) -> Tensor:
         """Patches (B, 3, K, K) → features (B, D)."""

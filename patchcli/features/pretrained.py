@@ -68,9 +68,9 @@ class PretrainedEncoder(Encoder):
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(data[name], dtype=torch.float32)[:, None, None])
 
-    def fit(self, images: Tensor) -> None:
+    def fit(self, images: Tensor, floor: float) -> None:
         """Fit the fixed features to good images (B, 3, H, W)."""
-        self.fixed.fit(images)
+        self.fixed.fit(images, floor)
 
     def dense(self, images: Tensor, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
         """Images (B, 3, H, W), levels from 0 to 1 → {"pretrained": (B, D, H//stride, W//stride), "fixed": …}."""

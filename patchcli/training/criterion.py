@@ -21,6 +21,7 @@ from patchcli.detection import maps, metrics
 from patchcli.errors import InputError, TrainingError
 from patchcli.features.dense import embed
 from patchcli.features.encoder import Encoder, Scale
+from patchcli.features.fixed import FLOORS
 from patchcli.features.grid import PatchGrid
 from patchcli.features.pretrained import PretrainedEncoder
 from patchcli.training import defects
@@ -33,7 +34,9 @@ COLLAPSES_FROM = 150  # the step from which features that are nearly a line or a
 LEAST_RANK, LEAST_SPREAD = 1.5, 1e-3  # features below these are nearly a line or a point
 BANK, COPIES = 24, 4  # images in the bank, at most; damaged copies of each validation image
 WINDOW = 256  # pixels a side
-SURE = 1  # standard errors of the best choice of maps within which one with more maps is taken
+SURE = 1  # standard errors by which another choice must be better than the one with more maps, or with the first floor
+FITTING_COPIES = 16  # damaged copies of each validation image that choose the floor
+TOGETHER = 128  # queries whose distances are computed at a time: they stay in the cache
 BINS = 1000  # of a histogram of map values
 TINY = 1e-12
 SEED = 1  # the same defects whatever the seed of training
@@ -73,18 +76,23 @@ class Validation:
     """Good images (n, H, W, 3) and damaged copies of them, to score against a bank of other good images."""
 
     def __init__(
-        self, good: Pixels, bank: Pixels, mean: NDArray[np.float32], window: tuple[int, int] = (WINDOW, WINDOW)
+        self,
+        good: Pixels,
+        bank: Pixels,
+        mean: NDArray[np.float32],
+        window: tuple[int, int] = (WINDOW, WINDOW),
+        copies: int = COPIES,
     ) -> None:
         """Of images that are larger than `window`, (height, width), the middle counts."""
         top, left = (max(0, side - inside) // 2 for side, inside in zip(mean.shape, window, strict=False))
         rows, columns = slice(top, top + window[0]), slice(left, left + window[1])
         good, bank, mean = good[:, rows, columns], bank[:, rows, columns], mean[rows, columns]
         rng = np.random.default_rng(SEED)
-        damaged = [defects.damage_part(rng, image, bank[rng.integers(len(bank))]) for image in good for _ in range(COPIES)]
-        self.bank, self.mean = bank, mean
+        damaged = [defects.damage_part(rng, image, bank[rng.integers(len(bank))]) for image in good for _ in range(copies)]
+        self.bank, self.mean, self._good = bank, mean, len(good)
         self.queries = np.concatenate([good, np.stack([pixels for pixels, _ in damaged])])
         self.masks = np.concatenate([np.zeros(good.shape[:3], bool), np.stack([mask for _, mask in damaged])])
-        self._of = np.concatenate([np.arange(len(good)), np.repeat(np.arange(len(good)), COPIES)])  # the image of each query
+        self._of = np.concatenate([np.arange(len(good)), np.repeat(np.arange(len(good)), copies)])  # the image of each query
         self._unlearned: dict[str, NDArray[np.float32]] = {}  # maps of what training does not change
 
     def judge(self, encoder: Encoder, device: torch.device, precision: str = "float32") -> Judgement:
@@ -103,13 +111,16 @@ class Validation:
     ) -> tuple[dict[str, NDArray[np.float32]], list[tuple[float, float]]]:
         """The queries' map of each scale, and the `shape` of its bank."""
         height, width = self.mean.shape[:2]
-        grids = {name: PatchGrid(height, width, scale.K, scale.judged or scale.S) for name, scale in scales.items()}
+        grids = {
+            name: PatchGrid(height, width, scale.K, scale.judged or scale.stride(height, width))
+            for name, scale in scales.items()
+        }
         embedded = partial(embed, encoder, mean=self.mean, grids=grids, device=device, precision=precision)
         bank, queries = embedded(self.bank), embedded(self.queries)
         of_scale, shapes = {}, []
         for name, grid in grids.items():
             normal, patches = bank[name].flatten(0, 2), queries[name].flatten(0, 2)
-            distances = torch.cat([torch.cdist(part, normal).amin(1) for part in torch.split(patches, 1024)])
+            distances = torch.cat([torch.cdist(part, normal).amin(1) for part in torch.split(patches, TOGETHER)])
             of_scale[name] = maps.spread(distances.view(queries[name].shape[:3]).cpu().numpy(), grid, scales[name])
             shapes.append(shape(normal))
         return of_scale, shapes
@@ -129,20 +140,26 @@ class Validation:
         map drowns another. They add up to 1: the product is a geometric mean. Errors are the jackknife's over the validation
         images.
         """
-        good = int(self._of.max()) + 1
-        weights = {name: 1 / (float(np.log(values[:good] + TINY).std()) + TINY) for name, values in of_scale.items()}
+        weights = {name: 1 / (float(np.log(values[: self._good] + TINY).std()) + TINY) for name, values in of_scale.items()}
         choices = []
         for size in range(len(weights), 0, -1):
             for names in combinations(weights, size):
                 total = sum(weights[name] for name in names)
                 choices.append({name: weights[name] / total for name in names})
-        figures = np.array([self._figures(maps.multiply(of_scale, exponents)) for exponents in choices])
-        lacks = figures[figures[:, 0].argmax()] - figures
-        errors = lacks[:, 1:].std(axis=1) * np.sqrt(good - 1) if good > 1 else np.full(len(lacks), np.inf)
-        columns = figures[:, 0].tolist(), lacks[:, 0].tolist(), errors.tolist()
+        figures = np.array([self.figures(maps.multiply(of_scale, exponents)) for exponents in choices])
+        lacks, errors = self.differences(figures[figures[:, 0].argmax()], figures)
+        columns = figures[:, 0].tolist(), lacks.tolist(), errors.tolist()
         return [Choice(*each) for each in zip(choices, *columns, strict=True)]
 
-    def _figures(self, found: NDArray[np.float32]) -> list[float]:
+    def differences(
+        self, of: NDArray[np.float64], others: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """By how much the `figures` of a map are above those of `others`, and the standard errors of that."""
+        gaps = of - others
+        errors = gaps[:, 1:].std(axis=1) * np.sqrt(self._good - 1) if self._good > 1 else np.full(len(gaps), np.inf)
+        return gaps[:, 0], errors
+
+    def figures(self, found: NDArray[np.float32]) -> list[float]:
         """Mean of pixel and image AUROC: of all queries, then without those of each validation image in turn.
 
         The pixel AUROC is that of a histogram of BINS bins.
@@ -248,6 +265,26 @@ class Criterion:
         return f"training stopped at step {step}, before its criterion was above the untrained encoder's{numbers}"
 
 
+def fit(encoder: Encoder, images: GoodImages, device: torch.device, window: tuple[int, int] = (WINDOW, WINDOW)) -> None:
+    """Fit the fixed features of an encoder, if it has any, to good images.
+
+    Their floor is the first, or another with which they find synthetic defects better, by more than SURE standard errors.
+    """
+    if "fixed" not in encoder.scales:
+        return
+    floor = FLOORS[0]
+    if len(images.validation):
+        good, bank, scale = images.read(images.validation), images.sample(BANK), {"fixed": encoder.scales["fixed"]}
+        validation = Validation(good, bank, images.mean, window, FITTING_COPIES)
+        tried, figures = copy.deepcopy(encoder).eval(), []
+        for each in FLOORS:
+            images.fit(tried, device, each)
+            figures.append(validation.figures(validation.maps(tried, scale, device)[0]["fixed"]))
+        lacks, errors = validation.differences(np.array(figures[0]), np.array(figures))
+        floor = FLOORS[int((-lacks - SURE * errors).argmax())]
+    images.fit(encoder, device, floor)
+
+
 def best_maps(encoder: PretrainedEncoder, images: GoodImages, device: torch.device) -> dict[str, float]:
     """Fit the fixed features beside a backbone; the exponents of the maps that find synthetic defects in good images best.
 
@@ -261,7 +298,7 @@ def best_maps(encoder: PretrainedEncoder, images: GoodImages, device: torch.devi
         encoder.check(*window)
     except InputError:  # a backbone of one size
         window = height, width
-    images.fit(encoder, device)
+    fit(encoder, images, device, window)
     validation = Validation(images.read(images.validation), images.sample(BANK), images.mean, window)
     of_scale, _ = validation.maps(encoder, encoder.scales, device)
     return validation.best_maps(of_scale)

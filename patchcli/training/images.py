@@ -38,10 +38,10 @@ class GoodImages:
         """Take from now on the mean colour from them, not the per-pixel mean."""
         self.mean, self.by_colour = mean_colour(self.mean), True
 
-    def fit(self, encoder: Encoder, device: torch.device) -> None:
-        """Fit to them what training does not teach an encoder."""
+    def fit(self, encoder: Encoder, device: torch.device, floor: float) -> None:
+        """Fit to them the fixed features of an encoder, with this floor."""
         mean = self.mean if encoder.centred else np.zeros_like(self.mean)
-        encoder.fit(torch.from_numpy(standardise(self.sample(FITTED), mean)).to(device))
+        encoder.fit(torch.from_numpy(standardise(self.sample(FITTED), mean)).to(device), floor)
 
     def sample(self, count: int) -> Pixels:
         """Up to `count` images to train on, evenly spread."""

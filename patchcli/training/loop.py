@@ -118,7 +118,8 @@ def prepare(
     if contrast and (measured is None or separates):
         images.centre_by_colour()
     trainer = Trainer(images, recipe, device, process, measured, separates)
-    trainer.fit()
+    criterion.fit(trainer.loss.encoder, images, device)
+    trainer.average.load_state_dict(trainer.loss.encoder.state_dict())
     return Training(trainer, Criterion(images, recipe.objective, checkpoint.floor(trainer)), saved)
 
 

@@ -63,12 +63,6 @@ class Trainer:
         self.optimiser = torch.optim.Adam([{"params": [*self.loss.parameters()]}], lr=recipe.lr)
         self.average = copy.deepcopy(self.loss.encoder)
 
-    def fit(self) -> None:
-        """Fit what training does not teach to the images."""
-        if self.loss.encoder.unlearned:
-            self.images.fit(self.loss.encoder, self.device)
-            self.average.load_state_dict(self.loss.encoder.state_dict())
-
     @property
     def loss_names(self) -> list[str]:
         """The columns of the history."""
@@ -79,9 +73,10 @@ class Trainer:
     @property
     def strides(self) -> dict[str, int]:
         """The strides, in pixels, at which the bank of this encoder samples patches, if they are not the paper's."""
-        if not self.loss.contrast or self.separates:
-            return {}
-        return {name: scale.aligned for name, scale in self.loss.encoder.scales.items() if scale.aligned is not None}
+        (height, width), aligned = self.images.mean.shape[:2], self.loss.contrast and not self.separates
+        scales = self.loss.encoder.scales
+        strides = {name: (aligned and scale.aligned) or scale.stride(height, width) for name, scale in scales.items()}
+        return {name: S for name, S in strides.items() if scales[name].S != S}
 
     # ---- a step -------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from patchcli.features.encoder import Encoder
-from patchcli.features.fixed import FixedEncoder
+from patchcli.features.fixed import FLOORS, FixedEncoder
 from patchcli.features.hybrid import HybridEncoder
 
 Array = NDArray[np.float64]
@@ -28,7 +28,7 @@ def naive_gabor(grey: Array, y: float, x: float, wavelength: float, side: int, a
     return float((part * even).sum() ** 2 + (part * odd).sum() ** 2)
 
 
-def naive_description(patch: Array) -> list[float]:
+def naive_description(patch: Array, floor: float) -> list[float]:
     """Of a patch (3, 46, 46): energies in windows around its middle, and colours, from the sums that define them."""
     grey, halved = patch.mean(0), patch.reshape(3, 23, 2, 23, 2).mean((2, 4))
 
@@ -52,17 +52,32 @@ def naive_description(patch: Array) -> list[float]:
                     return naive_gabor(halved.mean(0), 11 + i, 11 + j, w, side, a)
 
                 amplitude = window(energy, sigma, min(math.ceil(2.5 * sigma), margin))
-                out.append(math.log(math.sqrt(amplitude) + 0.005))
+                out.append(math.log(math.sqrt(amplitude) + floor))
     for sigma in (1.0, 3.0):
         out += np.asarray(window(lambda i, j: halved[:, 11 + i, 11 + j], sigma, math.ceil(2.5 * sigma))).tolist()
     return out
 
 
-def test_a_feature_is_the_naive_description() -> None:
-    patch = np.random.default_rng(0).normal(0, 0.2, (3, 46, 46))
+@pytest.mark.parametrize("floor", [0.005, 0.001])
+def test_a_feature_is_the_naive_description(floor: float) -> None:
+    patch = np.random.default_rng(0).normal(0, 0.002, (3, 46, 46))
     encoder = FixedEncoder(54).double()
+    encoder.floor.fill_(floor)
     feature = encoder(torch.from_numpy(patch)[None], "fixed")[0]
-    np.testing.assert_allclose(feature.numpy(), naive_description(patch), atol=1e-6)
+    np.testing.assert_allclose(feature.numpy(), naive_description(patch, floor), atol=1e-6)
+
+
+def test_weights_of_an_earlier_version_have_the_floor_of_then() -> None:
+    encoder, hybrid = FixedEncoder(8), HybridEncoder(8)
+    for each, name in ((encoder, "floor"), (hybrid, "fixed.floor")):
+        state = {key: values for key, values in each.state_dict().items() if key != name}
+        each.load_state_dict(state)
+        assert each.state_dict()[name] == torch.tensor(0.005)
+
+
+@pytest.mark.parametrize(("side", "S"), [(159, 4), (160, 8)])
+def test_small_images_have_more_patches(side: int, S: int) -> None:
+    assert FixedEncoder.scales["fixed"].stride(side, 300) == FixedEncoder.scales["fixed"].stride(300, side) == S
 
 
 @pytest.fixture
@@ -76,7 +91,7 @@ def images(texture: Callable[..., np.ndarray]) -> torch.Tensor:
 @torch.inference_mode()
 def test_the_good_patches_are_whitened(images: torch.Tensor, D: int) -> None:
     encoder = FixedEncoder(D)
-    encoder.fit(images)
+    encoder.fit(images, FLOORS[0])
     features = encoder.dense(images)["fixed"].permute(0, 2, 3, 1).flatten(0, 2).double()
     covariance = torch.cov(features.T)
     used = int((encoder.whitening != 0).any(0).sum())
@@ -89,7 +104,7 @@ def test_the_good_patches_are_whitened(images: torch.Tensor, D: int) -> None:
 @torch.inference_mode()
 def test_images_of_one_colour_have_features_without_a_difference() -> None:
     encoder = FixedEncoder(16)
-    encoder.fit(torch.zeros(2, 3, 64, 64))
+    encoder.fit(torch.zeros(2, 3, 64, 64), FLOORS[0])
     features = encoder.dense(torch.zeros(1, 3, 64, 64))["fixed"]
     assert features.isfinite().all()
     assert not features.any()
@@ -98,7 +113,7 @@ def test_images_of_one_colour_have_features_without_a_difference() -> None:
 @torch.inference_mode()
 def test_a_defect_is_far_from_good_patches(images: torch.Tensor) -> None:
     encoder = FixedEncoder(64)
-    encoder.fit(images[:3])
+    encoder.fit(images[:3], FLOORS[0])
     damaged = images[3].clone()
     damaged[:, 30:60, 30:60] = images[3].mean((1, 2))[:, None, None]
     bank = encoder.dense(images[:3])["fixed"].permute(0, 2, 3, 1).reshape(-1, 64)
@@ -109,8 +124,8 @@ def test_a_defect_is_far_from_good_patches(images: torch.Tensor) -> None:
 @torch.inference_mode()
 def test_the_hybrid_has_both(random_encoder: Callable[..., Encoder], images: torch.Tensor) -> None:
     hybrid, fixed = HybridEncoder(8).eval(), FixedEncoder(8)
-    hybrid.fit(images)
-    fixed.fit(images)
+    hybrid.fit(images, FLOORS[1])
+    fixed.fit(images, FLOORS[1])
     dense = hybrid.dense(images)
     assert list(dense) == list(hybrid.scales) == ["big", "small", "fixed"]
     assert torch.equal(dense["fixed"], fixed.dense(images)["fixed"])

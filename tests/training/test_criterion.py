@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from patchcli.features.encoder import Encoder
+from patchcli.features.fixed import FixedEncoder
 from patchcli.training import criterion
 from patchcli.training import images as good
 from patchcli.training.criterion import Validation
@@ -141,5 +142,29 @@ def test_the_figures_of_a_choice_are_scikit_learns_leaving_out_each_image(valida
         masks, maps = validation.masks[kept], found[kept]
         images = roc_auc_score(masks.any(axis=(1, 2)), maps.max(axis=(1, 2)))
         wanted.append((roc_auc_score(masks.ravel(), maps.ravel()) + images) / 2)
-    np.testing.assert_allclose(validation._figures(found), wanted, atol=1e-3)
+    np.testing.assert_allclose(validation.figures(found), wanted, atol=1e-3)
     assert np.ptp(wanted) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("floors", "count", "expected"),
+    [((0.005, 100.0), 12, 0.005), ((100.0, 0.005), 12, 0.005), ((100.0, 0.005), 4, 100.0)],
+)
+def test_the_floor_that_finds_the_defects_is_chosen(
+    texture: Callable[..., np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+    floors: tuple[float, float],
+    count: int,
+    expected: float,
+) -> None:
+    """A floor above all energies leaves the colours alone. With fewer than five images nothing can be compared."""
+    rng = np.random.default_rng(0)
+    pixels = np.stack([texture(rng, 96, 100) for _ in range(count)])
+    few = good.GoodImages(count, pixels.mean(0, np.float64).astype(np.float32), "uint8", lambda *span: pixels[slice(*span)])
+    monkeypatch.setattr(criterion, "FLOORS", floors)
+    encoder = FixedEncoder(32)
+    criterion.fit(encoder, few, CPU)
+    assert encoder.floor == torch.tensor(expected)
+    wanted = FixedEncoder(32)
+    few.fit(wanted, CPU, expected)
+    assert all(torch.equal(values, wanted.state_dict()[name]) for name, values in encoder.state_dict().items())
