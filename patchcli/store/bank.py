@@ -279,7 +279,7 @@ class Bank:
     def read_index(self, scale: str, names: Iterable[str]) -> tuple[dict[str, Array], float]:
         """Some of the arrays that describe all pages, and the radius; pages beside them are not looked at."""
         attributes = self.attributes.scales[scale]
-        return {name: self._part.read(f"{scale}/{attributes.index}/{name}") for name in names}, attributes.radius
+        return self._part.read_all(f"{scale}/{attributes.index}", names), attributes.radius
 
     def read_page(self, scale: str, number: int) -> dict[str, Array]:
         """The arrays of a page."""

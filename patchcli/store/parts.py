@@ -14,7 +14,7 @@ import threading
 import uuid
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -186,8 +186,8 @@ class Part:
         """An array of texts."""
         return [str(text) for text in self.read(name)]
 
-    def read_all(self, below: str = "") -> dict[str, Array]:
-        """All arrays directly below the part, or below a group of it, by name."""
+    def read_all(self, below: str = "", names: Iterable[str] | None = None) -> dict[str, Array]:
+        """All arrays directly below the part, or below a group of it, by name; with `names`, these alone are looked at."""
 
         async def read(name: str, array: Stored) -> Any:
             try:
@@ -195,8 +195,13 @@ class Part:
             except Exception as error:
                 return error
 
-        group, values = self.group.get(below) if below else self.group, {}
-        for name, found in _at_once(read, dict(group.arrays()) if isinstance(group, zarr.Group) else {}).items():
+        if names is None:
+            group = self.group.get(below) if below else self.group
+            arrays = dict(group.arrays()) if isinstance(group, zarr.Group) else {}
+        else:
+            arrays = {name: self.array(f"{below}/{name}") for name in names}
+        values = {}
+        for name, found in _at_once(read, arrays).items():
             path = f"{below}/{name}".removeprefix("/")
             if isinstance(found, Exception):
                 raise self._unreadable(path, found) from None
