@@ -54,7 +54,7 @@ def train(
                 start.extract(data, options, stack, observer)
         opened = Store.open(store) if process.rank else stack.enter_context(Store.writing(store, observer))
         chosen = start.chosen(opened, opened.canvas)
-        observer.progress("train", 0, None, "reading the images")
+        observer.progress("train", 0, None, "reading and measuring the images")
         training = loop.prepare(opened, chosen, target, process, resume)
         written = f"its encoder{f' and {report}' if report else ''}"
         observer.plan(f"images of {store}", written, checkpoint.size(training.trainer))
