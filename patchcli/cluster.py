@@ -130,6 +130,12 @@ class Cluster:
             finally:
                 running.forget()
 
+    @contextlib.contextmanager
+    def kept(self, threads: int | None, observer: Observer) -> Iterator["Cluster"]:
+        """Within, the same cluster, whose workers are there already and stay for all that is started."""
+        with _client(self, self.threads(threads), observer) as client:
+            yield _Kept(self.workers, self.scheduler, self.spread, client)
+
     def one_by_one(
         self, task: Task[Any, Any], items: Iterable[Any], several: int, threads: int | None, observer: Observer
     ) -> Iterator[Any]:
@@ -138,6 +144,13 @@ class Cluster:
         with self.started(threads, observer) as run:
             for answers in run(task, iter(lambda: list(islice(rest, several)), [])):
                 yield from answers
+
+
+@dataclass(frozen=True)
+class _Kept(Cluster):
+    """A cluster whose workers are there already."""
+
+    client: Any = None  # and what is done while it waits for them
 
 
 class Here:
@@ -202,6 +215,9 @@ def _client(cluster: Cluster, threads: int | None, observer: Observer) -> Iterat
     """A client of the workers, and what is done while it waits for them."""
     from distributed import Client
 
+    if isinstance(cluster, _Kept):
+        yield cluster.client
+        return
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters is said in one line
     if cluster.workers is not None:

@@ -256,6 +256,14 @@ def test_pages_are_the_same(made: World, scheduler: str, tmp_path: Path) -> None
     assert {path.name for folder in (tmp_path, two.parent) for path in folder.iterdir()} == {"one", "two", "r.html"}
 
 
+def test_a_report_starts_its_workers_once(made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started, local = [], cluster.local
+    monkeypatch.setattr(cluster, "local", lambda *counts: started.append(counts) or local(*counts))
+    out, workers = tmp_path / "r.html", Cluster(workers=1)
+    patchcli.write_report(made.store, out=out, cluster=workers, setup=Setup(threads=1), observer=Told())
+    assert started == [(1, 1)] and "pixel AUROC" in out.read_text(encoding="utf-8")
+
+
 def test_a_killed_client_resumes(world: World, small_blocks: None) -> None:
     expected = patchcli.embed(world.store, overwrite=True), bank_of(world.store)
     begun(world.store)

@@ -1,6 +1,7 @@
 """Store and images → one page: figures, scores, and the images with their anomalies."""
 
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from patchcli import files
@@ -41,7 +42,10 @@ def write_report(
     if limit < 1:
         raise InputError(f"{limit}", parameter="limit", expected="1 image or more")
     detector = opened(detector, setup, observer)
-    with _folder(out, cluster) as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(_folder(out, cluster))
+        if cluster is not None:
+            cluster = stack.enter_context(cluster.kept(detector.setup.threads, observer))
         scoring = Scoring(
             detector,
             paths,
