@@ -59,7 +59,7 @@ class PretrainedEncoder(Encoder):
         self.fixed = FixedEncoder(self.D)
         own = {"pretrained": Scale(self.stride, self.stride, "pretrained", learned=False, blur=BLUR)}
         alone = FixedEncoder.scales["fixed"]
-        fixed = replace(alone, S=-(-alone.S // self.stride) * self.stride)  # on the grid of the dense features
+        fixed = replace(alone, S=-(-alone.S // self.stride) * self.stride, fine=None)  # on the grid of the dense features
         self.scales = self.unlearned = {**own, "fixed": fixed}
         options = {"prune_norm": not self.transformer, "prune_head": True}
         self._kept = self.backbone.prune_intermediate_layers(self.layers, **options)  # type: ignore[operator]

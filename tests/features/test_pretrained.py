@@ -42,6 +42,15 @@ def normalised(timm: Any, encoder: PretrainedEncoder, images: torch.Tensor) -> t
     return (images - mean) / std
 
 
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
+def test_all_patches_lie_on_one_grid_at_any_size(made: Callable[..., PretrainedEncoder], backbone: str) -> None:
+    """In the bank and where the criterion judges; the fixed features alone are closer in small images."""
+    encoder = made(backbone)
+    for scale in encoder.scales.values():
+        assert scale.stride(64, 64) == scale.stride(256, 256) == scale.S
+        assert scale.S % encoder.stride == 0
+
+
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet", "test_convnext"])
 @torch.inference_mode()
 def test_stages_are_those_of_timm_averaged_and_brought_to_the_finer_grid(
