@@ -60,7 +60,7 @@ def test_bank_edits_calibration_and_audit(data: Path, tmp_path: Path) -> None:
         assert record.score_small is not None and record.score_fixed is not None
         assert 0 < record.score <= record.score_small**0.7 * record.score_fixed**0.3 * (1 + 1e-5)
     (listed, *_) = patchcli.bank_list(world.store)
-    assert (listed.vectors_big, listed.vectors_small, listed.vectors_fixed) == (None, 625, 144)
+    assert (listed.vectors_big, listed.vectors_small, listed.vectors_fixed) == (None, 625, 484)
     (first, *_) = patchcli.audit(world.store)
     name = Store.open(world.store).images.ids[0]
     patchcli.bank_remove(world.store, [world.data / name])
