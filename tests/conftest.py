@@ -22,6 +22,7 @@ from patchcli.features import pretrained
 from patchcli.features.encoder import Encoder
 from patchcli.features.registry import build
 from patchcli.store import Store
+from patchcli.training import criterion
 from patchcli.verbs.extract import extract
 from patchcli.verbs.extraction import ImageOptions
 
@@ -53,6 +54,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_damaged_copies() -> Iterator[None]:
+    """Fitting fixed features to a few small images is quick; that more copies choose better is no matter here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(criterion, "FITTING_COPIES", 2)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
