@@ -119,9 +119,14 @@ class Validation:
         bank, queries = embedded(self.bank), embedded(self.queries)
         of_scale, shapes = {}, []
         for name, grid in grids.items():
-            normal, patches = bank[name].flatten(0, 2), queries[name].flatten(0, 2)
-            distances = torch.cat([torch.cdist(part, normal).amin(1) for part in torch.split(patches, TOGETHER)])
-            of_scale[name] = maps.spread(distances.view(queries[name].shape[:3]).cpu().numpy(), grid, scales[name])
+            normal, features = bank[name].flatten(0, 2), queries[name]
+            new = (features != features[self._of]).any(3)  # patches that a defect has changed, and
+            new[: self._good] = True  # all of undamaged images
+            parts = torch.split(features[new], TOGETHER)
+            distances = torch.empty(new.shape, device=device)
+            distances[new] = torch.cat([torch.cdist(part, normal).amin(1) for part in parts])
+            distances = torch.where(new, distances, distances[self._of])
+            of_scale[name] = maps.spread(distances.cpu().numpy(), grid, scales[name])
             shapes.append(shape(normal))
         return of_scale, shapes
 

@@ -7,8 +7,11 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from patchcli.detection.maps import spread
+from patchcli.features.dense import embed
 from patchcli.features.encoder import Encoder
 from patchcli.features.fixed import FixedEncoder
+from patchcli.features.grid import PatchGrid
 from patchcli.training import criterion
 from patchcli.training import images as good
 from patchcli.training.criterion import Validation
@@ -169,3 +172,20 @@ def test_the_floor_that_finds_the_defects_is_chosen(
     wanted = FixedEncoder(32)
     few.fit(wanted, CPU, expected)
     assert all(torch.equal(values, wanted.state_dict()[name]) for name, values in encoder.state_dict().items())
+
+
+@torch.inference_mode()
+def test_maps_are_those_of_a_search_for_every_patch(validation: Validation, random_encoder: Callable[..., Encoder]) -> None:
+    """Also where a defect leaves a copy as it was, whose distances are not computed again."""
+    encoder = random_encoder("hybrid")
+    of_scale, _ = validation.maps(encoder, encoder.scales, CPU)
+    height, width = validation.mean.shape[:2]
+    for name, scale in encoder.scales.items():
+        grid = PatchGrid(height, width, scale.K, scale.judged or scale.stride(height, width))
+        bank, queries = (
+            embed(encoder, pixels, mean=validation.mean, grids={name: grid}, device=CPU)[name]
+            for pixels in (validation.bank, validation.queries)
+        )
+        distances = torch.cdist(queries.flatten(0, 2), bank.flatten(0, 2)).amin(1)
+        wanted = spread(distances.view(queries.shape[:3]).numpy(), grid, scale)
+        np.testing.assert_allclose(of_scale[name], wanted, rtol=1e-3, atol=1e-3 * wanted.max())
