@@ -244,10 +244,11 @@ class Part:
         for name, array in self.group.members(max_depth=None):
             if not isinstance(array, zarr.Array):
                 continue
-            step = array.chunks[0] if array.ndim else 1
-            for start in range(0, array.shape[0] if array.ndim else 1, step):
+            count, step = (array.shape[0], array.chunks[0]) if array.ndim else (1, 1)
+            of_chunk = step * array.nbytes // max(1, count)
+            for start in range(0, count, step):
                 some[f"{name}/{start}"] = Rows(name, array, slice(start, start + step) if array.ndim else ...)
-                size += step * array.nbytes // max(1, array.shape[0] if array.ndim else 1)
+                size += of_chunk
                 if size >= READ:
                     yield some
                     some, size = {}, 0

@@ -75,6 +75,11 @@ class Candidate:
 class Validation:
     """Good images (n, H, W, 3) and damaged copies of them, to score against a bank of other good images."""
 
+    @classmethod
+    def of(cls, images: GoodImages, window: tuple[int, int] = (WINDOW, WINDOW), copies: int = COPIES) -> "Validation":
+        """The validation images of a set, and a bank of those that train."""
+        return cls(images.read(images.validation), images.sample(BANK), images.mean, window, copies)
+
     def __init__(
         self,
         good: Pixels,
@@ -202,7 +207,7 @@ class Criterion:
 
     @cached_property
     def _validation(self) -> Validation:
-        return Validation(self._images.read(self._images.validation), self._images.sample(BANK), self._images.mean)
+        return Validation.of(self._images)
 
     def judge(self, step: int, encoder: Encoder, device: torch.device, precision: str = "float32") -> Candidate | None:
         """The encoder after a step as a candidate; None if the images are too few to validate with.
@@ -277,17 +282,18 @@ def fit(encoder: Encoder, images: GoodImages, device: torch.device, window: tupl
     """
     if "fixed" not in encoder.scales:
         return
-    floor = FLOORS[0]
-    if len(images.validation):
-        good, bank, scale = images.read(images.validation), images.sample(BANK), {"fixed": encoder.scales["fixed"]}
-        validation = Validation(good, bank, images.mean, window, FITTING_COPIES)
-        tried, figures = copy.deepcopy(encoder).eval(), []
-        for each in FLOORS:
-            images.fit(tried, device, each)
-            figures.append(validation.figures(validation.maps(tried, scale, device)[0]["fixed"]))
-        lacks, errors = validation.differences(np.array(figures[0]), np.array(figures))
-        floor = FLOORS[int((-lacks - SURE * errors).argmax())]
-    images.fit(encoder, device, floor)
+    if not len(images.validation):
+        images.fit(encoder, device, FLOORS[0])
+        return
+    validation, scale = Validation.of(images, window, FITTING_COPIES), encoder.scales["fixed"]
+    figures: list[list[float]] = []
+    for floor in reversed(FLOORS):  # the first, which is taken most often, stays as it is then
+        images.fit(encoder, device, floor)
+        of_scale, _ = validation.maps(encoder, {"fixed": scale}, device)
+        figures.insert(0, validation.figures(of_scale["fixed"]))
+    lacks, errors = validation.differences(np.array(figures[0]), np.array(figures))
+    if best := (-lacks - SURE * errors).argmax():
+        images.fit(encoder, device, FLOORS[best])
 
 
 def best_maps(encoder: PretrainedEncoder, images: GoodImages, device: torch.device) -> dict[str, float]:
@@ -304,7 +310,7 @@ def best_maps(encoder: PretrainedEncoder, images: GoodImages, device: torch.devi
     except InputError:  # a backbone of one size
         window = height, width
     fit(encoder, images, device, window)
-    validation = Validation(images.read(images.validation), images.sample(BANK), images.mean, window)
+    validation = Validation.of(images, window)
     of_scale, _ = validation.maps(encoder, encoder.scales, device)
     return validation.best_maps(of_scale)
 

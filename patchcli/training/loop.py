@@ -118,8 +118,6 @@ def prepare(
     if contrast and (measured is None or separates):
         images.centre_by_colour()
     trainer = Trainer(images, recipe, device, process, measured, separates)
-    criterion.fit(trainer.loss.encoder, images, device)
-    trainer.average.load_state_dict(trainer.loss.encoder.state_dict())
     return Training(trainer, Criterion(images, recipe.objective, checkpoint.floor(trainer)), saved)
 
 
@@ -129,7 +127,11 @@ def run(training: Training, bounds: Bounds, progress: Callable[[Step], None], st
     The store says if nobody should use its encoder: after a TrainingError, which is raised here too, or if a checkpoint or
     `stop()` came before the criterion was above the untrained encoder's.
     """
-    trainer, course = training.trainer, _Course(training, bounds, progress, stop)
+    trainer = training.trainer
+    if not training.checkpoint.ours:
+        criterion.fit(trainer.loss.encoder, trainer.images, trainer.device)
+        trainer.average.load_state_dict(trainer.loss.encoder.state_dict())
+    course = _Course(training, bounds, progress, stop)
     try:
         while course.continues():  # 1: repeat
             # 2, 3, 5: patches, jittered patches and neighbours

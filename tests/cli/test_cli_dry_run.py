@@ -16,6 +16,7 @@ from typer.main import get_command
 
 from patchcli.cli.app import app
 from patchcli.features.hierarchical import HierarchicalEncoder
+from patchcli.training import criterion
 
 
 @pytest.fixture
@@ -116,6 +117,11 @@ def test_what_cannot_be_read(place: Path, command: str) -> None:
     assert writes.startswith("patchcli: would write ")
     assert last == "patchcli: done, but 1 problem reported above"
     assert touched(place) == before
+
+
+def test_training_says_its_plan_before_it_fits_anything(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(criterion, "fit", lambda *_: pytest.fail("the dry run fitted features"))
+    assert "would write its encoder" in done("train", "--overwrite", "--dry-run").stderr
 
 
 def test_what_a_kill_left_is_left(place: Path) -> None:
