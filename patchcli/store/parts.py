@@ -238,7 +238,7 @@ class Part:
                         damaged.add(rows.name)
                         yield str(error)
 
-    def _all_rows(self) -> Iterator[dict[str, "Rows"]]:
+    def _all_rows(self) -> Iterator[dict[str, Rows]]:
         """The chunks of rows of all arrays, as many together as READ bytes hold."""
         some, size = dict[str, Rows](), 0
         for name, array in self.group.members(max_depth=None):
