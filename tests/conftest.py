@@ -60,7 +60,7 @@ def one_thread() -> Iterator[None]:
 def few_damaged_copies() -> Iterator[None]:
     """Fitting fixed features to a few small images is quick; that more copies choose better is no matter here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(criterion, "FITTING_COPIES", 2)
+        patch.setattr(criterion, "MANY_COPIES", 2)
         yield
 
 

@@ -7,7 +7,7 @@ image takes part.
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import combinations
 
@@ -35,7 +35,7 @@ LEAST_RANK, LEAST_SPREAD = 1.5, 1e-3  # features below these are nearly a line o
 BANK, COPIES = 24, 4  # images in the bank, at most; damaged copies of each validation image
 WINDOW = 256  # pixels a side
 SURE = 1  # standard errors by which another choice must be better than the one with more maps, or with the first floor
-FITTING_COPIES = 16  # damaged copies of each validation image that choose the floor
+MANY_COPIES = 16  # damaged copies of each validation image that choose the floor, and the maps to end with
 TOGETHER = 128  # queries whose distances are computed at a time: they stay in the cache
 BINS = 1000  # of a histogram of map values
 TINY = 1e-12
@@ -230,6 +230,22 @@ class Criterion:
                 self.candidate = candidate
         return candidate
 
+    def settled(
+        self, last: Candidate | None, encoder: Encoder, device: torch.device, precision: str = "float32"
+    ) -> Candidate | None:
+        """The last candidate; the choice, it or an earlier one, has its maps chosen again, by more synthetic defects."""
+        chosen = self.choice(last)
+        if chosen is None or not chosen.exponents:
+            return last
+        encoder = copy.deepcopy(encoder)
+        encoder.load_state_dict({name: torch.from_numpy(values) for name, values in chosen.weights.items()})
+        judgement = Validation.of(self._images, copies=MANY_COPIES).judge(encoder, device, precision)
+        settled = replace(chosen, exponents=judgement.exponents)
+        if chosen is last:
+            return settled
+        self.candidate = settled
+        return last
+
     def forget(self, step: int) -> None:
         """Forget what was judged after a step: training went back to it."""
         self.judged = [row for row in self.judged if row[0] <= step]
@@ -285,7 +301,7 @@ def fit(encoder: Encoder, images: GoodImages, device: torch.device, window: tupl
     if not len(images.validation):
         images.fit(encoder, device, FLOORS[0])
         return
-    validation, scale = Validation.of(images, window, FITTING_COPIES), encoder.scales["fixed"]
+    validation, scale = Validation.of(images, window, MANY_COPIES), encoder.scales["fixed"]
     figures: list[list[float]] = []
     for floor in reversed(FLOORS):  # the first, which is taken most often, stays as it is then
         images.fit(encoder, device, floor)

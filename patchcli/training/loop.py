@@ -263,9 +263,11 @@ class _Course:
     def _last(self) -> Candidate | None:
         """The encoder after the last step as a candidate."""
         try:
-            return self._judge()
+            last = self._judge()
         except TrainingError:
             if not self._criterion.usable:
                 raise
             self._collapsed = True
             return None
+        trainer = self._trainer
+        return self._criterion.settled(last, trainer.average, trainer.device, trainer.recipe.precision)

@@ -16,7 +16,7 @@ from patchcli.training import criterion
 from patchcli.verbs.demo import demo
 
 torch.set_num_threads(1)
-criterion.FITTING_COPIES = 2  # as in conftest.py
+criterion.MANY_COPIES = 2  # as in conftest.py
 small_cloth = partial(weave.write_dataset, train=4, good=2, each=1)
 with tempfile.TemporaryDirectory() as _folder, patch.multiple(weave, write_dataset=small_cloth, SIDE=128):
     demo(f"{_folder}/demo", steps=0)

@@ -165,7 +165,7 @@ def test_the_floor_that_finds_the_defects_is_chosen(
     pixels = np.stack([texture(rng, 96, 100) for _ in range(count)])
     few = good.GoodImages(count, pixels.mean(0, np.float64).astype(np.float32), "uint8", lambda *span: pixels[slice(*span)])
     monkeypatch.setattr(criterion, "FLOORS", floors)
-    monkeypatch.setattr(criterion, "FITTING_COPIES", 8)
+    monkeypatch.setattr(criterion, "MANY_COPIES", 8)
     encoder = FixedEncoder(32)
     criterion.fit(encoder, few, CPU)
     assert encoder.floor == torch.tensor(expected)

@@ -83,6 +83,27 @@ def test_the_last_weights_whose_criterion_holds_are_the_encoder(
     assert (attributes.steps, attributes.chosen, attributes.criterion) == (5, chosen, criteria[index])
 
 
+@pytest.mark.parametrize(("last", "chosen"), [(0.88, 5), (0.80, 4)])
+def test_more_defects_choose_the_maps_to_end_with(
+    judged_store: Store, monkeypatch: pytest.MonkeyPatch, last: float, chosen: int
+) -> None:
+    """Whether they are those of the last weights or of earlier ones, and by the weights that are chosen."""
+    values = iter((0.6, 0.9, 0.9, last))
+    judged: list[tuple[int, dict[str, torch.Tensor]]] = []
+
+    def judge(validation: Validation, encoder: Any, device: torch.device, precision: str) -> Judgement:
+        copies, weights = len(validation.queries) - 1, {name: values.clone() for name, values in encoder.state_dict().items()}
+        judged.append((copies, weights))
+        return Judgement(next(values, 0.0), 3.0, 1.0, {"small": 1.0} if copies == 7 else {"big": 1.0})
+
+    monkeypatch.setattr(Validation, "judge", judge)
+    monkeypatch.setattr(criterion, "MANY_COPIES", 7)
+    done = run(begin(judged_store, Recipe("hybrid", D=4, batch=1)), 5)
+    assert (done.chosen, done.exponents, judged_store.encoder.attributes.exponents) == (chosen, {"small": 1.0}, {"small": 1.0})
+    assert [copies for copies, _ in judged] == [4, 4, 4, 4, 7]
+    assert_equal(judged[-1][1], judged[chosen - 2][1])
+
+
 def test_of_the_papers_losses_the_last_weights_are_the_encoder(judged_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Validation, "judge", lambda *_: Judgement(0.9 - len(training.trainer.history) / 10, 3.0, 1.0, {}))
     training = begin(judged_store, Recipe("flat", objective="paper", D=4, batch=1))
@@ -170,13 +191,18 @@ def test_where_nothing_can_be_learned_the_fixed_features_are_the_encoder(
 
 
 def test_the_chosen_maps_are_those_of_the_chosen_step(judged_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    judgements = iter([Judgement(v, 9.0, 1.0, {"small": v}) for v in (0.5, 0.9, 0.6)])
-    monkeypatch.setattr(Validation, "judge", lambda *_: next(judgements))
-    done = run(begin(judged_store, Recipe(D=4, batch=1)), 3)
-    assert (done.chosen, done.exponents) == (2, {"small": 0.9})
-    monkeypatch.setattr(Validation, "judge", lambda *_: Judgement(0.6, 9.0, 1.0, {"small": 0.6}))
-    resumed = run(begin(judged_store, Recipe(D=4, batch=1), resume=True), 4)
-    assert (resumed.chosen, resumed.exponents) == (2, {"small": 0.9})
+    """Also when training goes on and ends with it again."""
+    criteria, seen = iter((0.5, 0.9)), []
+
+    def judge(_: Validation, encoder: Any, device: torch.device, precision: str) -> Judgement:
+        seen.append(next(encoder.parameters()).sum().item())
+        return Judgement(next(criteria, 0.6), 9.0, 1.0, {"small": seen[-1]})
+
+    monkeypatch.setattr(Validation, "judge", judge)
+    for steps, resume in ((3, False), (4, True)):
+        done = run(begin(judged_store, Recipe(D=4, batch=1), resume=resume), steps)
+        assert (done.chosen, done.exponents) == (2, {"small": seen[1]})
+    assert len(set(seen)) == 4  # steps 0, 2, 3 and 4
 
 
 @pytest.mark.parametrize(("rank", "spread"), [(1.2, 1.0), (9.0, 1e-5)])
