@@ -1,7 +1,7 @@
 """Data sets of real textures in MVTec AD layout: python examples/benchmarks/textures.py FOLDER [PHOTOGRAPH ...]
 
 Tiles of photographs: brick, grass and gravel of scikit-image, or others that you name (of scikit-image, or an image file of
-400 pixels a side or more). Good tiles for training come from the left two thirds of a photograph, test tiles from the right
+420 pixels a side or more). Good tiles for training come from the left two thirds of a photograph, test tiles from the right
 third; some test tiles get one of five kinds of defects. Those are not the synthetic defects of training (training/defects.py
 of the package), although both have smooth and dark spots. Tiles of one photograph overlap. The tiles of grain do not: each is
 a new surface with the spectrum of gravel and random phases (Galerne et al., IEEE TIP 2011).
@@ -17,6 +17,7 @@ from scipy import ndimage
 from skimage import data
 
 TEXTURES, SIDE = ("brick", "grass", "gravel", "grain"), 144
+LEAST = 420  # pixels: a third of a narrower photograph holds no tile
 TRAIN, GOOD, EACH = 80, 20, 5
 Damaged = tuple[np.ndarray, np.ndarray]  # an image, and the mask (H, W) of its defect
 
@@ -107,6 +108,8 @@ def read(texture: str) -> np.ndarray:
     """A photograph (H, W, 1) or (H, W, 3) uint8."""
     path = Path(texture)
     grey_or_colour = np.asarray(Image.open(path).convert("RGB")) if path.is_file() else getattr(data, texture)()
+    if min(grey_or_colour.shape[:2]) < LEAST:
+        sys.exit(f"{texture}: expected {LEAST} pixels a side or more, found {grey_or_colour.shape[:2]}")
     return np.atleast_3d(grey_or_colour)
 
 
