@@ -25,7 +25,7 @@ from patchcli.detection.stream import stream
 from patchcli.observer import Observer
 from patchcli.store import Store
 from patchcli.training import checkpoint
-from patchcli.training.criterion import Choice, Validation
+from patchcli.training.criterion import MANY_COPIES, Choice, Validation
 from patchcli.verbs.sources import dataset
 
 FIGURES = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro_30")
@@ -38,7 +38,7 @@ def choices_of(store: Path) -> list[Choice]:
     images, encoder = checkpoint.good_images(opened), opened.encoder.restore(cpu)
     if opened.encoder.attributes.by_colour:
         images.centre_by_colour()
-    validation = Validation.of(images)
+    validation = Validation.of(images, copies=MANY_COPIES)
     of_scale, _ = validation.maps(encoder, encoder.scales, cpu, opened.bank().precision)
     return validation.choices(of_scale)
 
