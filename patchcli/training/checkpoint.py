@@ -167,7 +167,7 @@ def _state(trainer: Trainer, criterion: Criterion, weights: Weights) -> dict[str
     state |= {f"average.{name}": values for name, values in arrays(trainer.average).items()}
     state |= {f"kept.{name}": values for name, values in (criterion.candidate.weights if criterion.candidate else {}).items()}
     names = [name for name, _ in trainer.loss.named_parameters()]
-    for index, moments in trainer.optimiser.state_dict()["state"].items():
+    for index, moments in trainer.optimiser.state_dict()["state"].items() if trainer.history else ():
         state.update({f"adam.{names[index]}.{key}": np.asarray(moment.cpu()) for key, moment in moments.items()})
     return state
 
@@ -180,7 +180,8 @@ def _load(trainer: Trainer, state: Mapping[str, NDArray[Any]]) -> None:
     for index, (name, _) in enumerate(trainer.loss.named_parameters()):
         if stored := _part(state, f"adam.{name}."):
             moments[index] = {key: torch.from_numpy(np.array(values)) for key, values in stored.items()}
-    trainer.optimiser.load_state_dict({**trainer.optimiser.state_dict(), "state": moments})
+    if moments:
+        trainer.optimiser.load_state_dict({**trainer.optimiser.state_dict(), "state": moments})
     trainer.history = state["history"].tolist() if "history" in state else []
 
 

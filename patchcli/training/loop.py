@@ -20,7 +20,7 @@ from patchcli.training.checkpoint import Checkpoint
 from patchcli.training.criterion import Candidate, Criterion
 from patchcli.training.losses import total
 from patchcli.training.recipe import Recipe
-from patchcli.training.trainer import Trainer
+from patchcli.training.trainer import Snapshot, Trainer
 
 CHECKPOINT_SECONDS = 60.0
 SETBACKS = 2  # how often training goes back when it has failed, before it ends
@@ -157,7 +157,7 @@ class _Course:
     def __init__(self, training: Training, bounds: Bounds, progress: Callable[[Step], None], stop: Callable[[], int]) -> None:
         self._trainer, self._criterion, self._checkpoint = training.trainer, training.criterion, training.checkpoint
         self._bounds, self._progress, self._stop = bounds, progress, stop
-        self._good = training.trainer.snapshot()  # the last point that was judged to be sound
+        self._good: Snapshot | None = None  # the last point that was judged to be sound, or where this run began
         self._begun = self._saved = time.monotonic()
         self._before = training.trainer.seconds
         self._interrupted = self._collapsed = False
@@ -176,6 +176,7 @@ class _Course:
         if due:
             self._checkpoint.save(trainer, self._criterion, trouble=self._criterion.unproven(step))
             self._saved = now
+        self._good = self._good or trainer.snapshot()
         if step % criterion.JUDGED_EVERY == 0:
             error = self._failure() if step not in (row[0] for row in self._criterion.judged) else None
             (failed,) = self._any(error is not None)
@@ -222,7 +223,7 @@ class _Course:
     def _set_back(self, error: TrainingError | None) -> None:
         """Go back, or after SETBACKS end with what there is; in every process. `error` is raised where there is nothing."""
         trainer = self._trainer
-        if trainer.setbacks < SETBACKS:
+        if trainer.setbacks < SETBACKS and self._good:
             trainer.go_back(self._good)
             self._criterion.forget(len(trainer.history))
             return

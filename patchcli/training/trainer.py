@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -60,8 +61,12 @@ class Trainer:
         self.loss.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         learns = bool(encoder.learned)
         self.model = DistributedDataParallel(self.loss) if self.process.size > 1 and learns else self.loss
-        self.optimiser = torch.optim.Adam([{"params": [*self.loss.parameters()]}], lr=recipe.lr)
         self.average = copy.deepcopy(self.loss.encoder)
+
+    @cached_property
+    def optimiser(self) -> torch.optim.Adam:
+        """Made when it is needed: the import behind it takes over a second, and fixed features need none."""
+        return torch.optim.Adam([{"params": [*self.loss.parameters()]}], lr=self.recipe.lr)
 
     @property
     def loss_names(self) -> list[str]:
