@@ -36,7 +36,7 @@ else:
 
 # %% Train, once; the store keeps encoder and bank
 store = work / "example.zarr"
-patchcli.train(data, store, steps=100, images=patchcli.ImageOptions(size=(160, 160)))  # the default size is 256x256
+patchcli.train(data, store, steps=100, images=patchcli.ImageOptions(size=(160, 160)))
 patchcli.embed(store)
 patchcli.calibrate(store, source="loo")  # thresholds, with leave-one-out over the good images
 

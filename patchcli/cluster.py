@@ -98,7 +98,9 @@ class Cluster:
     def __post_init__(self) -> None:
         if self.spread not in SPREAD:
             raise InputError(repr(self.spread), parameter="spread", expected="auto, images or shards")
-        if (self.workers is None) == (self.scheduler is None):
+        if self.workers is None and self.scheduler is None:
+            raise InputError("needs workers", parameter="spread", advice="give `workers` or `scheduler` too")
+        if self.workers is not None and self.scheduler is not None:
             raise InputError("`workers` and `scheduler`: give one of the two")
         if self.workers is not None and self.workers < 1:
             raise InputError(f"{self.workers}", parameter="workers", expected="1 or more")
@@ -262,7 +264,7 @@ class Running:
     ) -> Iterator[Answer]:
         """The answers for items, in their order; only some of them are on their way at a time.
 
-        Where workers are `pinned`, each does every so-manieth item, so that it need not open what others do.
+        Where workers are `pinned`, each of n does every n-th item, so that it need not open what others do.
         """
         _, name = self._known.setdefault(id(task), (task, uuid.uuid4().hex))
         waiting: deque[tuple[Callable[[], Any], Any]] = deque()  # what asks again, and futures of answers
@@ -320,7 +322,7 @@ def _result(future: Any, again: Callable[[], Any], renew: Callable[[], None]) ->
         except (CancelledError, OSError) as error:
             if isinstance(error, PatchcliError):
                 raise
-            raise InputError("is gone", parameter="scheduler", advice="run this again to go on") from None
+            raise InputError("the connection was lost", parameter="scheduler", advice="run this again to resume") from None
 
 
 # ---- on a worker --------------------------------------------------------------------------------------------------------

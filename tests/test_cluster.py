@@ -352,7 +352,7 @@ def test_bad_input(made: World, verb: str, arguments: list[Any], says: list[str]
     ("arguments", "says"),
     [
         (["--workers", 1, "--spread", "rows"], "--spread: expected auto, images or shards, found 'rows'"),
-        (["--spread", "shards"], "--workers and --scheduler: give one of the two"),
+        (["--spread", "shards"], "--spread needs workers; give --workers or --scheduler too"),
     ],
 )
 def test_how_a_search_cannot_be_spread(made: World, arguments: list[Any], says: str) -> None:

@@ -102,6 +102,7 @@ def lay_out(
             damaged, mask = broken(draw)
             save(folder / "test" / kind / f"{number:03}.png", damaged)
             save(folder / "ground_truth" / kind / f"{number:03}_mask.png", mask[..., None] * 255.0)
+    print(f"{folder}: {train} images to train with, {GOOD} good and {EACH * len(KINDS)} defective ones to test", flush=True)
 
 
 def read(texture: str) -> np.ndarray:

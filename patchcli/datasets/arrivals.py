@@ -132,7 +132,7 @@ def _look(folder: Path) -> tuple[dict[str, State], dict[str, str]]:
                         status = entry.stat()
                         files.append((status.st_mtime_ns, name, _state(status)))
                     elif suffix.lower() in images.SUFFIXES and entry.is_symlink():
-                        trouble[name] = "links to no file; mend or remove the link"
+                        trouble[name] = "links to no file; fix or remove the link"
                 except FileNotFoundError:
                     continue
                 except OSError as error:

@@ -122,7 +122,7 @@ class Calibration:
         """
         if self.thresholds.roi not in (None, roi):
             other = "the thresholds hold for another region of interest"
-            raise StoreError(other, advice="give `calibrate()`'s `roi` here too", run="calibrate()")
+            raise StoreError(other, advice="give the same `roi` as for `calibrate()`", run="calibrate()")
 
     def verdict(self, score: float) -> str:
         """pass, review or reject."""

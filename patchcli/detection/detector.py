@@ -125,7 +125,7 @@ class Detector:
             raise InputError(f"the bank was embedded with {stored}", parameter="precision", subject=wanted, advice=advice)
         if stored == "bfloat16" and self.device.type == "cpu" and not runtime.cpu_has_bfloat16():
             observer.note(
-                "the bank was embedded with bfloat16, which this CPU emulates slowly; `embed(precision=float32)` mends it"
+                "the bank was embedded with bfloat16, which this CPU emulates slowly; `embed(precision=float32)` avoids this"
             )
 
     def _announce(self, observer: Observer) -> None:

@@ -27,7 +27,7 @@ class Row:
 
     schema: str
     category: str
-    map: str  # K=64, K=32, flat K=64 or product; "maps" where they were read from disk
+    map: str  # a scale's label, such as K=32 or fixed, or product; "maps" where they were read from disk
     kind: str | None  # the kind of defect, against all good images; None: all kinds together
     image_auroc: float | None
     image_auroc_low: float | None

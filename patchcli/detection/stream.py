@@ -134,6 +134,7 @@ def _announce(detector: Detector, own: int, height: int, width: int, observer: O
     whole = PROGRAM + min(detector.memory, pages.total_memory(detector.bank)) + own
     need = f"images of up to {width}x{height} pixels need about {runtime.megabytes(whole)} of memory in all"
     if own > (free := runtime.free_memory()):
-        observer.note(f"{need}, {runtime.megabytes(own)} of it for themselves; {runtime.megabytes(free)} are free")
+        advice = f"{runtime.megabytes(free)} are free; score smaller images"
+        observer.note(f"{need}, {runtime.megabytes(own)} of it for themselves; {advice}")
     else:
         observer.detail(need)

@@ -30,7 +30,8 @@ def restore(
         encoder.load_state_dict({name: torch.from_numpy(values) for name, values in weights.items()})
     except RuntimeError as error:  # a library has changed since the store was made
         what = ", ".join(map(str, (architecture, *options.values())))
-        raise InputError(f"the weights of the store do not fit {what} any more ({error})".partition("\n")[0]) from None
+        problem = f"the weights of the store do not fit {what} ({error})".partition("\n")[0]
+        raise InputError(problem, advice="install the versions that made the store, or make the encoder anew") from None
     return encoder.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
 

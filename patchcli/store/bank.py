@@ -171,7 +171,7 @@ class Blocks:
         return np.arange(start * rows * columns, stop * rows * columns), vectors
 
     def stream(self, scale: str, step: int = 1) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """The same of every so-manieth block, one by one."""
+        """The same of every `step`-th block, one by one."""
         for block in range(0, len(self.done), step):
             yield self.read(scale, block, block + 1)
 

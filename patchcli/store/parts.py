@@ -87,7 +87,7 @@ class Part:
         try:
             return cls(path, kind, name, zarr.open_group(_place(path, name), mode="r+", zarr_format=3))
         except FileNotFoundError:
-            raise StoreError("the run that this is for has ended", subject=path) from None
+            raise StoreError("the run that this worker belongs to has ended; there is nothing to do", subject=path) from None
 
     def seal(self, attributes: Attributes) -> str:
         """Finish a part: write attributes and metadata as one object, sync everything to disk; the digest of the metadata."""

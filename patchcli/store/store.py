@@ -271,7 +271,12 @@ class Store:
         """The encoder. Raises IncompleteError if there is none."""
         part = self.part("encoder")
         if part is None:
-            raise IncompleteError("holds no encoder yet (or import one: `import_weights()`)", subject=self.path, run="train()")
+            raise IncompleteError(
+                "holds no encoder yet",
+                subject=self.path,
+                advice="import one with `import_weights()`, or train one",
+                run="train()",
+            )
         return StoredEncoder(part)
 
     def write_encoder(self, weights: Mapping[str, Array], attributes: EncoderAttributes, state: Mapping[str, Array]) -> str:
@@ -363,13 +368,13 @@ class Store:
             raise IncompleteError("holds no bank yet", subject=self.path, run="embed()")
         before = bank.attributes.fingerprint
         if before.encoder != now.encoder:
-            other = f"the bank is of encoder {before.encoder[:12]}, the store's encoder is {now.encoder[:12]}"
+            other = f"the bank belongs to encoder {before.encoder[:12]}, the store's encoder is {now.encoder[:12]}"
         elif set(bank.scales) != self.encoder.maps:
             other = f"the bank has the maps {', '.join(bank.scales)}, the encoder {', '.join(sorted(self.encoder.maps))}"
         elif before.strides != now.strides:
             other = "the bank has patches at other places than the encoder's"
         else:
-            other = "the bank is of other images than the store's"
+            other = "the bank belongs to other images than the store's"
         raise StoreError(other, subject=self.path, run="embed()")
 
     # ---- calibration --------------------------------------------------------------------------------------------
@@ -387,7 +392,7 @@ class Store:
             raise IncompleteError("holds no calibration yet", subject=self.path, run="calibrate()")
         calibration = StoredCalibration(part)
         if calibration.fingerprint != self._calibration_fingerprint():
-            raise StoreError("the calibration is of another bank", subject=self.path, run="calibrate()")
+            raise StoreError("the calibration belongs to another bank", subject=self.path, run="calibrate()")
         return calibration
 
     def write_calibration(self, ids: list[str], arrays: Mapping[str, Array], thresholds: Thresholds) -> None:

@@ -44,7 +44,13 @@ def resumed_recipe(store: Store, changes: Mapping[str, Any], processes: int = 1)
 
 
 def _imported(store: Store) -> IncompleteError:
-    return IncompleteError("the encoder was imported, there is nothing to resume", subject=store.path)
+    advice = "train anew with `overwrite`"
+    return IncompleteError("the encoder was imported, there is nothing to resume", subject=store.path, advice=advice)
+
+
+def _earlier(store: Store) -> StoreError:
+    advice = "train anew with `overwrite`"
+    return StoreError("the checkpoint was written by an earlier patchcli", subject=store.path, advice=advice)
 
 
 class Checkpoint:
@@ -124,8 +130,7 @@ class Checkpoint:
         self._store.encoder.weights()  # raises if the encoder itself is damaged
         attributes = self._store.encoder.attributes
         if attributes.checkpoint_sha256 is None:
-            advice = "train anew with `overwrite`"
-            raise StoreError("the checkpoint is of an earlier patchcli", subject=self._store.path, advice=advice)
+            raise _earlier(self._store)
         if digest_of(_part(state, "loss.")) != attributes.checkpoint_sha256:
             problem, advice = "the checkpoint's weights differ from their sha256", "train with `overwrite`"
             raise StoreError(problem, subject=self._store.path, advice=advice)
@@ -134,8 +139,7 @@ class Checkpoint:
             images.centre_by_colour()
         trainer = Trainer(images, recipe, device, process, attributes.alignment, attributes.separation)
         if trainer.loss_names != attributes.losses:
-            advice = "train anew with `overwrite`"
-            raise StoreError("the checkpoint is of an earlier patchcli", subject=self._store.path, advice=advice)
+            raise _earlier(self._store)
         _load(trainer, state)
         trainer.seconds, trainer.setbacks = attributes.seconds or 0.0, attributes.setbacks
         criterion = Criterion(images, recipe.objective, floor(trainer))

@@ -39,7 +39,7 @@ def note_end(observer: Observer, training: Training, trained: Trained) -> None:
         observer.note(f"training failed again at step {trained.steps}, {kept}; lower `lr` to train longer")
     elif trained.setbacks:
         times = "once" if trained.setbacks == 1 else f"{trained.setbacks} times"
-        observer.note(f"training failed {times} and went on from a point before, more slowly")
+        observer.note(f"training failed {times} and resumed from an earlier step at a lower learning rate")
     if trained.exponents:
         scales = trainer.loss.encoder.scales
         names = " x ".join(scales[name].label for name in trained.exponents)

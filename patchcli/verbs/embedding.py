@@ -43,7 +43,7 @@ def begun(store: Store, shape: Shape, overwrite: bool, observer: Observer) -> Bl
         blocks = store.begin_blocks(shape.grids, shape.D, shape.precision)
     done, count = int(blocks.done.sum()), len(blocks.done)
     if 0 < done < count:
-        observer.note(f"going on: {done} of {count} blocks are done")
+        observer.note(f"resuming: {done} of {count} blocks are done")
     disk = runtime.megabytes(shape.disk)
     observer.note(f"{shape.vectors:,} vectors will need {disk} of disk in the meantime, and {searched}")
     return blocks

@@ -55,7 +55,9 @@ def export(
         exported = describe(opened, encoder, grids, path, digest, any_size, agreement)
         described.write_text(exported.text + "\n", encoding="utf-8")
     if exported.bank_precision == "bfloat16":
-        rounded = "the bank was embedded with bfloat16, the model computes in float32: scores differ a little from `score()`'s"
+        rounded = (
+            "the bank was embedded with bfloat16, the model computes in float32: scores differ slightly from those of `score()`"
+        )
         observer.note(f"{rounded}; `embed(precision=float32)` makes them the same")
     if not any_size:
         observer.note(f"the model takes images of {height}x{width} pixels only: this backbone cannot be exported for any size")

@@ -81,7 +81,7 @@ class Scorer:
                     pass
                 if one.path is not None and (why := unwritable(one.path)):
                     shown = files.shown(Path(sample.image))
-                    self._observer.problem(f"{shown}: there can be no file for its map ({why})")
+                    self._observer.problem(f"{shown}: its map cannot be written ({why})")
                     continue
                 areas = None
                 if detector.calibration is not None:

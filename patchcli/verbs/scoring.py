@@ -110,7 +110,7 @@ class Scoring:
         if self.outputs.submission:
             wanted = f"expected those of MVTec AD 2: {' and '.join(layouts.PRIVATE)}"
             raise InputError("no private test images there", subject=self.detector.source.root, advice=wanted)
-        wanted = "name images or folders to score, or - for a list on stdin"
+        wanted = "name images or folders to score"
         raise InputError("no test images there", subject=self.detector.source.root, advice=wanted)
 
     def _check_outputs(self, every: list[Sample], part: tuple[int, int]) -> None:

@@ -39,7 +39,7 @@ def read(path: Path, expected: str) -> dict[str, Tensor]:
         if isinstance(state, dict) and isinstance(inner := state.get(wrapper), dict):
             state = inner
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{expected}, found {type(state).__name__} of other things than tensors")
+        raise InputError(f"{expected}, found a {type(state).__name__} whose values are not all tensors")
     return state
 
 
@@ -59,7 +59,7 @@ def arrays(state: Mapping[str, Tensor], wanted: Shapes, expected: str) -> dict[s
 def check_names(state: Iterable[str], known: Iterable[str], expected: str) -> None:
     """Raise InputError where the file has names that what it should hold has not."""
     for name in sorted(set(state) - set(known), key=str):
-        raise InputError(f"{expected}; {name} is none of its names")
+        raise InputError(f"{expected}, found the unknown name {name}")
 
 
 def by_order(state: Mapping[str, Tensor], whole: Shapes) -> dict[str, Tensor] | None:

@@ -223,7 +223,7 @@ def test_a_half_written_bank(bankless: Path, monkeypatch: pytest.MonkeyPatch) ->
         refused(command, "--store", bankless, says=says)
     result = done("embed", "--store", bankless)
     assert result.stderr.splitlines() == [
-        "patchcli: going on: 3 of 10 blocks are done",
+        "patchcli: resuming: 3 of 10 blocks are done",
         "patchcli: 6,500 vectors will need 0.8 MB of disk in the meantime, and 1.2 MB of memory to be searched",
         "patchcli: the bank holds 250 big, 6,250 small vectors of 10 images (7 embedded now)",
         "patchcli: next: patchcli calibrate (for verdicts), or patchcli score",
@@ -234,7 +234,7 @@ def test_a_half_written_bank(bankless: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_bank_of_another_encoder(world: World) -> None:
     done("train", "--store", world.store, "--steps", 0, "--dim", 8, "--seed", 1, "--overwrite")
     for command in ("score", "eval"):
-        says = ("the bank is of encoder", "run: patchcli embed")
+        says = ("the bank belongs to encoder", "run: patchcli embed")
         refused(command, "--store", world.store, says=says)
     assert "(10 embedded now)" in done("embed", "--store", world.store).stderr
     done("score", "--store", world.store)

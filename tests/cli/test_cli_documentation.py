@@ -272,8 +272,8 @@ RUNS = {
     "benchmarks/scale.py": (("patchcli.zarr", "--workers", 1), "1 worker"),
     "benchmarks/processes.py": (("patchcli.zarr", "line3", "--rounds", 1), "one image"),
     "benchmarks/search.py": (("patchcli.zarr",), "faiss"),
-    "benchmarks/textures.py": (("textures", "brick", "grain"), ""),
-    "benchmarks/objects.py": (("objects", "duck"), ""),
+    "benchmarks/textures.py": (("textures", "brick", "grain"), "grain: 80 images to train with, 20 good and 25 defective ones"),
+    "benchmarks/objects.py": (("objects", "duck"), "duck: 60 images to train with"),
 }
 NEEDS = {
     "benchmarks/anomalib_patchcore.py": "anomalib",

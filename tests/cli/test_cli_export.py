@@ -80,7 +80,7 @@ def test_a_folder_is_never_replaced(flat: Path, tmp_path: Path) -> None:
 
 def test_stores_that_have_no_encoder(world: World, tmp_path: Path) -> None:
     refused("export", "encoder.onnx", says=("patchcli.zarr: no store found",))
-    says = ("holds no encoder yet (or import one: patchcli import)", "run: patchcli train")
+    says = "holds no encoder yet; import one with patchcli import, or train one; run: patchcli train"
     refused("export", "encoder.onnx", "--store", without(world.store, "encoder"), says=says)
     assert not list(tmp_path.glob("*.onnx")) + list(tmp_path.glob(".*.part"))
 

@@ -84,7 +84,7 @@ def test_embed_killed_in_the_middle(bankless: Path, uninterrupted: dict[str, dic
     assert Store.open(bankless).root.parts.keys() == {"images", "encoder", "blocks"}
     refused("score", "--store", bankless, says=(f"half-written ({blocks} of 10 blocks)", "patchcli embed"))
     result = done("embed", *options)
-    assert f"going on: {blocks} of 10 blocks are done" in result.stderr
+    assert f"resuming: {blocks} of 10 blocks are done" in result.stderr
     assert f"({10 - blocks} embedded now)" in result.stderr
     assert (parts(bankless), leftovers(bankless)) == (uninterrupted, set())
     assert not list(bankless.rglob("*.partial"))  # what zarr had not yet renamed

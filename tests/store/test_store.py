@@ -605,7 +605,7 @@ def test_a_bank_goes_on_with_its_own_blocks(path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("seed", "attributes", "says"),
     [
-        (1, {}, r"the bank is of encoder .*; run: `embed\(\)`"),
+        (1, {}, r"the bank belongs to encoder .*; run: `embed\(\)`"),
         # the same weights, but of another training
         (0, {"strides": {"big": 8}}, r"the bank has patches at other places than the encoder's; run: `embed\(\)`"),
     ],
@@ -667,7 +667,7 @@ def test_a_calibration_is_of_one_bank(path: Path) -> None:
     with Store.writing(path) as opened, opened.writing_bank(GRIDS, D) as bank:
         _pages(bank)
         bank.attributes = replace(bank.attributes, thinning=Thinning(half=True))
-    with pytest.raises(StoreError, match=r"the calibration is of another bank; run: `calibrate\(\)`"):
+    with pytest.raises(StoreError, match=r"the calibration belongs to another bank; run: `calibrate\(\)`"):
         Store.open(path).calibration  # noqa: B018
 
 
@@ -973,12 +973,14 @@ def test_what_a_switch_depends_on_is_on_disk_before_it(path: Path, monkeypatch: 
     for work in (VERBS["train"], VERBS["calibrate"], _edit, _create):
         synchronised.clear()
         at_switch.clear()
+        old = {_folder(path, kind) for kind in Store.open(path).root.parts}
         work(path)
         (before,) = at_switch
-        for kind in Store.open(path).root.parts:
-            folder = _folder(path, kind)
+        parts = {_folder(path, kind) for kind in Store.open(path).root.parts}
+        assert parts - old
+        for folder in parts:
             files = {folder, *folder.rglob("*")}
-            assert files <= before or not files & before  # the new parts wholly, the others not at all
+            assert files.isdisjoint(before) if folder in old else files <= before
         assert path in synchronised
 
 

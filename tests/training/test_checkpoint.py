@@ -114,7 +114,7 @@ def test_a_checkpoint_of_an_earlier_version_is_refused(small_store: Store, monke
     run(begin(small_store, Recipe("flat", D=4, batch=1)), 1)
     earlier = dataclasses.replace(small_store.encoder.attributes, checkpoint_sha256=None)
     monkeypatch.setattr(small_store.encoder, "attributes", earlier)
-    with pytest.raises(StoreError, match="the checkpoint is of an earlier patchcli; train anew with `overwrite`"):
+    with pytest.raises(StoreError, match="the checkpoint was written by an earlier patchcli; train anew with `overwrite`"):
         begin(small_store, Recipe("flat", D=4, batch=1), resume=True)
 
 

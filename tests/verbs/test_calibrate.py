@@ -170,8 +170,8 @@ def test_a_calibration_of_another_bank(split: World, change: str) -> None:
     record = next(patchcli.score(split.store, observer=told))
     assert (record.verdict, record.threshold, record.p_value) == (None, None, None)
     (said,) = (note for note in told.notes if "no verdicts" in note)
-    assert said.endswith("the calibration is of another bank; run: `calibrate()`")
-    with pytest.raises(StoreError, match="of another bank"):
+    assert said.endswith("the calibration belongs to another bank; run: `calibrate()`")
+    with pytest.raises(StoreError, match="belongs to another bank"):
         patchcli.score(split.store, calibrated=True)
     assert patchcli.info(split.store).calibration == "of another bank"
     assert patchcli.info(split.store).next == "calibrate()"

@@ -85,7 +85,7 @@ def test_stopped_and_gone_on_is_as_if_never_stopped(world: World, monkeypatch: p
     told = Told()
     assert patchcli.embed(world.store, observer=told).embedded == 10 - stop
     assert (parts(world.store), leftovers(world.store)) == (whole, set())
-    assert told.notes[:-1] == ([f"going on: {stop} of 10 blocks are done"] if stop else [])
+    assert told.notes[:-1] == ([f"resuming: {stop} of 10 blocks are done"] if stop else [])
     assert "6,500 vectors will need" in told.notes[-1]
     assert ("embed", 10 - stop, 10 - stop) in told.progressed
     assert told.progressed[-1] == ("index", 6250, 6250)
@@ -315,7 +315,7 @@ def test_little_memory_gives_the_same_bank(world: World, memory: int) -> None:
 def test_the_bank_follows_the_encoder(world: World) -> None:
     first, records = parts(world.store)["bank"], list(patchcli.score(world.store))
     trained = patchcli.train(store=world.store, steps=0, seed=1, overwrite=True, encoder="hierarchical")
-    with pytest.raises(StoreError, match=r"the bank is of encoder .*`embed\(\)`"):
+    with pytest.raises(StoreError, match=r"the bank belongs to encoder .*`embed\(\)`"):
         patchcli.score(world.store)
     assert patchcli.embed(world.store).embedded == 10
     assert parts(world.store)["bank"] != first

@@ -329,7 +329,7 @@ def test_names_and_paths_that_are_too_long(made: World, tmp_path: Path) -> None:
     assert [record.image for record in found] == list(map(str, good))
     first, second, third = sorted(told.problems, key=len)
     assert first.endswith(".png: a name or the path is too long")
-    assert "there can be no file for its map (File name too long)" in (second + third)
+    assert "its map cannot be written (File name too long)" in (second + third)
     assert max(map(len, told.problems)) < 600
     assert [record.image for record in patchcli.score(made.store, long)] == [str(long)]  # no map, no trouble
 
@@ -343,7 +343,7 @@ def test_a_file_where_a_map_needs_a_folder(made: World, tmp_path: Path, monkeypa
     found = list(patchcli.score(made.store, given, outputs=Outputs("maps"), batch=1, observer=told))
     assert [record.image for record in found] == ["in/a.png", "in/c.png"]
     (problem,) = told.problems
-    assert problem.startswith("in/a.tiff/b.png: there can be no file for its map")
+    assert problem.startswith("in/a.tiff/b.png: its map cannot be written")
 
 
 def test_a_copy_of_the_data_set_is_not_the_data_set(world: World, tmp_path: Path) -> None:

@@ -470,4 +470,4 @@ def test_memory_is_said_beforehand(made: World, tmp_path: Path, monkeypatch: pyt
     )
     own = working + 19 * 600_000
     needs = said(stream.PROGRAM + 100 + own, "1000x600")
-    assert f"{needs}, {runtime.megabytes(own)} of it for themselves; 1.0 MB are free" in told.notes
+    assert f"{needs}, {runtime.megabytes(own)} of it for themselves; 1.0 MB are free; score smaller images" in told.notes

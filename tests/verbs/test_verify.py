@@ -171,7 +171,7 @@ def test_the_calibration(world: World, tmp_path: Path) -> None:
     patchcli.embed(tmp_path / "other.zarr", half=True)
     checks, told = verified(tmp_path / "other.zarr")
     assert statuses(checks) == {**SOUND, "calibration": "disagrees"}
-    assert told.problems == ["calibration disagrees: the calibration is of another bank; run: `calibrate()`"]
+    assert told.problems == ["calibration disagrees: the calibration belongs to another bank; run: `calibrate()`"]
     with Store.writing(world.store) as opened:
         stored, ids = opened.calibration, opened.images.ids
         scores = stored.scores * np.where(np.arange(10) == 6, 1.1, 1)

@@ -1,6 +1,6 @@
 """Compiled loops of the pruned search and of the k-centre selection. With lanes, the only import of numba.
 
-A page is a k-d tree over `coords` (n, 16): rows start[i]:stop[i] lie in node i, inside the box lo[i], hi[i]; its
+A page is a k-d tree over `coords` (n, 16): rows start[i]:stop[i] lie in node i, inside the box low[i], high[i]; its
 children are 2i+1 and 2i+2; `kind` says INNER, LEAF, or SAME (all vectors equal, ids ascending: one distance serves all).
 `blocks` (groups, n / 16, WORDS) holds all principal coordinates, 16 a group, as whole multiples of `scale`, of 16 rows a block.
 The loops release the GIL.
@@ -231,7 +231,7 @@ def _nearer(query, vector, number, i, best, index):
 
 
 @_loop
-def finish_tree(vectors, coords, ids, start, stop, kind, low, high):
+def finish_tree(vectors, coords, start, stop, kind, low, high):
     """Boxes of all nodes, and SAME where a node's vectors are equal (its ids must then be put in order)."""
     for i in range(len(start) - 1, -1, -1):
         if kind[i] == INNER:

@@ -106,7 +106,7 @@ class Page:
         kind = np.where(nodes["is_leaf"], kernels.LEAF, kernels.INNER)
         low, high = np.empty((2, len(nodes), COORDS), np.float32)
         vectors, ids, coords = vectors[order], ids[order], coords[order]
-        kernels.finish_tree(vectors, coords, ids, start, stop, kind, low, high)
+        kernels.finish_tree(vectors, coords, start, stop, kind, low, high)
         for node in np.flatnonzero(kind == kernels.SAME):
             ids[start[node] : stop[node]].sort()  # equal vectors: any order of them is right
         return cls.stored(axes, vectors, ids, coords, np.column_stack([start, stop, kind]), low, high)
@@ -200,7 +200,7 @@ class Pages:
         return len(self.index.low)
 
     def share(self, number: int, count: int) -> "Pages":
-        """Every so-manieth page, from that number on: the same pages."""
+        """Every `count`-th page, from that number on: the same pages."""
         index = replace(self.index, low=self.index.low[number::count], high=self.index.high[number::count])
         return Pages(index, lambda page: self[number + count * page], 0)
 
@@ -228,7 +228,7 @@ class Pages:
 
 
 def axes_of(vectors: Iterable[Vectors], total: int) -> Axes:
-    """The axes of `total` vectors, from every so-manieth of them."""
+    """The axes of `total` vectors, from a sample of SAMPLE of them or more, evenly spread."""
     step = max(1, total // SAMPLE)
     taken, passed = [], 0
     for _, part in vectors:
