@@ -22,7 +22,10 @@ class Kept:
     keep: Annotated[
         float | None,
         typer.Option(
-            "--keep", metavar="SHARE", parser=options.share, help="Thin the bank to this share of its vectors, 10% or 0.1."
+            "--keep",
+            metavar="SHARE",
+            parser=options.share,
+            help="Thin the bank to this share of its vectors, such as 10% or 0.1.",
         ),
     ] = None
     half: Annotated[bool, typer.Option("--half", help="Store vectors as float16, at half the size on disk.")] = False

@@ -14,8 +14,8 @@ def import_weights(
         Path | None,
         typer.Argument(
             metavar="WEIGHTS",
-            help="State dict: the one that the authors of Patch SVDD publish (hazelnut.pkl), or with --backbone one of that "
-            "(safetensors or PyTorch). Without it, timm fetches the backbone's weights.",
+            help="A file that the authors of Patch SVDD publish (hazelnut.pkl), or with --backbone a state dict of that model "
+            "(safetensors or PyTorch). Without a file, timm downloads the backbone's weights.",
         ),
     ] = None,
     store: options.Store = options.STORE,

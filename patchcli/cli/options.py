@@ -190,7 +190,7 @@ class Extraction:
             rich_help_panel=IMAGES,
             help="Working size in pixels: N or HxW stretches the images, fit:HxW keeps their aspect ratio and mirrors the "
             "margin, keep:N scales the shorter side to N, native keeps their own size. [default: the images' aspect ratio, "
-            "and a shorter side of 256, or theirs if that is smaller; with --objective paper: 256]",
+            "and a shorter side of 256, or theirs if that is smaller, down to 128; with --objective paper: 256]",
         ),
     ] = None
     holdout: Annotated[
@@ -291,7 +291,8 @@ class Search(Budget):
         typer.Option(
             "--search",
             rich_help_panel=COMPUTATION,
-            help="Nearest-neighbour search; all are exact. auto takes keops on a GPU, else pruned.",
+            help="Nearest-neighbour search; all are exact. auto takes keops on a GPU and pruned on a CPU, or brute where these "
+            "cannot work well.",
         ),
     ] = "auto"
     precision: Annotated[
@@ -333,7 +334,7 @@ class Workers:
             "--scheduler",
             metavar="ADDRESS",
             rich_help_panel=COMPUTATION,
-            help="Work on the Dask cluster with this address (tcp://host:8786), or whose scheduler wrote this file.",
+            help="Work on a Dask cluster: the address of its scheduler (tcp://host:8786), or the file that it wrote.",
         ),
     ] = None
 
@@ -353,8 +354,8 @@ class Searchers(Workers):
         typer.Option(
             "--spread",
             rich_help_panel=COMPUTATION,
-            help="Give each worker some of the images and the whole bank, or a shard of the bank and every image. auto takes "
-            "shards where the workers' banks do not fit in memory.",
+            help="images: each worker has the whole bank and takes some of the images; shards: each has a share of the bank "
+            "and sees every image; auto: shards if the workers' banks do not fit in memory.",
         ),
     ] = "auto"
 

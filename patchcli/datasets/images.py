@@ -170,11 +170,6 @@ def strips(height: int, width: int, pixels: int | None = None) -> Iterator[slice
     return (slice(top, min(height, top + rows)) for top in range(0, height, rows))
 
 
-def decode(path: Path) -> Pixels:
-    """Pixels (H, W, 3) of a file, as the reader of 8-bit data sets gives them."""
-    return Reader().read(path)
-
-
 @dataclass(frozen=True)
 class Depth:
     """Up to how many bits of a sample the files of a data set use."""

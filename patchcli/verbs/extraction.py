@@ -39,7 +39,7 @@ class ImageOptions:
     """How images become those of a store.
 
     Without `layout`, the first that fits is taken. `size` is the working size (height, width), by default one of the images'
-    median aspect ratio whose shorter side is 256, or theirs if that is smaller; or a text: "256" or
+    median aspect ratio whose shorter side is 256, or theirs if that is smaller, down to 128; or a text: "256" or
     "256x320"; "fit:256x320", images within that with their aspect ratio, the rest filled with their reflection; "native",
     the images' own, or "keep:256", that shorter side with their aspect ratio, which both need images that are alike. A
     share `holdout` of the images is reserved: neither trained with nor in the bank, `calibrate` uses them. `bits`, 8 to 16,

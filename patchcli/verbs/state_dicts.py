@@ -38,8 +38,10 @@ def read(path: Path, expected: str) -> dict[str, Tensor]:
     for wrapper in WRAPPERS:
         if isinstance(state, dict) and isinstance(inner := state.get(wrapper), dict):
             state = inner
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{expected}, found a {type(state).__name__} whose values are not all tensors")
+    if not isinstance(state, dict):
+        raise InputError(f"{expected}, found {type(state).__name__}")
+    if not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{expected}, found a dict whose values are not all tensors")
     return state
 
 

@@ -256,7 +256,7 @@ def test_held_out_images_are_in_neither_training_nor_bank(held: World, tmp_path:
     assert not aside.keys() & ids
     assert aside.keys() | ids == {f"train/good/{path.name}" for path in (held.data / "train" / "good").iterdir()}
     assert ("train/good/000.png" in aside) == ("train/good/copy.png" in aside)
-    learned = np.stack([images.resize(images.decode(held.data / name), *WORKING) for name in opened.images.ids])
+    learned = np.stack([images.resize(images.Reader().read(held.data / name), *WORKING) for name in opened.images.ids])
     np.testing.assert_allclose(opened.images.mean, learned.mean(axis=0), rtol=1e-5)
     assert patchcli.info(held.store).held_out == len(aside)
 

@@ -19,7 +19,7 @@ from patchcli.verbs.cut_patches import cut_patches
 from patchcli.verbs.extraction import ImageOptions
 from patchcli.verbs.outputs import Outputs
 
-BITS, SHIFT = 12, 4
+BITS = 12
 
 
 def write_deep(root: Path, bits: int = BITS, orientation: int = 1, images: int = 4) -> Path:

@@ -28,7 +28,7 @@ def test_images_ids_sizes_and_mean(world: World, tmp_path: Path) -> None:
     numbered = [f"train/good/{i:03}.png" for i in range(10)]
     assert store.images.ids == [*numbered, "train/good/010.bmp", "train/good/größe 漢.png"]
     assert store.images.sizes == [SIZE] * 10 + [(70, 100), (90, 200)]
-    expected = np.stack([images.resize(images.decode(world.data / name), 96, 80) for name in store.images.ids])
+    expected = np.stack([images.resize(images.Reader().read(world.data / name), 96, 80) for name in store.images.ids])
     np.testing.assert_array_equal(store.images.read(0, 12), expected)
     np.testing.assert_allclose(store.images.mean, expected.mean(axis=0), rtol=1e-5)
     assert store.source.layout == "mvtec"
@@ -128,7 +128,7 @@ def test_native_images_are_as_they_are(tmp_path: Path) -> None:
     found = patchcli.extract(data, tmp_path / "s.zarr", ImageOptions(size="native"), observer=Told())
     assert (found.height, found.width) == (150, 200)
     stored = Store.open(tmp_path / "s.zarr").images.read(0, 1)[0]
-    np.testing.assert_array_equal(stored, images.decode(data / "000.png"))
+    np.testing.assert_array_equal(stored, images.Reader().read(data / "000.png"))
     assert not patchcli.extract(data, tmp_path / "s.zarr", ImageOptions(size="native"), observer=Told()).fresh
 
 
@@ -169,7 +169,7 @@ def test_images_of_any_shape_fit(tmp_path: Path) -> None:
     assert (found.height, found.width, store.canvas.keeps_aspect) == (96, 128, True)
     assert [store.canvas.covered(*map(int, size)) for size in store.images.sizes] == [(96, 128), (96, 24), (96, 79)]
     tall = store.images.read(1, 2)[0]
-    np.testing.assert_array_equal(tall[:, :24], images.resize(images.decode(data / "tall" / "000.png"), 96, 24))
+    np.testing.assert_array_equal(tall[:, :24], images.resize(images.Reader().read(data / "tall" / "000.png"), 96, 24))
     np.testing.assert_array_equal(tall[:, 24:48], tall[:, 23::-1])  # mirrored, and mirrored again
     np.testing.assert_array_equal(tall[:, 48:72], tall[:, :24])
     assert not patchcli.extract(data, tmp_path / "s.zarr", ImageOptions(size="fit:96x128")).fresh

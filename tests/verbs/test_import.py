@@ -103,7 +103,7 @@ def _without(name: str) -> dict[str, Any]:
         ({}, r"is missing"),
         ([1, 2, 3], r"found list"),
         (torch.zeros(3), r"found Tensor"),
-        ({"epoch": 3, "weights": weights()}, r"other things than tensors"),
+        ({"epoch": 3, "weights": weights()}, r"found a dict whose values are not all tensors"),
     ],
     ids=lambda value: "" if isinstance(value, str) else None,
 )  # fmt: skip
