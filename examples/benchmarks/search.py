@@ -46,7 +46,7 @@ def loaded(store: Store) -> tuple[np.ndarray, list[torch.Tensor], list[Path]]:
     encoder, (height, width) = store.encoder.restore(CPU), store.images.mean.shape[:2]
     grids = embedding.grids(encoder, height, width, {})
     queries = [
-        embedding.embed(encoder, images.resize(images.decode(file), height, width)[None], store.images.mean, grids, CPU)[
+        embedding.embed(encoder, images.resize(images.Reader().read(file), height, width)[None], store.images.mean, grids, CPU)[
             "small"
         ]
         for file in files

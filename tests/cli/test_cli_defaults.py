@@ -96,7 +96,8 @@ PAPER, PATCH, FLAT = Recipe.paper(), Recipe(sampler="patch"), Recipe(encoder="fl
 PROSE: dict[tuple[str, str], Callable[[], bool]] = {
     (
         "--size",
-        "the images' aspect ratio, and a shorter side of 256, or theirs if that is smaller, down to 128; with --objective paper: 256",
+        "the images' aspect ratio, and a shorter side of 256, or theirs if that is smaller, down to 128; "
+        "with --objective paper: 256",
     ): lambda: (sizes.SIDE, sizes.LEAST) == (256, 128),
     ("--steps", "1000"): lambda: loop.STEPS == 1000,
     ("--encoder", "hybrid; with --objective paper: hierarchical"): lambda: (

@@ -204,7 +204,7 @@ def test_a_jpeg_inside_a_tiff(tmp_path: Path, orientation: int) -> None:
     samples = np.stack([x * 4, y * 5, x + y], axis=-1).astype(np.uint8)
     Image.fromarray(samples).save(tmp_path / "a.tif", compression="jpeg", tiffinfo={274: orientation}, quality=95)
     wanted = expected(samples, 255, orientation, 255)
-    pixels = images.decode(tmp_path / "a.tif")
+    pixels = images.Reader().read(tmp_path / "a.tif")
     assert images.size(tmp_path / "a.tif") == pixels.shape[:2] == wanted.shape[:2]
     assert np.abs(pixels - wanted).mean() < 8
     assert decoding.head(tmp_path / "a.tif").lossy
@@ -218,7 +218,7 @@ def test_what_tiff_holds_and_pixels_cannot(tmp_path: Path, dtype: str, found: st
     values = np.linspace(-9 if dtype == "int16" else 0, 2**20 if dtype == "uint32" else 9, H * W).reshape(H, W)
     tifffile.imwrite(tmp_path / "a.tif", values.astype(dtype))
     with pytest.raises(InputError, match=found):
-        images.decode(tmp_path / "a.tif")
+        images.Reader().read(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.9, 0.999])
@@ -257,7 +257,7 @@ def test_png(tmp_path, seed, depth, used, channels, orientation, filtered, named
 def test_a_compressed_text_of_a_png(tmp_path: Path, packed: bool) -> None:
     text = zlib.compress(b"x" * 9_000_000) if packed else b"no stream"
     (tmp_path / "a.png").write_bytes(png_bytes(drawn(0, 255, 3), 8, [(b"zTXt", b"Comment\0\0" + text)]))
-    np.testing.assert_array_equal(images.decode(tmp_path / "a.png"), drawn(0, 255, 3))
+    np.testing.assert_array_equal(images.Reader().read(tmp_path / "a.png"), drawn(0, 255, 3))
 
 
 @pytest.mark.parametrize(("samples", "key"), [(1, 700), (3, (700, 800, 900))])
@@ -279,7 +279,7 @@ def test_exif_of_a_jpeg(tmp_path: Path, orientation: int) -> None:
     Image.fromarray(samples).save(tmp_path / "a.jpg", quality=95, exif=tags)
     wanted = expected(samples, 255, orientation, 255)
     assert images.size(tmp_path / "a.jpg") == wanted.shape[:2]
-    assert np.abs(images.decode(tmp_path / "a.jpg") - wanted).mean() < 8
+    assert np.abs(images.Reader().read(tmp_path / "a.jpg") - wanted).mean() < 8
 
 
 # ---- alpha, pages, frames, limits -----------------------------------------------------------------------------------
@@ -319,7 +319,7 @@ def test_the_first_frame_of_an_animation(tmp_path: Path, name: str) -> None:
     options = {"lossless": True} if name == "a.webp" else {}
     first.save(tmp_path / name, save_all=True, append_images=others, duration=100, **options)
     (tmp_path / name).rename(tmp_path / "b.png")
-    assert (images.decode(tmp_path / "b.png") == (255, 0, 0)).all()
+    assert (images.Reader().read(tmp_path / "b.png") == (255, 0, 0)).all()
     assert remarked(tmp_path / "b.png") == ["an animation of 3 frames; the first is read"]
 
 
@@ -328,7 +328,7 @@ def test_an_image_over_the_limit_is_read_when_said_so(tmp_path: Path, monkeypatc
     for name in ("a.png", "a.tif", "a.jpg"):
         Image.new("RGB", (W, H), "red").save(tmp_path / name)
         with pytest.raises(InputError, match="give `large`"):
-            images.decode(tmp_path / name)
+            images.Reader().read(tmp_path / name)
         assert Reader(large=True).read(tmp_path / name).shape == (H, W, 3)
 
 
@@ -338,7 +338,7 @@ def test_pillows_own_limit_is_not_met(tmp_path: Path, monkeypatch: pytest.Monkey
         Image.new("RGB", (W, H), "red").save(tmp_path / name, compression="tiff_lzw" if name == "b.tif" else None)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert images.decode(tmp_path / name).shape == (H, W, 3)
+            assert images.Reader().read(tmp_path / name).shape == (H, W, 3)
 
 
 def test_names_that_libraries_take_for_something_else(tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_names_that_libraries_take_for_something_else(tmp_path: Path) -> None:
         Image.new("RGB", (W, H), "red").save(io.BytesIO(), "png")
         Image.new("RGB", (W, H), "red").save(tmp_path / "x.png")
         (tmp_path / "x.png").rename(tmp_path / name)
-        assert images.decode(tmp_path / name).shape == (H, W, 3)
+        assert images.Reader().read(tmp_path / name).shape == (H, W, 3)
 
 
 # ---- depth ----------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def assert_grey(pixels: np.ndarray, expected: np.ndarray) -> None:
 
 def test_grey_is_replicated(tmp_path: Path, grey: np.ndarray) -> None:
     Image.fromarray(grey).save(tmp_path / "a.png")
-    assert_grey(images.decode(tmp_path / "a.png"), grey)
+    assert_grey(images.Reader().read(tmp_path / "a.png"), grey)
 
 
 def test_a_palette_is_resolved(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_a_palette_is_resolved(tmp_path: Path) -> None:
     image = Image.fromarray(indices, "P")
     image.putpalette([10, 20, 30, 200, 100, 50])
     image.save(tmp_path / "a.png")
-    pixels = images.decode(tmp_path / "a.png")
+    pixels = images.Reader().read(tmp_path / "a.png")
     assert (pixels[:, : W // 2] == (10, 20, 30)).all()
     assert (pixels[:, W // 2 :] == (200, 100, 50)).all()
 
@@ -49,7 +49,7 @@ def test_a_transparent_palette_entry_is_black(tmp_path: Path) -> None:
     image = Image.fromarray(indices, "P")
     image.putpalette([10, 20, 30, 200, 100, 50])
     image.save(tmp_path / "a.png", transparency=1)
-    pixels = images.decode(tmp_path / "a.png")
+    pixels = images.Reader().read(tmp_path / "a.png")
     assert (pixels[:, : W // 2] == (10, 20, 30)).all()
     assert (pixels[:, W // 2 :] == 0).all()
 
@@ -59,7 +59,7 @@ def test_transparent_pixels_lie_on_black(tmp_path: Path) -> None:
     rgba[0, 0, 3] = 0
     rgba[0, 1, 3] = 128
     Image.fromarray(rgba).save(tmp_path / "a.png")
-    pixels = images.decode(tmp_path / "a.png")
+    pixels = images.Reader().read(tmp_path / "a.png")
     assert pixels[0, 0].tolist() == [0, 0, 0]
     np.testing.assert_allclose(pixels[0, 1], (100, 50, 25), atol=1)
     assert pixels[0, 2].tolist() == [200, 100, 50]
@@ -69,7 +69,7 @@ def test_grey_with_alpha_lies_on_black(tmp_path: Path, grey: np.ndarray) -> None
     alpha = np.full((H, W), 255, np.uint8)
     alpha[H // 2 :] = 0
     Image.merge("LA", (Image.fromarray(grey), Image.fromarray(alpha))).save(tmp_path / "a.png")
-    assert_grey(images.decode(tmp_path / "a.png"), np.where(alpha > 0, grey, 0))
+    assert_grey(images.Reader().read(tmp_path / "a.png"), np.where(alpha > 0, grey, 0))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, grey: np.ndarray, orientati
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(grey).save(tmp_path / "a.png", exif=exif)
-    assert_grey(images.decode(tmp_path / "a.png"), upright(grey))
+    assert_grey(images.Reader().read(tmp_path / "a.png"), upright(grey))
 
 
 @pytest.mark.parametrize("name", ["a.webp", "a.bmp", "a.jpg", "a.JPEG", "a.tif", "a.tiff", "a.png"])
@@ -88,7 +88,7 @@ def test_formats(tmp_path: Path, name: str) -> None:
     y, x = np.mgrid[:H, :W]
     pixels = np.stack([x * 4, y * 5, x + y], axis=-1).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / name)
-    np.testing.assert_allclose(images.decode(tmp_path / name).astype(int), pixels, atol=16)  # JPEG and WebP lose some
+    np.testing.assert_allclose(images.Reader().read(tmp_path / name).astype(int), pixels, atol=16)  # JPEG and WebP lose some
     assert list(images.find(tmp_path, problem=pytest.fail)) == [tmp_path / name]
 
 
@@ -102,30 +102,30 @@ def test_a_truncated_file_is_named(tmp_path: Path, grey: np.ndarray, name: str) 
     Image.fromarray(noise).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(InputError, match=name):
-        images.decode(path)
+        images.Reader().read(path)
 
 
 def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not an image")
     with pytest.raises(InputError, match=r"text\.png: cannot be decoded"):
-        images.decode(tmp_path / "text.png")
+        images.Reader().read(tmp_path / "text.png")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.png: no such file"):
-        images.decode(tmp_path / "gone.png")
+        images.Reader().read(tmp_path / "gone.png")
 
 
 def test_floating_point_is_refused(tmp_path: Path, grey: np.ndarray) -> None:
     tifffile.imwrite(tmp_path / "a.tif", grey / np.float32(255))
     with pytest.raises(InputError, match=r"a\.tif: expected an 8- or 16-bit image, found floating point"):
-        images.decode(tmp_path / "a.tif")
+        images.Reader().read(tmp_path / "a.tif")
 
 
 def test_32_bit_integers_are_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.full((H, W), 70_000, np.int32))
     with pytest.raises(InputError, match=r"a\.tif: expected an 8- or 16-bit image, found 32-bit integers"):
-        images.decode(tmp_path / "a.tif")
+        images.Reader().read(tmp_path / "a.tif")
 
 
 def test_an_image_smaller_than_a_patch_is_refused(tmp_path: Path) -> None:
@@ -133,10 +133,10 @@ def test_an_image_smaller_than_a_patch_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (100, 31)).save(tmp_path / "b.png")
     Image.new("RGB", (32, 32)).save(tmp_path / "c.png")
     with pytest.raises(InputError, match=r"a\.png: 20×20 pixels are smaller than a patch"):
-        images.decode(tmp_path / "a.png")
+        images.Reader().read(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"b\.png: 100×31 pixels"):
-        images.decode(tmp_path / "b.png")
-    assert images.decode(tmp_path / "c.png").shape == (32, 32, 3)
+        images.Reader().read(tmp_path / "b.png")
+    assert images.Reader().read(tmp_path / "c.png").shape == (32, 32, 3)
 
 
 # ---- find ---------------------------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def test_standardise_subtracts_the_mean_and_divides_by_255() -> None:
 def test_a_written_png_is_read_back_and_nothing_else_is_left(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (H, W, 3)).astype(np.uint8)
     images.write_png(tmp_path / "a.png", pixels)
-    np.testing.assert_array_equal(images.decode(tmp_path / "a.png"), pixels)
+    np.testing.assert_array_equal(images.Reader().read(tmp_path / "a.png"), pixels)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
@@ -232,7 +232,7 @@ def test_size_is_that_of_the_decoded_image(tmp_path: Path, grey: np.ndarray, ori
     if orientation is not None:
         exif[0x0112] = orientation
     Image.fromarray(grey).save(tmp_path / "a.jpg", exif=exif)
-    assert images.size(tmp_path / "a.jpg") == images.decode(tmp_path / "a.jpg").shape[:2]
+    assert images.size(tmp_path / "a.jpg") == images.Reader().read(tmp_path / "a.jpg").shape[:2]
 
 
 def test_size_of_what_is_no_image(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_maps_scores_and_evidence_are_the_algorithms(
     (result,) = detector(store)([query])
     maps, neighbours = naive_scoring(store, encoder, query, fits)
     for stored, name in zip(store.images.read(0, 3), store.images.ids, strict=True):
-        taken = images.decode(Path(store.source.root) / name)
+        taken = images.Reader().read(Path(store.source.root) / name)
         np.testing.assert_array_equal(stored, naive_canvas(taken, *store.images.mean.shape[:2], fits)[0])
 
     assert result.scale_maps.keys() == maps.keys() == {*encoder.scales, "multi"}
@@ -187,7 +187,7 @@ def naive_span(start: int, K: int, covered: int, original: int) -> tuple[int, in
 
 def test_a_training_image_scores_zero_and_is_its_own_neighbour(make_store: MakeStore, tmp_path: Path) -> None:
     store, _ = make_store("hierarchical", TAKEN)
-    pictures = [images.decode(tmp_path / "good" / name) for name in store.images.ids]
+    pictures = [images.Reader().read(tmp_path / "good" / name) for name in store.images.ids]
     for name, result in zip(store.images.ids, detector(store)(pictures), strict=True):
         assert result.scores["small"] < 1e-5
         assert result.nearest.image == name

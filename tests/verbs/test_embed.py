@@ -242,7 +242,7 @@ def distances(made: World) -> Callable[[Path], dict[str, np.ndarray]]:
         opened = Store.open(path)
         bank, encoder = opened.bank(), opened.encoder.restore(torch.device("cpu"))
         paths = images.find(made.data / "test", problem=pytest.fail)
-        pixels = np.stack([images.resize(images.decode(file), 128, 128) for file in paths])
+        pixels = np.stack([images.resize(images.Reader().read(file), 128, 128) for file in paths])
         grids = embedding.grids(encoder, 128, 128, {})
         found = {}
         for scale, queries in embedding.embed(encoder, pixels, opened.mean, grids, torch.device("cpu")).items():

@@ -223,7 +223,7 @@ def test_the_patches_are_those_that_were_compared(calibrated: World, tmp_path: P
         shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture)))).astype(int)
         rows, columns = np.nonzero((shown > 220).all(axis=2))  # the outline, around the patch
         inside = shown[rows.min() + 3 : rows.max() - 2, columns.min() + 3 : columns.max() - 2].astype(np.uint8)
-        wanted = images.decode(calibrated.data / name)[y : y + height, x : x + width]
+        wanted = images.Reader().read(calibrated.data / name)[y : y + height, x : x + width]
         found = images.resize(inside, height, width).astype(int)
         assert np.abs(found - wanted).mean() < 25  # WebP and the working size lose some
         shifted = np.roll(wanted, 4, axis=0)  # by half a thread: light where the weave is dark

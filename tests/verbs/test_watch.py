@@ -119,7 +119,7 @@ def test_the_same_size_and_time_with_another_content_is_another_image(
     looks = Looks(monkeypatch, None, None, None, change, None, None, None)
     first, second = arrivals(tmp_path / "in", {}, 1e-6, looks.over, Told(), images.Reader)
     assert first.state[:2] == second.state[:2] and first.state != second.state
-    np.testing.assert_array_equal(second.pixels, images.decode(path))
+    np.testing.assert_array_equal(second.pixels, images.Reader().read(path))
     assert (first.pixels != second.pixels).any()
 
 
@@ -140,7 +140,7 @@ def test_what_changes_in_a_backlog_is_scored_as_it_is_then(tmp_path: Path, monke
         taken.append(arrival.name)
         status = (tmp_path / arrival.name).stat()
         assert arrival.state == (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-        np.testing.assert_array_equal(arrival.pixels, images.decode(tmp_path / arrival.name))
+        np.testing.assert_array_equal(arrival.pixels, images.Reader().read(tmp_path / arrival.name))
         changes.pop(arrival.name.removesuffix(".bmp"), lambda: None)()
     assert taken == ["0.bmp", "1.bmp", "2.bmp", "3.bmp", "4.bmp"]  # and none twice, 5.bmp is gone
     assert told.problems == []
@@ -160,7 +160,7 @@ def test_what_changes_while_it_is_decoded_waits_for_the_next_look(tmp_path: Path
     told = Told()
     looks = Looks(monkeypatch, *[None] * 8, lambda: image(path, 3), *[None] * 3)
     (arrival,) = arrivals(tmp_path, {}, 1e-6, looks.over, told, images.Reader)
-    np.testing.assert_array_equal(arrival.pixels, images.decode(path))
+    np.testing.assert_array_equal(arrival.pixels, images.Reader().read(path))
     assert told.problems == []
 
 
@@ -369,7 +369,7 @@ def test_overlays_come_with_their_records(world: World, records: Path, tmp_path:
     patchcli.calibrate(world.store, [tmp_path / "more"], false_alarms=0.25)
     for record in watch(records, world.store, **options):  # type: ignore[arg-type]
         assert Path(record.map).is_file()
-        assert images.decode(Path(record.overlay)).shape == images.decode(records / record.file).shape
+        assert images.Reader().read(Path(record.overlay)).shape == images.Reader().read(records / record.file).shape
 
 
 def test_a_folder_without_permission_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
