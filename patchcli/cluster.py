@@ -77,7 +77,12 @@ SPREAD = ("auto", "images", "shards")
 
 def check_part(part: tuple[int, int]) -> None:
     """Raise InputError unless it is the number of a part, from 1 on, and how many there are."""
-    number, count = part
+    try:
+        number, count = part
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{part!r}", parameter="part", expected="the number of a part and how many there are, such as (3, 40)"
+        ) from None
     if not 1 <= number <= count:
         raise InputError(f"{number}/{count}", parameter="part", expected="a number from 1 to the count of parts, such as 3/40")
 

@@ -120,30 +120,37 @@ def set_threads(threads: int | None) -> None:
             blas.limit(limits=threads)
 
 
-class _OneThread:
-    """Within, NumPy's matrix products take one thread; several may be within at once."""
+class _Setting:
+    """A setting of the whole process, for as long as any thread is within."""
 
-    def __init__(self) -> None:
-        self._lock, self._within = threading.Lock(), 0
-        self._blas = ThreadpoolController().select(user_api="blas")
+    def __init__(self, made: Callable[[], contextlib.AbstractContextManager[object]]) -> None:
+        self._lock, self._within, self._made = threading.Lock(), 0, made
 
     def __enter__(self) -> None:
         with self._lock:
             if not self._within:
-                self._before = self._blas.limit(limits=1)
+                self._setting = self._made()
+                self._setting.__enter__()
             self._within += 1
 
     def __exit__(self, *error: object) -> None:
         with self._lock:
             self._within -= 1
             if not self._within:
-                self._before.restore_original_limits()
+                self._setting.__exit__(None, None, None)
 
 
 @functools.cache
 def one_blas_thread() -> contextlib.AbstractContextManager[None]:
     """Within, NumPy's matrix products take one thread: others would spin for a while after each, beside the search."""
-    return _OneThread()
+    blas = ThreadpoolController().select(user_api="blas")
+    return _Setting(lambda: blas.limit(limits=1))
+
+
+@functools.cache
+def full_float32() -> contextlib.AbstractContextManager[None]:
+    """Within, a GPU's convolutions have no TF32, so that features are those of a CPU."""
+    return _Setting(lambda: torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
 
 
 def memory(limit: int | None = None) -> int:

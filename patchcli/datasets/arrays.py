@@ -37,10 +37,11 @@ def to_pixels(image: ImageLike, reader: Reader, white: float | None = None) -> P
 
     `white` is the highest value that an array may have; see Detector. Raises InputError.
     """
-    if isinstance(image, Path | str):
-        return reader.read(Path(image))
-    if isinstance(image, Image.Image):
-        return _of_pil(image, reader)
+    if isinstance(image, Path | str | Image.Image):
+        if white is not None:
+            expected = "arrays; files and PIL images say themselves what is white"
+            raise InputError(type(image).__name__, parameter="full_scale", expected=expected)
+        return _of_pil(image, reader) if isinstance(image, Image.Image) else reader.read(Path(image))
     if not isinstance(image, np.ndarray):
         raise _refused("an array, a PIL image or a path", f"{type(image).__name__}")
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
@@ -66,7 +67,10 @@ def _of_pil(image: Image.Image, reader: Reader) -> Pixels:
 
 def _scaled(values: NDArray[Any], reader: Reader, white: float | None) -> Pixels:
     """An array's values as pixels of the reader's depth."""
-    kind = values.dtype
+    kind = values.dtype.newbyteorder("=")
+    if kind.kind == "f":
+        kind = np.promote_types(kind, np.float32)
+    values = values.astype(kind, copy=False)
     if kind == np.uint8:
         usual: float | None = 255
     elif kind == np.uint16:
@@ -86,9 +90,9 @@ def _scaled(values: NDArray[Any], reader: Reader, white: float | None) -> Pixels
     top = 255 if reader.bits == 8 else 65535
     if kind == reader.dtype and white == top:
         return values
-    if kind.kind == "u" and float(white).is_integer():  # as files are scaled
+    if kind.kind == "u" and float(white).is_integer() and white < 1 << 32:  # as files are scaled
         whole = int(white)
-        return ((values.astype(np.uint32) * top + whole // 2) // whole).astype(reader.dtype)
+        return ((values.astype(np.uint64) * top + whole // 2) // whole).astype(reader.dtype)
     return np.rint(values * (top / white)).astype(reader.dtype)
 
 

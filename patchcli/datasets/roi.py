@@ -18,7 +18,13 @@ class Roi:
     """A region of interest: where images are looked at. Outside of it maps are 0, and nothing there counts."""
 
     path: Path
-    mask: NDArray[np.bool_]  # (h, w), of the images' size or of another with their aspect ratio
+    mask: NDArray[np.bool_]  # (h, w), of the images' size or of another with their aspect ratio; what is not 0 counts
+
+    def __post_init__(self) -> None:
+        mask = np.asarray(self.mask)
+        if mask.ndim != 2:
+            raise InputError(f"the shape {mask.shape}", parameter="mask", expected="a mask (height, width)")
+        object.__setattr__(self, "mask", mask != 0)
 
     @classmethod
     def read(cls, path: Path | str, mask_threshold: int | None = None, large: bool = False) -> "Roi":

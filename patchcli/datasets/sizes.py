@@ -4,6 +4,7 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from operator import index
 from statistics import median
 
 from patchcli.datasets import images
@@ -33,6 +34,11 @@ def canvas_of(size: tuple[int, int] | str, samples: Sequence[Sample], smallest: 
             expected = "256, 256x320 (height x width), fit:256x320, keep:256 or native"
             raise InputError(f"{size!r}", parameter="size", expected=expected)
         size = int(sides[0]), int(sides[-1])
+    try:
+        height, width = map(index, size)
+    except (TypeError, ValueError):
+        raise InputError(f"{size!r}", parameter="size", expected="(height, width) or a text such as fit:256x320") from None
+    size = height, width
     if min(size) < smallest:
         wrong = f"expected at least {smallest}x{smallest}, the larger patch; found {size[0]}x{size[1]}"
         raise InputError(wrong, parameter="size")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from patchcli.errors import InputError, StoreError
 from patchcli.store import Thresholds
+from patchcli.store.attributes import plain
 
 VERDICTS = ("pass", "review", "reject")
 CONFIDENCE = 0.95
@@ -97,6 +98,9 @@ class Promise:
     false_alarms: float | None = None  # None: the lowest of RATES that the images can promise, else the lowest that they can
     confidence: float = CONFIDENCE
     review: float | None = None  # the higher rate of a lower threshold
+
+    def __post_init__(self) -> None:
+        plain(self)
 
     def rate(self, images: int) -> float:
         """The rate that so many images are to promise; raises InputError where they cannot."""

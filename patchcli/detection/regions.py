@@ -86,7 +86,7 @@ class RegionOptions:
     mm_per_pixel: float | None = None  # the side of an image's pixel
 
     def __post_init__(self) -> None:
-        if self.min_area < 1:
+        if not self.min_area >= 1:
             raise InputError(f"{self.min_area}", parameter="min_area", expected="1 pixel or more")
         side = self.mm_per_pixel
         if side is not None and not (side > 0 and 0 < side * side < math.inf):

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from patchcli import runtime
 from patchcli.datasets.images import Pixels, standardise
 from patchcli.errors import InputError
 from patchcli.features.encoder import Encoder
@@ -92,7 +93,6 @@ def _spans(
     return spans
 
 
-@torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # the same features on a GPU as on a CPU
 @torch.inference_mode()
 def embed(
     encoder: Encoder,
@@ -126,7 +126,7 @@ def embed(
         for start in range(0, count, at_once):
             part = slice(start, start + at_once)
             images = torch.from_numpy(standardise(pixels[part, *tile], mean[tile])).to(device)
-            with forward:
+            with forward, runtime.full_float32():
                 for name, i, j, features in _features(encoder, images, starts):
                     if name not in out:
                         kept = torch.promote_types(features.dtype, torch.float32)

@@ -20,7 +20,9 @@ POOLS, BLURS = (1.0, 2.5), (1.0, 3.0)  # σ of the windows of energies and of co
 # dark ground, the second no more than the rounding of 8 bits; good images choose.
 FLOORS = (0.005, 0.001)
 RADIUS = 11  # of a patch around its middle, in pixels of half the resolution
-LEAST = 1e-3  # of the mean variance: components with less are noise that whitening would blow up
+# Of the mean variance: components with less are whitened as if they had so much. What does not vary from one good patch to
+# another counts then, such as the colour of a grey part, and noise is not blown up.
+LEAST = 1e-3
 SAMPLES = 100_000  # patches that the whitening is computed from, at most
 
 
@@ -81,10 +83,9 @@ class FixedEncoder(Encoder):
         values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
         D = self.whitening.shape[1]
         values, vectors = values.flip(0)[:D], vectors.flip(1)[:, :D]
-        kept = values > LEAST * values.mean() + 1e-12
         self.mean.copy_(mean)
         self.whitening.zero_()
-        self.whitening[:, : len(values)] = torch.where(kept, vectors / values.clamp_min(1e-12).sqrt(), 0.0)
+        self.whitening[:, : len(values)] = vectors / values.clamp_min(float(LEAST * values.mean()) + 1e-12).sqrt()
 
     def _described(self, images: Tensor, rows: Index, columns: Index) -> Tensor:
         """Images (B, 3, H, W) → energies and colours of the patches at these rows and columns, (B, channels, h, w)."""

@@ -25,7 +25,8 @@ def restore(
     architecture: str, D: int, options: Mapping[str, Any], weights: Mapping[str, NDArray[Any]], device: torch.device
 ) -> Encoder:
     """An encoder with these weights, ready to embed. Raises InputError where it needs a library that is not installed."""
-    encoder = build(architecture, D, **options)
+    with torch.random.fork_rng(devices=[]):  # its first weights are random
+        encoder = build(architecture, D, **options)
     try:
         encoder.load_state_dict({name: torch.from_numpy(values) for name, values in weights.items()})
     except RuntimeError as error:  # a library has changed since the store was made

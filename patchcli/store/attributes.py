@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+import numpy as np
+
 T = TypeVar("T", bound="DataclassInstance")
+
+
+def plain(options: "DataclassInstance") -> None:
+    """Make Python's numbers of NumPy's in a frozen dataclass, as JSON needs them."""
+    for field in fields(options):
+        if isinstance(value := getattr(options, field.name), np.generic):
+            object.__setattr__(options, field.name, value.item())
 
 
 def to_stored(attributes: "DataclassInstance") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from patchcli.errors import DamagedError, IncompleteError, InputError
 from patchcli.features.grid import PatchGrid
-from patchcli.store.attributes import to_stored
+from patchcli.store.attributes import plain, to_stored
 from patchcli.store.parts import Array, Part
 
 CHUNK_BYTES = 8 << 20  # a block of the bank's largest scale: between 4 and 16 MB
@@ -39,10 +39,13 @@ class Thinning:
     half: bool = False  # as float16
 
     def __post_init__(self) -> None:
+        plain(self)
+        if not isinstance(self.half, bool):
+            raise InputError(repr(self.half), parameter="half", expected="True or False")
         if self.tolerance is not None and not 0 < self.tolerance < math.inf:
             raise InputError(f"{self.tolerance}", parameter="tolerance", expected="a distance above 0")
-        if self.keep is not None and not 0 < self.keep <= 1:
-            raise InputError(f"{self.keep:g}", parameter="keep", expected="a share such as 10% or 0.1")
+        if self.keep is not None and (isinstance(self.keep, bool) or not 0 < self.keep <= 1):
+            raise InputError(f"{self.keep}", parameter="keep", expected="a share such as 10% or 0.1")
         if self.tolerance is not None and self.keep is not None:
             raise InputError("`tolerance` and `keep`: give one of the two")
 

@@ -139,11 +139,14 @@ def damage_part(rng: np.random.Generator, pixels: Pixels, other: Pixels) -> tupl
 def damage(rng: np.random.Generator, pixels: Pixels, other: Pixels, count: int) -> tuple[Pixels, NDArray[np.bool_]]:
     """A copy of `pixels` (H, W, 3) with `count` defects of random kinds, and the mask (H, W) of what visibly changed.
 
-    `other` is a good image of the same size, from which pieces are taken.
+    `other` is a good image of the same size, from which pieces are taken. In an image without colour a defect has none: the
+    camera would not show it.
     """
     out, source = levels(pixels).astype(np.float64), levels(other).astype(np.float64)
     for kind in rng.choice(list(KINDS), count):
         out = KINDS[kind](rng, out, source)
+    if (pixels == pixels[..., :1]).all():
+        out = np.broadcast_to(out.mean(axis=2, keepdims=True), out.shape)
     level = 1 if pixels.dtype == np.uint8 else 257
     damaged = (out.clip(0, 255) * level).round().astype(pixels.dtype)
     return damaged, np.abs(damaged.astype(np.int32) - pixels).max(axis=2) > VISIBLE * level

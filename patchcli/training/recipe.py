@@ -10,6 +10,7 @@ from patchcli import runtime
 from patchcli.errors import InputError
 from patchcli.features import TRAINED
 from patchcli.features.registry import ENCODERS
+from patchcli.store.attributes import plain
 
 SAMPLERS = ("dense", "patch")
 OBJECTIVES = ("paper", "contrast")
@@ -77,6 +78,7 @@ class Recipe:
         return cls(sampler="patch", objective="paper", **changes)
 
     def __post_init__(self) -> None:
+        plain(self)
         self._check_choices()
         if self.objective is None:
             object.__setattr__(self, "objective", "paper" if self.sampler == "patch" else "contrast")

@@ -14,10 +14,10 @@ from patchcli.verbs.outputs import below
 
 
 def cut_patches(
-    store: Path | str, folder: Path, names: Sequence[str] = (), scale: str = "big", observer: Observer | None = None
+    store: Path | str, folder: Path | str, names: Sequence[str] = (), scale: str = "big", observer: Observer | None = None
 ) -> int:
     """Write the patches of chosen training images (default: the first) as PNG below `folder`; how many."""
-    opened = Store.open(store)
+    opened, folder = Store.open(store), Path(folder)
     ids = opened.images.ids
     scales = HierarchicalEncoder.scales
     if scale not in scales:

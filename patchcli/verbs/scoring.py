@@ -52,6 +52,8 @@ class Scoring:
         self.detector, self.outputs, self.options = detector, outputs, options
         self.batch, self.observer, self.endless, self.cluster = batch, observer, endless, cluster
         self.read = read or detector.reader.read
+        if batch < 1 or batch != int(batch):
+            raise InputError(f"{batch}", parameter="batch", expected="a number of images, 1 or more")
         check_part(part)
         if outputs.submission and paths is not None:
             raise InputError("scores the private test images", parameter="submission", advice="leave `paths` out")

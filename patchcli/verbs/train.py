@@ -28,7 +28,7 @@ def train(
     overwrite: bool = False,
     device: str = "auto",
     threads: int | None = None,
-    report: Path | None = None,
+    report: Path | str | None = None,
     observer: Observer | None = None,
     recipe: Recipe | None = None,
     **changes: Unpack[RecipeFields],
@@ -68,11 +68,11 @@ def train(
             trained = replace(trained, signal=stop())
         progress.note_end(observer, training, trained)
         if report is not None and process.rank == 0:
-            page.write_page(checkpoint.history(opened), report)
+            page.write_page(checkpoint.history(opened), Path(report))
         return trained
 
 
-def _check(unused: ImageOptions, both: bool, report: Path | None) -> None:
+def _check(unused: ImageOptions, both: bool, report: Path | str | None) -> None:
     """Refuse arguments that contradict each other, and a page that cannot be written."""
     for name in ("layout", "holdout", "bits"):
         if getattr(unused, name) is not None:

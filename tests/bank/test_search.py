@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -573,3 +574,32 @@ def test_numpys_threads_do_not_spin_beside_a_search(monkeypatch: pytest.MonkeyPa
         pruned.search(queries, pages)
         assert blas() == {3}
     assert seen == [{1}] * 3
+
+
+def test_a_setting_lasts_until_the_last_thread_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    inside, out = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with runtime.full_float32():
+            inside.set()
+            out.wait(60)
+
+    thread = threading.Thread(target=other)
+    with runtime.full_float32():
+        thread.start()
+        inside.wait(60)
+    assert not torch.backends.cudnn.allow_tf32  # the other one is still within
+    out.set()
+    thread.join()
+    assert torch.backends.cudnn.allow_tf32 and torch.backends.cudnn.benchmark
+
+
+def test_pages_may_be_read_while_those_in_memory_are_looked_at() -> None:
+    bank = torch.from_numpy(np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32))
+    pages, _ = paged(bank, [torch.arange(start, start + 50) for start in range(0, 200, 50)], 50)
+    assert pages[0] is pages[0]
+    for _ in pages.held:
+        assert all(len(page.ids) == 50 for page in pages)
+    assert sorted(pages.held) == [0, 1, 2, 3]

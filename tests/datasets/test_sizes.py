@@ -1,13 +1,16 @@
 """The working size that images suggest."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from patchcli.datasets.images import Canvas
 from patchcli.datasets.layouts import Sample
-from patchcli.datasets.sizes import AREA, usual
+from patchcli.datasets.sizes import AREA, canvas_of, usual
+from patchcli.errors import InputError
 
 
 def samples(folder: Path, sizes: list[tuple[int, int]]) -> list[Sample]:
@@ -39,6 +42,17 @@ def test_the_usual_size(tmp_path: Path, sizes: list[tuple[int, int]], expected: 
     canvas = usual(samples(tmp_path, sizes))
     assert canvas == Canvas(*expected)
     assert canvas.height * canvas.width <= 1.02 * AREA
+
+
+@pytest.mark.parametrize("size", [96, (96,), (96, 96, 3), (96.5, 96), None, ("a", "b")])
+def test_what_is_no_size_is_refused(size: Any) -> None:
+    with pytest.raises(InputError, match=r"`size`: expected \(height, width\) or a text"):
+        canvas_of(size, [], 64)
+
+
+def test_numpy_numbers_are_a_size() -> None:
+    canvas = canvas_of(np.array([96, 128]), [], 64)  # type: ignore[arg-type]
+    assert (canvas, type(canvas.height), type(canvas.width)) == (Canvas(96, 128), int, int)
 
 
 def test_files_that_are_no_images_do_not_count(tmp_path: Path) -> None:

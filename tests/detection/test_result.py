@@ -96,6 +96,19 @@ def test_outside_of_the_region_of_interest_the_map_is_zero(calibrated: Path, mad
         inside(np.zeros((200, 100), np.uint8))
 
 
+def test_a_mask_of_any_kind_marks_the_region_of_interest(detector: patchcli.Detector, made: World) -> None:
+    mask = np.zeros(images.size(made.data / IMAGE), bool)
+    mask[:, :60] = True
+    found = [
+        patchcli.Detector.open(detector.path, roi=patchcli.Roi(Path("drawn"), values))(made.data / IMAGE)
+        for values in (mask, mask.astype(np.uint8), mask * 255, mask * 0.5)
+    ]
+    assert len({(result.score, result.peak) for result in found}) == 1
+    np.testing.assert_array_equal([result.map for result in found], [found[0].map] * 4)
+    with pytest.raises(InputError, match=r"`mask`: expected a mask \(height, width\), found the shape"):
+        patchcli.Roi(Path("drawn"), np.stack([mask] * 3, axis=2))
+
+
 @pytest.mark.parametrize(
     ("image", "says"),
     [
@@ -129,6 +142,28 @@ def test_floating_point_needs_the_value_of_white(detector: patchcli.Detector, va
     for wrong in (values * 2, -values, values * np.nan):
         with pytest.raises(InputError, match="values from 0 to 1"):
             detector(wrong, full_scale=1.0)
+
+
+def test_files_and_pictures_say_themselves_what_is_white(detector: patchcli.Detector, made: World) -> None:
+    with Image.open(made.data / IMAGE) as picture:
+        for image in (picture, made.data / IMAGE, str(made.data / IMAGE)):
+            with pytest.raises(InputError, match="`full_scale`: expected arrays"):
+                detector(image, full_scale=127)
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("kind", ["<f2", ">f4", "<f8", ">u2", "<u2", "u1"])
+@pytest.mark.parametrize("white", [1.0, 255.0, 40000.0, 1e6, 2.0**40])
+def test_an_array_of_any_kind_is_scaled(bits: int, kind: str, white: float) -> None:
+    """Whatever its precision, byte order and value of white."""
+    share = np.linspace(0, 1, 50 * 60).reshape(50, 60)
+    largest = np.iinfo(kind).max if kind[-2] == "u" else np.finfo(kind).max
+    values = (share * min(white, float(largest))).astype(kind)
+    top = 255 if bits == 8 else 65535
+    expected = values.astype(np.float64) * top / white
+    pixels = to_pixels(values, Reader(bits), white)
+    assert pixels.dtype == (np.uint8 if bits == 8 else np.uint16)
+    assert np.abs(pixels[..., 0] - expected).max() < 0.51  # float32 has 24 bits
 
 
 @settings(max_examples=50)

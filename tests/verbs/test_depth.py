@@ -150,7 +150,7 @@ def test_training_and_bank_of_deep_images(deep: tuple[Path, Path], tmp_path: Pat
     opened = Store.open(store)
     assert (opened.images.read(0, 1).dtype, len(opened.images)) == (np.uint16, 11)
     assert len(patchcli.audit(store)) == 11
-    cut_patches(store, tmp_path / "patches")
+    cut_patches(store, str(tmp_path / "patches"))
     assert Image.open(next((tmp_path / "patches").rglob("*.png"))).mode == "RGB"
 
 

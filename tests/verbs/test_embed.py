@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from smallworld import Told, World, leftovers, make_store, part_folder, parts, tree, without
+from smallworld import WORKING, Told, World, leftovers, make_store, part_folder, parts, tree, without
 
 import patchcli
 from patchcli import runtime
@@ -17,7 +17,7 @@ from patchcli.bank import pages
 from patchcli.datasets import images
 from patchcli.errors import IncompleteError, InputError, StoreError
 from patchcli.features import dense as embedding
-from patchcli.store import Bank, Blocks, Store
+from patchcli.store import Bank, Blocks, Store, Thinning
 from patchcli.store import bank as bank_module
 from patchcli.verbs.extraction import ImageOptions
 
@@ -293,12 +293,30 @@ def test_thinning_is_kept_until_another_is_asked_for(world: World) -> None:
     [
         ({"tolerance": 0.0}, "`tolerance`: expected a distance above 0, found 0.0"),
         ({"keep": 1.5}, "`keep`: expected a share such as 10% or 0.1, found 1.5"),
+        ({"keep": True}, "`keep`: expected a share such as 10% or 0.1, found True"),
+        ({"half": 1}, "`half`: expected True or False, found 1"),
+        ({"half": "no"}, "`half`: expected True or False, found 'no'"),
         ({"keep": 0.5, "tolerance": 0.1}, "`tolerance` and `keep`: give one of the two"),
     ],
 )
-def test_thinning_that_cannot_be(world: World, options: dict[str, float], says: str) -> None:
+def test_thinning_that_cannot_be(made: World, options: dict[str, Any], says: str) -> None:
+    before = tree(made.store)
     with pytest.raises(InputError, match=says):
-        patchcli.embed(world.store, **options)  # type: ignore[arg-type]
+        patchcli.embed(made.store, **options)
+    assert tree(made.store) == before
+
+
+def test_numpy_numbers_are_numbers(world: World, tmp_path: Path) -> None:
+    """In every verb that keeps them in the store."""
+    store = tmp_path / "numbers.zarr"
+    size = np.array(WORKING)
+    recipe: dict[str, Any] = {"seed": np.int64(3), "D": np.int64(8), "lr": np.float32(1e-3), "batch": np.int16(2)}
+    patchcli.train(world.data, store, steps=1, images=ImageOptions(size=(size[0], size[1])), **recipe)
+    patchcli.embed(store, half=np.True_)  # type: ignore[arg-type]
+    found = patchcli.calibrate(store, source="loo", false_alarms=np.float32(0.25), confidence=np.float64(0.5))  # type: ignore[arg-type]
+    assert (found.false_alarms, Store.open(store).encoder.attributes.recipe["seed"]) == (0.25, 3)  # type: ignore[index]
+    patchcli.embed(store, keep=np.float32(0.5), half=np.True_)  # type: ignore[arg-type]
+    assert Store.open(store).bank().attributes.thinning == Thinning(keep=0.5, half=True)
 
 
 @pytest.mark.parametrize("memory", [1, 2_000_000])

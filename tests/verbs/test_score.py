@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 from smallworld import (
     HOLE,
@@ -77,6 +79,28 @@ def test_records_of_the_test_images(made: World) -> None:
     for record in found[2:]:
         assert columns.start <= record.peak_x < columns.stop
         assert rows.start <= record.peak_y < rows.stop
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"batch": 0}, "`batch`: expected a number of images, 1 or more, found 0"),
+        ({"batch": 1.5}, "`batch`: expected a number of images, 1 or more, found 1.5"),
+        ({"part": 3}, r"`part`: expected the number of a part and how many there are, such as \(3, 40\), found 3"),
+        ({"part": (1,)}, r"`part`: expected the number of a part and how many there are, such as \(3, 40\), found \(1,\)"),
+        ({"part": (4, 3)}, "`part`: expected a number from 1 to the count of parts"),
+    ],
+)
+def test_options_that_cannot_be(made: World, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        next(iter(patchcli.score(made.store, **options)))
+
+
+def test_nothing_is_drawn_from_the_random_numbers_of_torch(made: World) -> None:
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    patchcli.Detector.open(made.store)(made.data / "train" / "good" / "000.png")
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_the_batch_does_not_matter(made: World) -> None:

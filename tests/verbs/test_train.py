@@ -277,7 +277,7 @@ def test_a_run_with_the_separation_says_so(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_report_without_steps_or_validation_images(store: Path, tmp_path: Path) -> None:
-    patchcli.train(store=store, steps=0, report=tmp_path / "run.html", **QUICK)
+    patchcli.train(store=store, steps=0, report=str(tmp_path / "run.html"), **QUICK)
     assert "too few images to validate with some of them" in (tmp_path / "run.html").read_text(encoding="utf-8")
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -185,6 +186,9 @@ class Index:
         return self
 
 
+_KEEPING = Lock()  # threads may share pages
+
+
 class Pages:
     """A bank to search: its index, and its pages; those that fit into `budget` bytes stay in memory once they are read.
 
@@ -206,8 +210,8 @@ class Pages:
 
     @property
     def held(self) -> Collection[int]:
-        """The numbers of the pages that stay in memory."""
-        return self._cached.keys()
+        """The numbers of the pages that stay in memory by now."""
+        return tuple(self._cached)
 
     @property
     def slack(self) -> float:
@@ -221,9 +225,10 @@ class Pages:
         page = self._cached.get(number)
         if page is None:
             page = self._load(number)
-            if page.nbytes <= self._left:
-                self._left -= page.nbytes
-                self._cached[number] = page
+            with _KEEPING:
+                if page.nbytes <= self._left and number not in self._cached:
+                    self._left -= page.nbytes
+                    self._cached[number] = page
         return page
 
 
