@@ -39,7 +39,12 @@ REPAIR = {
     "calibration": "run: `calibrate()`",
 }
 FOLDER = re.compile(rf"({'|'.join(REPAIR)})(-[0-9a-f]{{8}})?")  # the names of parts, present or left over
+UNIQUE = re.compile(rf"({'|'.join(REPAIR)})-[0-9a-f]{{8}}")  # in object storage, where no name comes again
 METADATA = "zarr.json"
+UNFINISHED = re.compile(
+    r"zarr\.[0-9a-f]+\.partial|\.[0-9a-f]+-\d+-[0-9a-f]{12}\.part"
+)  # files of the root that lack their name
+INSIDE = re.compile(r"zarr\.json|c|\d+|.+\.partial")  # files of a part
 AT_ONCE = 16  # arrays that are written or read at a time
 READ = 1 << 26  # bytes of arrays that are checked at a time
 
@@ -388,6 +393,13 @@ def _fsync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def left_over(folder: Path) -> bool:
+    """Whether this is a part, or the rest of one: a folder of such a name, without a file that only a user can have put there."""
+    if not FOLDER.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+        return False
+    return all(INSIDE.fullmatch(path.name) for path in folder.rglob("*") if not path.is_dir())
 
 
 def remove(folder: Path | str) -> None:

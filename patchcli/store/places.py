@@ -8,7 +8,7 @@ from patchcli.errors import InputError, StoreError
 from patchcli.store import objects
 from patchcli.store.locks import LOCK
 from patchcli.store.objects import REPLACED, Objects
-from patchcli.store.parts import FOLDER, METADATA, read_object
+from patchcli.store.parts import METADATA, UNFINISHED, UNIQUE, left_over, read_object
 
 
 def located(path: Path | str) -> Path | str:
@@ -46,7 +46,9 @@ def _is_store(path: Path | str) -> bool:
             raise
     except (OSError, KeyError, TypeError):
         return False
-    return all(name in ours or name.endswith(".part") or FOLDER.fullmatch(name) for name in _names(path))
+    if isinstance(path, str):
+        return all(name in ours or UNIQUE.fullmatch(name) for name in _names(path))
+    return all(name in ours or UNFINISHED.fullmatch(name) or left_over(path / name) for name in _names(path))
 
 
 def existing(path: Path | str) -> bool:

@@ -20,7 +20,7 @@ from patchcli.store.encoder import EncoderAttributes, StoredEncoder, digest_of
 from patchcli.store.images import Decoded, Images, Source
 from patchcli.store.locks import Leases, check_claim, locked, unread
 from patchcli.store.objects import Objects
-from patchcli.store.parts import FOLDER, METADATA, REPAIR, Array, Part, read_object, remove, unwritable
+from patchcli.store.parts import METADATA, REPAIR, UNFINISHED, UNIQUE, Array, Part, left_over, read_object, remove, unwritable
 from patchcli.store.places import below, check_replaceable, located
 from patchcli.store.root import Named, Root
 
@@ -129,13 +129,13 @@ class Store:
                 if (parts := self._present_parts()) is not None:
                     used = {part.name for part in parts.values()} | self._unsealed
                     there = {name.rstrip("/") for name in Objects(self.path).children() if name.endswith("/")}
-                    Objects(self.path).sweep({name for name in there - used if FOLDER.fullmatch(name)})
+                    Objects(self.path).sweep({name for name in there - used if UNIQUE.fullmatch(name)})
             return
         if (parts := self._present_parts()) is None:
             return
         named, blocks = {part.name for part in parts.values()}, parts["blocks"].name if "blocks" in parts else None
         for child in self.path.iterdir():
-            if child.is_dir() and FOLDER.fullmatch(child.name) and child.name not in named | self._unsealed:
+            if child.name not in named | self._unsealed and left_over(child):
                 with unread(child) as free:
                     if free:
                         remove(child)
@@ -143,7 +143,7 @@ class Store:
                 with unread(child) as free:  # or somebody may be about to rename it
                     for partial in child.rglob("*.partial") if free else ():
                         partial.unlink(missing_ok=True)
-            elif child.name.endswith((".partial", ".part")):
+            elif UNFINISHED.fullmatch(child.name):
                 child.unlink(missing_ok=True)
 
     def _present_parts(self) -> dict[str, Named] | None:

@@ -1000,14 +1000,32 @@ def test_a_backup_beside_the_store_is_left_alone(path: Path) -> None:
 
 def test_what_a_user_put_into_a_store_is_left_alone(path: Path) -> None:
     _make(path)
-    for name in ("bank.old", "encoder-of-monday", "notes", "bank-1f2e3d4"):
-        (path / name).mkdir()
-        (path / name / "accounts.txt").write_text("not ours")
-    (path / "bank-1f2e3d4c").mkdir()  # ours: what a killed process left
-    (path / ".123-0123456789ab.part").write_text("{")
+    theirs = {"bank.old", "encoder-of-monday", "notes", "bank-1f2e3d4", "bank-0f2e3d4c", "calibration", "blocks"}
+    for name in theirs:
+        (path / name / "deep").mkdir(parents=True)
+        (path / name / "deep" / "accounts.txt").write_text("not ours")
+    (path / "mine.part").write_text("not ours")
+    (path / "bank-1f2e3d4d").symlink_to(path / "notes")
+    (path / "bank-1f2e3d4c" / "c").mkdir(parents=True)  # ours: what a killed process left
+    (path / "bank-1f2e3d4c" / "c" / "0").write_text("a chunk")
+    (path / ".0a1b2c3d-123-0123456789ab.part").write_text("{")
     _train(path, 1)
-    assert _left(path) == {"bank.old", "encoder-of-monday", "notes", "bank-1f2e3d4"}
-    assert (path / "bank.old" / "accounts.txt").read_text() == "not ours"
+    assert _left(path) == {*theirs, "mine.part", "bank-1f2e3d4d"}
+    assert all((path / name / "deep" / "accounts.txt").read_text() == "not ours" for name in theirs)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "name", ["images/000.png", "images/good/000.png", "calibration/cam.json", "bank/0.npy", "mine.part", "images"]
+)
+def test_a_folder_with_files_of_a_user_is_not_replaced(tmp_path: Path, name: str, overwrite: bool) -> None:
+    """Whatever it is called."""
+    theirs = tmp_path / "project" / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("not ours")
+    with pytest.raises(StoreError, match="is not a store and will not be replaced" if overwrite else "already exists"):
+        _make(tmp_path / "project", overwrite=overwrite)
+    assert theirs.read_text() == "not ours"
 
 
 def test_opening_leaves_a_folder_that_is_no_store_alone(path: Path) -> None:

@@ -154,7 +154,7 @@ def test_a_reader_without_locks_says_what_happened(path: Path, monkeypatch: pyte
 def test_what_a_killed_process_left_goes(path: Path) -> None:
     for name in ("bank", "images-0123abcd", "blocks"):
         (path / name / "c").mkdir(parents=True)
-    (path / "zarr.1234.partial").write_text("half")
+    (path / "zarr.12ab.partial").write_text("half")
     (path / "notes").mkdir()
     with Store.writing(path):
         pass
