@@ -396,7 +396,7 @@ def _fsync(path: Path) -> None:
 
 
 def left_over(folder: Path) -> bool:
-    """Whether this is a part, or the rest of one: a folder of such a name, without a file that only a user can have put there."""
+    """Whether this is a part, or the rest of one: a folder of such a name, without files that a user has put there."""
     if not FOLDER.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
         return False
     return all(INSIDE.fullmatch(path.name) for path in folder.rglob("*") if not path.is_dir())

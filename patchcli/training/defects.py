@@ -126,27 +126,29 @@ KINDS: dict[str, Callable[[np.random.Generator, Floats, Floats], Floats]] = {
 
 def damage_part(rng: np.random.Generator, pixels: Pixels, other: Pixels) -> tuple[Pixels, NDArray[np.bool_]]:
     """As `damage` with one defect, but seldom on plain ground, which is likely to lie behind a part: there the least scratch
-    is easy to find, and says nothing of how well defects of the part are found."""
+    is easy to find, and says nothing of how well defects of the part are found. In an image without colour a defect has none
+    either: the camera would not show it."""
     grey = levels(pixels).mean(axis=2, keepdims=True, dtype=np.float64)
     detail = np.sqrt((_blur(grey**2, 4) - _blur(grey, 4) ** 2).clip(0))[..., 0]
     likely = (detail / max(PLAIN * np.quantile(detail, 0.75), 1e-9)).clip(LEAST, 1)
     while True:
-        damaged, mask = damage(rng, pixels, other, 1)
+        damaged, mask = damage(rng, pixels, other, 1, grey=bool((pixels == pixels[..., :1]).all()))
         if rng.random() < (likely[mask].mean() if mask.any() else LEAST):
             return damaged, mask
 
 
-def damage(rng: np.random.Generator, pixels: Pixels, other: Pixels, count: int) -> tuple[Pixels, NDArray[np.bool_]]:
+def damage(
+    rng: np.random.Generator, pixels: Pixels, other: Pixels, count: int, grey: bool = False
+) -> tuple[Pixels, NDArray[np.bool_]]:
     """A copy of `pixels` (H, W, 3) with `count` defects of random kinds, and the mask (H, W) of what visibly changed.
 
-    `other` is a good image of the same size, from which pieces are taken. In an image without colour a defect has none: the
-    camera would not show it.
+    `other` is a good image of the same size, from which pieces are taken. With `grey`, all channels get what the first one has.
     """
     out, source = levels(pixels).astype(np.float64), levels(other).astype(np.float64)
     for kind in rng.choice(list(KINDS), count):
         out = KINDS[kind](rng, out, source)
-    if (pixels == pixels[..., :1]).all():
-        out = np.broadcast_to(out.mean(axis=2, keepdims=True), out.shape)
+    if grey:
+        out = np.broadcast_to(out[..., :1], out.shape)
     level = 1 if pixels.dtype == np.uint8 else 257
     damaged = (out.clip(0, 255) * level).round().astype(pixels.dtype)
     return damaged, np.abs(damaged.astype(np.int32) - pixels).max(axis=2) > VISIBLE * level

@@ -30,11 +30,11 @@ def test_the_mask_is_what_changed_visibly(seed: int, height: int, width: int, co
 def test_in_an_image_without_colour_a_defect_has_none() -> None:
     grey, rng = np.repeat(image(6, 96, 96)[..., :1], 3, axis=2), np.random.default_rng(0)
     for _ in range(60):
-        damaged, mask = defects.damage(rng, grey, image(7, 96, 96), 2)
+        damaged, mask = defects.damage_part(rng, grey, image(7, 96, 96))
         np.testing.assert_array_equal(damaged, np.repeat(damaged[..., :1], 3, axis=2))
         assert mask.any() == (np.abs(damaged[..., 0].astype(int) - grey[..., 0]) > defects.VISIBLE).any()
-    damaged = np.stack([defects.damage(rng, image(6, 96, 96), grey, 2)[0] for _ in range(10)])
-    assert (np.ptp(damaged[..., 1:].astype(int) - damaged[..., :1], axis=3) > 0).any()  # with colour it may
+    damaged = np.stack([defects.damage(rng, grey, image(7, 96, 96), 2)[0] for _ in range(10)])
+    assert (damaged != damaged[..., :1]).any()  # those that training learns from may have a colour
 
 
 @pytest.mark.parametrize("kind", defects.KINDS)
