@@ -134,11 +134,14 @@ def _identity(path: Path) -> tuple[int, int] | None:
 class Places:
     """Where a run writes its maps: test/<kind>/<stem>.tiff for test/<kind>/<stem>.png, each map at a place of its own.
 
-    `samples` are the data set's. `endless` runs keep no list: whose place it is, the map that lies there says.
+    `samples` are the data set's. `endless` runs keep no list: whose place it is, the map that lies there says. Files with these
+    `suffixes` are replaced only where they are maps, or overlays beside maps.
     """
 
-    def __init__(self, folder: Path, samples: Iterable[Sample], endless: bool = False) -> None:
-        self._folder, self._endless = folder, endless
+    def __init__(
+        self, folder: Path, samples: Iterable[Sample], endless: bool = False, suffixes: tuple[str, ...] = (".tiff", ".png")
+    ) -> None:
+        self._folder, self._endless, self._suffixes = folder, endless, suffixes
         self._images = _identities(samples)
         self._taken: set[Path] = set()
 
@@ -157,6 +160,10 @@ class Places:
             why = f"the map of {sample.id} would lie outside of it, in {above}"
         elif self._images & {_identity(path), _identity(path.with_suffix(".png"))}:
             why = f"the map of {sample.id} would take the place of the image {path}"
+        elif theirs := [
+            file for file in map(path.with_suffix, self._suffixes) if os.path.lexists(file) and _owner(path) is None
+        ]:
+            why = f"{theirs[0]} would be replaced, and is no map that was written here"
         else:
             return path
         raise InputError(why, parameter="out", subject=self._folder, advice="name another folder")

@@ -84,8 +84,9 @@ class Scoring:
         """The places of maps; None where none are written."""
         folder = self.outputs.folder
         if folder is not None and self.outputs.submission:
-            folder = folder / "anomaly_images" / self.detector.source.category
-        return None if folder is None else Places(folder, every, self.endless)
+            return Places(folder / "anomaly_images" / self.detector.source.category, every, suffixes=())
+        suffixes = (".tiff", ".png") if self.outputs.overlay else (".tiff",)
+        return None if folder is None else Places(folder, every, self.endless, suffixes)
 
     def _take(self, part: tuple[int, int]) -> list[Sample]:
         """Take one part of the samples; those before it, which have places too."""

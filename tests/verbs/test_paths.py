@@ -346,6 +346,25 @@ def test_a_file_where_a_map_needs_a_folder(made: World, tmp_path: Path, monkeypa
     assert problem.startswith("in/a.tiff/b.png: its map cannot be written")
 
 
+@pytest.mark.parametrize(("suffix", "overlay"), [(".tiff", False), (".tiff", True), (".png", True)])
+def test_files_of_a_user_are_not_replaced(
+    made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, overlay: bool
+) -> None:
+    """Where a map or an overlay would lie; what `score` wrote itself is."""
+    image, theirs = photo(tmp_path / "in" / "a.png"), photo(tmp_path / "out" / f"a{suffix}")
+    before = theirs.read_bytes()
+    monkeypatch.chdir(tmp_path / "in")
+
+    def score(name: str) -> list[patchcli.Record]:
+        outputs = Outputs(tmp_path / name, overlay=overlay)
+        return list(patchcli.score(made.store, image.name, outputs=outputs, observer=Told()))
+
+    with pytest.raises(InputError, match=rf"out/a\{suffix} would be replaced, and is no map that was written here"):
+        score("out")
+    assert theirs.read_bytes() == before
+    assert [record.image for record in score("maps") + score("maps")] == ["a.png"] * 2
+
+
 def test_a_copy_of_the_data_set_is_not_the_data_set(world: World, tmp_path: Path) -> None:
     copy = shutil.copytree(world.data / "test", tmp_path / "copy")
     (record, *_) = patchcli.score(world.store, copy)
