@@ -19,6 +19,7 @@ from patchcli.errors import Ended, InputError
 
 T = TypeVar("T")
 TWICE = 0.3  # seconds within which two signals are one
+MOST_THREADS = 1 << 12  # no machine has more cores
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -110,8 +111,8 @@ def set_threads(threads: int | None) -> None:
     """Bound the CPU threads of PyTorch, of NumPy, and, through the environment, of the compiled searches."""
     if threads is None:
         return
-    if threads < 1:
-        raise InputError(f"{threads}", parameter="threads", expected="1 or more")
+    if not 1 <= threads <= MOST_THREADS:
+        raise InputError(f"{threads}", parameter="threads", expected="1 or more" if threads < 1 else f"{MOST_THREADS} at most")
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
     if "OPENBLAS_NUM_THREADS" not in os.environ:  # else it has as many as the user wants, or none, as commands set it

@@ -21,6 +21,7 @@ from patchcli.store.attributes import plain
 
 VERDICTS = ("pass", "review", "reject")
 CONFIDENCE = 0.95
+LEAST_SHARE = 1e-15  # no number of images that anybody has tells a smaller one from none
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)  # of false alarms, that are promised where none is asked for: the first that can be
 
 
@@ -63,7 +64,7 @@ def _rounded_up(rate: float) -> float:
 
 
 def _check_share(name: str, share: float) -> None:
-    if not 0 < share < 1:
+    if not LEAST_SHARE <= share <= 1 - LEAST_SHARE:
         raise InputError(f"{100 * share:g}%", parameter=name, expected="a share between 0 and 100%")
 
 

@@ -1,35 +1,22 @@
 """Good images that the bank does not hold → thresholds in the store, with what they promise."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from patchcli.cluster import Cluster
 from patchcli.detection import calibration
 from patchcli.detection.calibration import CONFIDENCE, Promise
 from patchcli.detection.detector import Detector, Setup, path_and_setup
-from patchcli.detection.leave_one_out import check_whole, score_good
-from patchcli.detection.result import Result
+from patchcli.detection.leave_one_out import check_whole
 from patchcli.detection.stream import readable
 from patchcli.observer import Observer
 from patchcli.store import Store, Thresholds
-from patchcli.verbs.goods import LOO, GoodImages, good_images
+from patchcli.verbs.goods import LOO, Figures, GoodImages, good_images
 from patchcli.verbs.sources import Paths
 
 SCHEMA = "patchcli.calibration/1"
 HOTTEST = 2  # full heat in pictures, in pixel thresholds
-
-
-@dataclass(frozen=True)
-class _Figures:
-    """Of n good images: the maximum of the product map, of the map at the image's size, and the typical map value."""
-
-    ids: list[str]
-    scores: NDArray[np.float64]
-    peaks: NDArray[np.float64]
-    typical: NDArray[np.float64]
 
 
 def calibrate(
@@ -68,26 +55,13 @@ def calibrate(
             goods = GoodImages(usable, goods.name)
         count = detector.bank.images if goods.samples is None else len(goods.samples)
         observer.plan(f"{count} good images ({goods.name})", f"the calibration of {path}")
-        figures = _figures(detector, goods, observer, cluster)
+        figures = Figures.of(detector, goods, observer, cluster)
         thresholds = _thresholds(detector, goods, figures, promise, observer)
         store.write_calibration(figures.ids, {"scores": figures.scores, "peaks": figures.peaks}, thresholds)
         return thresholds
 
 
-def _figures(detector: Detector, goods: GoodImages, observer: Observer, cluster: Cluster | None) -> _Figures:
-    """Score the good images."""
-
-    images = range(detector.bank.images) if goods.samples is None else goods.samples
-    rows = list(score_good(detector, images, _row, "calibrate", observer, cluster))
-    return _Figures([name for name, *_ in rows], *np.array([figures for _, *figures in rows]).reshape(-1, 3).T)
-
-
-def _row(name: str, result: Result) -> tuple[str, float, float, float]:
-    """What `_Figures` has of an image."""
-    return name, result.score, float(result.map.max()), float(np.median(result.inside()))
-
-
-def _thresholds(detector: Detector, goods: GoodImages, figures: _Figures, promise: Promise, observer: Observer) -> Thresholds:
+def _thresholds(detector: Detector, goods: GoodImages, figures: Figures, promise: Promise, observer: Observer) -> Thresholds:
     """What follows from the figures."""
     images, confidence, review = len(figures.ids), promise.confidence, promise.review
     rate = promise.rate(images)  # some may have been left out

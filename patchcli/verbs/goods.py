@@ -1,16 +1,26 @@
 """Which good images `calibrate` scores."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from patchcli import files
+from patchcli.cluster import Cluster
 from patchcli.datasets.copies import copy_of, same_images
 from patchcli.datasets.layouts import Sample, digest
+from patchcli.detection.detector import Detector
+from patchcli.detection.leave_one_out import score_good
+from patchcli.detection.result import Result
 from patchcli.errors import InputError
 from patchcli.observer import Observer
 from patchcli.store import Store
 from patchcli.verbs.sources import Paths, all_samples, by_path, named
 
+NOTHING = 1e-6  # of the highest score: what an image scores at most that the bank holds
 LOO = "leave-one-out over the bank's own images"
 
 
@@ -20,6 +30,47 @@ class GoodImages:
 
     samples: list[Sample] | None  # None: those of the bank, each left out in turn
     name: str  # what to call them
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of n good images: the maximum of the product map, of the map at the image's size, and the typical map value."""
+
+    ids: list[str]
+    scores: NDArray[np.float64]
+    peaks: NDArray[np.float64]
+    typical: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, detector: Detector, goods: GoodImages, observer: Observer, cluster: Cluster | None) -> "Figures":
+        """Score the good images; those that say nothing new do not count."""
+        images = range(detector.bank.images) if goods.samples is None else goods.samples
+        rows = _distinct(list(score_good(detector, images, _row, "calibrate", observer, cluster)), observer)
+        numbers = np.array([(row.score, row.peak, row.typical) for row in rows]).reshape(-1, 3)
+        return cls([row.name for row in rows], *numbers.T)
+
+
+class _Row(NamedTuple):
+    name: str
+    score: float
+    peak: float
+    typical: float
+    map: str  # a digest
+
+
+def _row(name: str, result: Result) -> _Row:
+    found = hashlib.sha256(result.map.tobytes()).hexdigest()
+    return _Row(name, result.score, float(result.map.max()), float(np.median(result.inside())), found)
+
+
+def _distinct(rows: list[_Row], observer: Observer) -> list[_Row]:
+    """Without copies: images that the bank holds, whose map is 0, and all but one of images that have the same map."""
+    least = NOTHING * max((row.score for row in rows), default=0.0)
+    kept = list({row.map: row for row in reversed(rows) if row.score > least}.values())[::-1]
+    if len(kept) < len(rows):
+        copies = f"{len(rows) - len(kept)} of {len(rows)} good images are copies of others, or in the bank"
+        observer.note(f"{copies}; they say nothing new and do not count")
+    return kept
 
 
 def good_images(store: Store, source: Paths | None, observer: Observer) -> GoodImages:
@@ -48,6 +99,8 @@ def good_images(store: Store, source: Paths | None, observer: Observer) -> GoodI
         raise InputError(
             f"{source!r}, which is no file or folder", parameter="source", expected="holdout, validation, loo or paths"
         )
+    if not every:
+        observer.note(f"{store.source.root}: the data set is gone, so nothing tells whether its test images are among these")
     given = list({files.real(sample.path): sample for sample in named(source, by_path(every), observer)}.values())
     for path, other in same_images(given, tests).items():
         raise InputError(f"is {copy_of(path, other)}a test image of the data set, which no threshold may see", subject=path)

@@ -72,7 +72,7 @@ def test_too_few_images_name_the_number_and_a_rate_that_works() -> None:
         calibration.check(28, 1e-12, 0.95)
 
 
-@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, math.nan, math.inf])
+@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, 1e-300, 1 - 1e-16, math.nan, math.inf])
 def test_no_share(share: float) -> None:
     with pytest.raises(InputError, match="`false_alarms`: expected a share between 0 and 100%"):
         calibration.check(100, share, 0.95)
