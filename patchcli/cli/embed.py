@@ -85,7 +85,8 @@ def embed(
         if any(embedded.radius.values()):
             bounds = ", ".join(f"{radius:.3g} ({scale})" for scale, radius in embedded.radius.items())
             terminal.note(f"a distance is off by at most {bounds}")
-        terminal.note("next: patchcli calibrate (for verdicts), or patchcli score")
+        images = " --from GOOD_IMAGES" if kept.tolerance is not None or kept.keep is not None else ""
+        terminal.note(f"next: patchcli calibrate{images} (for verdicts), or patchcli score")
 
 
 def _embed_part(

@@ -17,6 +17,10 @@ Rows = list[tuple[str, str]]
 class Command(TyperCommand):
     """A verb."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        usage.refuse_empty(self, args)
+        return super().parse_args(ctx, args)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         formatter.write(page(self, ctx))
 

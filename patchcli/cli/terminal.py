@@ -180,7 +180,8 @@ class Terminal(Observer):
             self._write(f"patchcli: error: {error.strerror or error}{where}; fix this{again}")
             return BAD_INPUT
         if _is_out_of_memory(error):
-            self._write("patchcli: error: not enough memory; free some, or choose a smaller --size or --memory")
+            advice = "free some, or choose less, such as a smaller --size, --memory or --batch"
+            self._write(f"patchcli: error: not enough memory; {advice}")
             return INTERNAL
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         advice = "report it with" if self.verbose else "run again with --verbose and report it with"

@@ -25,6 +25,18 @@ def one_line() -> Iterator[None]:
         raise typer.Exit(BAD_INPUT) from None
 
 
+def refuse_empty(command: Any, args: list[str]) -> None:
+    """Refuse empty texts, which Path takes for the working directory; of several paths they are left out later."""
+    takes_value = {name for each in command.params if not getattr(each, "is_flag", True) for name in each.opts}
+    several = any(each.param_type_name == "argument" and each.nargs == -1 for each in command.params)
+    for before, arg in zip(["", *args], args, strict=False):
+        option = before if before in takes_value else arg.partition("=")[0] if arg.startswith("--") else ""
+        if (not arg and (option or not several)) or (option and arg == f"{option}="):
+            found = "an empty text (a variable that is not set?)"
+            Terminal().explain(InputError(found, subject=option or None, expected="a value"))
+            raise typer.Exit(BAD_INPUT)
+
+
 def refusal(error: Any, name: str = "") -> InputError:
     """Typer's error as ours; `name` says what the value belongs to, else the parameter at fault does."""
     parameter = getattr(error, "param", None)

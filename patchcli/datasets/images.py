@@ -17,7 +17,7 @@ from patchcli import files
 from patchcli.datasets import decoding
 from patchcli.errors import InputError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
 STRAY = frozenset(
     {"@eadir", "#recycle", "@recycle", "#snapshot", "$recycle.bin", "lost+found", "__macosx", "thumbs", "thumbnails"}
 )

@@ -27,7 +27,8 @@ def check_whole(detector: Detector) -> None:
         raise StoreError("leaving an image out needs at least 2 images", subject=detector.path, advice="add some: `bank_add()`")
     if detector.bank.attributes.thinning.selects:
         thinned = "leaving an image out needs the whole bank, this one is thinned"
-        raise StoreError(thinned, subject=detector.path, run="embed(overwrite)")
+        advice = "make it whole with `embed(overwrite)`, or calibrate with other good images: `calibrate(source)`"
+        raise StoreError(thinned, subject=detector.path, advice=advice)
 
 
 def score_good(

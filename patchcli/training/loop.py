@@ -79,6 +79,7 @@ class Trained:
     losses: dict[str, float]  # mean over the last 20 steps
     sha256: str
     exponents: dict[str, float]  # of the maps in their product; empty: the product of all
+    judged: bool  # whether synthetic defects chose it; else it has the maps that need no training
     interrupted: bool = False
     setbacks: int = 0  # how often training went back to an earlier point, at a lower learning rate
     collapsed: bool = False  # it failed again and ended early
@@ -255,6 +256,7 @@ class _Course:
             means,
             sha256,
             chosen.exponents,
+            chosen.criterion is not None,
             interrupted=self._interrupted,
             setbacks=trainer.setbacks,
             collapsed=self._collapsed,

@@ -43,6 +43,11 @@ def note_end(observer: Observer, training: Training, trained: Trained) -> None:
     if trained.exponents:
         scales = trainer.loss.encoder.scales
         names = " x ".join(scales[name].label for name in trained.exponents)
-        observer.note(f"the map is {names}, chosen by synthetic defects in good images")
+        why = (
+            "chosen by synthetic defects in good images"
+            if trained.judged
+            else "which needs no training: nothing else was judged"
+        )
+        observer.note(f"the map is {names}, {why}")
     if trainer.loss.contrast and not trainer.separates and trainer.position_at_chance():
         observer.note("the position of a neighbour does not show in these images; the encoder learned from the contrast alone")

@@ -68,7 +68,7 @@ def bank_add(
     with Store.writing(store, observer) as opened:
         added = _additions(opened, paths, force, observer)
         if not added:
-            raise InputError("no image to add; expected png, jpg, bmp, tif or webp files that are not in the bank")
+            raise InputError("no image to add; expected png, jpg, bmp, tif, webp or gif files that are not in the bank")
         return edit(EditedImages(opened, range(len(opened.images)), added), target, budget, observer)
 
 

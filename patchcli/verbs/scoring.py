@@ -23,7 +23,7 @@ from patchcli.verbs.outputs import Outputs, Places, check_apart
 from patchcli.verbs.scorer import Placed, Scored, ScoreImages, Scorer
 from patchcli.verbs.sources import Paths, all_samples, by_path, dataset, named
 
-NOTHING = "no image could be scored; expected png, jpg, bmp, tif or webp files"
+NOTHING = "no image could be scored; expected png, jpg, bmp, tif, webp or gif files"
 
 
 class Scoring:

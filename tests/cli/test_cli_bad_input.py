@@ -29,7 +29,7 @@ def test_data_that_is_none(tmp_path: Path, command: str) -> None:
     refused(command, tmp_path / "notes.txt", says=("notes.txt: expected a folder of images, found a file",))
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("x")
-    refused(command, tmp_path / "empty", says=("empty: no images found", "expected png, jpg, bmp, tif or webp"))
+    refused(command, tmp_path / "empty", says=("empty: no images found", "expected png, jpg, bmp, tif, webp or gif"))
     write_plain(tmp_path / "weave" / "test" / "hole", 2)
     refused(command, tmp_path / "weave", says=("found test/ but no train/good/", "put the good images into train/good/"))
     write_plain(tmp_path / "mvtec" / "grid" / "train" / "good", 1)
@@ -382,7 +382,7 @@ def test_nothing_that_could_be_scored(made: World) -> None:
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.splitlines() == [
         "patchcli: left out: missing.png: no such file",
-        "patchcli: error: no image could be scored; expected png, jpg, bmp, tif or webp files",
+        "patchcli: error: no image could be scored; expected png, jpg, bmp, tif, webp or gif files",
     ]
 
 

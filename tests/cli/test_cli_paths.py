@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 from commands import done, finished, records, refused, run
 from smallworld import SIZE, World, save, texture
 
@@ -65,6 +66,26 @@ def test_an_empty_name_adds_nothing(made: World) -> None:
     assert result.exit_code == 2
     assert "expected a path, found an empty text" in result.stderr
     assert len(records(done("bank", "list", "--store", made.store))) == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("score", "--out", "", "a.png"), "--out: "),
+        (("score", "a.png", "--out="), "--out: "),
+        (("eval", "--maps", ""), "--maps: "),
+        (("extract", "--patches", ""), "--patches: "),
+        (("calibrate", "--store", ""), "--store: "),
+        (("watch", ""), ""),
+        (("data", ""), ""),
+        (("train", ""), ""),
+    ],
+)
+def test_an_empty_text_is_not_the_working_directory(made: World, arguments: tuple[str, ...], option: str) -> None:
+    photo(Path("a.png"))
+    store = () if "--store" in arguments or arguments[0] == "data" else ("--store", made.store)
+    refused(*arguments, *store, says=(f"{option}expected a value, found an empty text (a variable that is not set?)",))
+    assert [*Path().iterdir()] == [Path("a.png")]
 
 
 def test_what_is_no_data_set(tmp_path: Path) -> None:

@@ -158,9 +158,9 @@ def test_find_is_in_natural_order_at_any_depth(tmp_path: Path) -> None:
 
 
 def test_find_passes_over_what_is_hidden_or_no_image(tmp_path: Path) -> None:
-    touch(tmp_path, "a.png", ".b.png", "._a.png", ".cache/c.png", "d.txt", "e", "f.png.part")
+    touch(tmp_path, "a.png", "A.GIF", ".b.png", "._a.png", ".cache/c.png", "d.txt", "e", "f.png.part")
     (tmp_path / "folder.png").mkdir()
-    assert found(tmp_path) == ["a.png"]
+    assert found(tmp_path) == ["A.GIF", "a.png"]
 
 
 def test_find_below_a_hidden_folder(tmp_path: Path) -> None:

@@ -205,6 +205,16 @@ def test_the_chosen_maps_are_those_of_the_chosen_step(judged_store: Store, monke
     assert len(set(seen)) == 4  # steps 0, 2, 3 and 4
 
 
+@pytest.mark.parametrize(("step", "judged"), [(1, False), (3, True)])
+def test_it_says_whether_defects_chose_the_maps(judged_store: Store, step: int, judged: bool) -> None:
+    """They did not where training was stopped before anything was judged; the maps that need no training are used then."""
+    stopped = stopped_at(judged_store, Recipe(D=4, batch=1), step)
+    assert (stopped.interrupted, stopped.judged) == (True, judged)
+    if not judged:
+        assert stopped.exponents == {"fixed": 1.0}
+    assert run(begin(judged_store, Recipe(D=4, batch=1), resume=True), step + 1).judged
+
+
 @pytest.mark.parametrize(("rank", "spread"), [(1.2, 1.0), (9.0, 1e-5)])
 def test_collapsed_features_end_training(
     judged_store: Store, monkeypatch: pytest.MonkeyPatch, rank: float, spread: float

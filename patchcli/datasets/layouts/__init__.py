@@ -39,7 +39,7 @@ def read(root: Path, layout: str | None = None) -> Dataset:
     if layout is None and name == "plain":
         _refuse_lookalikes(dataset)
     if not dataset.split("train"):
-        expected = "expected png, jpg, bmp, tif or webp files"
+        expected = "expected png, jpg, bmp, tif, webp or gif files"
         raise InputError(f"{root}: no images found in {LAYOUTS[name].form}; {expected}, found {contents(root)}")
     return dataset
 
