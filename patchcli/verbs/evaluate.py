@@ -6,6 +6,7 @@ from pathlib import Path
 
 from patchcli import files, runtime
 from patchcli.cluster import Cluster
+from patchcli.datasets.copies import same_images
 from patchcli.datasets.roi import Roi
 from patchcli.datasets.sample_masks import mask_rule
 from patchcli.detection.detector import Detector, Setup, path_and_setup, scale_names
@@ -81,6 +82,10 @@ def _evaluate_class(
     if folder is None:
         maps = source if isinstance(source, Detector) else Detector(source, setup, observer)
         labels, threshold = scale_names(maps), _threshold(maps, observer)
+        ids = set(maps.images.ids)
+        if inside := same_images(samples, [sample for sample in dataset.samples if sample.id in ids]):
+            first = f"{len(inside)} of {len(samples)} test images are in the bank (first: {next(iter(inside))})"
+            observer.note(f"{first}: they score 0, or nearly, which says nothing of the figures; see: `audit()`")
     else:
         runtime.set_threads(setup.threads)
         maps = Maps(folder, dataset)

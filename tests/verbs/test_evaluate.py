@@ -81,6 +81,21 @@ def test_a_hole_is_found_and_nothing_written(made: World) -> None:
     assert (touched(made.store), touched(made.data)) == before
 
 
+@pytest.mark.parametrize("way", ["copy", "added"])
+def test_test_images_in_the_bank_are_worth_a_note(world: World, way: str) -> None:
+    told, good = Told(), world.data / "test" / "good"
+    patchcli.evaluate(world.store, observer=told)
+    assert told.notes == []
+    if way == "copy":
+        shutil.copy(world.data / "train" / "good" / "002.png", good / "900.png")
+    else:
+        patchcli.bank_add(world.store, good / "000.png", force=True, observer=Told())
+    patchcli.evaluate(world.store, observer=told)
+    (note,) = told.notes
+    assert note.startswith(f"1 of {5 + (way == 'copy')} test images are in the bank (first: ")
+    assert note.endswith("which says nothing of the figures; see: `audit()`")
+
+
 def test_no_masks(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "weave", masks=False)
     told = Told()
