@@ -9,6 +9,8 @@ from typing import Any
 from patchcli.cli import usage
 from patchcli.errors import InputError
 
+WORDS = ("holdout", "validation", "loo")  # of --from, which are no paths
+
 
 def defaults(ctx: Any) -> dict[str, Any]:
     """The default map for a context: the values of the nearest file, from the working directory upwards.
@@ -76,8 +78,12 @@ def _unknown(path: Path, what: str, where: str, key: str, known: Iterable[str]) 
 
 
 def _checked(ctx: Any, path: Path, key: str, option: Any, value: Any) -> Any:
+    if isinstance(value, str) and option.multiple:
+        value = [value]
     try:
         read = option.process_value(ctx, value)
+        if key == "from":
+            return [each if each in WORDS else str(path.parent / Path(each).expanduser()) for each in read]
         return str(path.parent / read.expanduser()) if isinstance(read, Path) else value
     except usage.UsageError as error:
         raise usage.refusal(error, f"{path}: {key}") from None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from commands import done, records, refused
-from smallworld import World
+from smallworld import World, write_plain
 
 
 def test_flags_over_environment_over_file(made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,6 +46,16 @@ def test_paths_are_relative_to_the_file(made: World, tmp_path: Path, monkeypatch
     shutil.move(tmp_path / "project" / "own.zarr", below / "flag.zarr")
     (found,) = records(done("info", "--store", "flag.zarr"))  # a flag's is the shell's
     assert found["store"] == "flag.zarr"
+
+
+@pytest.mark.parametrize("source", ['"good"', '["good"]', '"loo"'])
+def test_so_are_those_of_good_images(made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    write_plain(tmp_path / "project" / "good", 12, seed=4)
+    (tmp_path / "project" / "below").mkdir()
+    (tmp_path / "project" / "patchcli.toml").write_text(f"[calibrate]\nfrom = {source}\n")
+    monkeypatch.chdir(tmp_path / "project" / "below")
+    result = done("calibrate", "--false-alarms", "30%", "--dry-run", "--store", made.store)
+    assert ("read 12 good images (named images)" in result.stderr) == ("good" in source)
 
 
 def test_a_broken_file_refuses_no_help() -> None:
