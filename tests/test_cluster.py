@@ -272,7 +272,7 @@ def test_a_killed_client_resumes(world: World, small_blocks: None) -> None:
     assert started.returncode == -signal.SIGKILL
     told = Told()
     again = patchcli.embed(world.store, observer=told)
-    assert any(note.startswith("going on") for note in told.notes)
+    assert any(note.startswith("resuming") for note in told.notes)
     assert (replace(again, embedded=10), bank_of(world.store)) == expected
 
 
@@ -352,7 +352,7 @@ def test_bad_input(made: World, verb: str, arguments: list[Any], says: list[str]
     ("arguments", "says"),
     [
         (["--workers", 1, "--spread", "rows"], "--spread: expected auto, images or shards, found 'rows'"),
-        (["--spread", "shards"], "--spread needs workers; give --workers or --scheduler too"),
+        (["--spread", "shards"], "--spread: needs workers; give --workers or --scheduler too"),
     ],
 )
 def test_how_a_search_cannot_be_spread(made: World, arguments: list[Any], says: str) -> None:

@@ -64,11 +64,12 @@ class MappedImage:
     size: tuple[int, int]  # (height, width)
     maps: Mapping[str, NDArray[np.float32]]  # by name, each (h, w) of any size
     encoder: str | None  # that made them: sha256 of the weights, if known
+    score: float | None = None  # the maximum at the working size, which a map from disk may know; None: the maximum of each
 
     def measure(self, mask: NDArray[np.bool_] | None, roi: Roi | None) -> "Measurement":
         """What the figures need, with the mask (H, W) of the defects; None: the image's pixels are left out."""
         inside = {name: values if roi is None else roi.inside(values) for name, values in self.maps.items()}
-        scores = {name: float(values.max()) for name, values in inside.items()}
+        scores = {name: float(values.max()) if self.score is None else self.score for name, values in inside.items()}
         pixels = None if mask is None else self._sorted(mask, None if roi is None else roi.at(*self.size))
         return Measurement(self.sample.kind, self.sample.defective, self.encoder, scores, pixels)
 

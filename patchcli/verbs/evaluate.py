@@ -36,10 +36,10 @@ def evaluate(
 
     With `maps`, a folder as `score` or another tool writes it, nothing is scored and a store needs no encoder: the maps are
     test/<kind>/<stem> with one of images.MAP_SUFFIXES (for a folder of stores, below the name of the class). They are
-    brought to the image's size, and their maximum is its score. `metrics_out`, a .json file, gets all numbers. Values of
-    masks above `mask_threshold` are defects; without it, see masks.Rule. A `cluster` scores the images, or reads their maps,
-    on its workers, with the same figures. `setup` says how the detector of a store is opened; what is outside its region of
-    interest counts neither in scores nor as pixels.
+    brought to the image's size; an image's score is their maximum before that, or what `score` wrote into the map.
+    `metrics_out`, a .json file, gets all numbers. Values of masks above `mask_threshold` are defects; without it, see
+    masks.Rule. A `cluster` scores the images, or reads their maps, on its workers, with the same figures. `setup` says how
+    the detector of a store is opened; what is outside its region of interest counts neither in scores nor as pixels.
     """
     observer = observer or Observer()
     target = None if metrics_out is None else files.target("metrics_out", metrics_out, ".json")

@@ -61,7 +61,9 @@ class Measurer:
             except InputError as error:
                 self._observer.problem(str(error))
                 continue
-            yield MappedImage(sample, size, {"maps": values}, description(path).get("encoder"))
+            said = description(path)
+            score = said.get("score") if said.get("roi") == (self._roi.sha256 if self._roi else None) else None
+            yield MappedImage(sample, size, {"maps": values}, said.get("encoder"), score)
 
 
 @dataclass(frozen=True)

@@ -41,16 +41,16 @@ class MapWriter:
     def submit(self, sample: Sample, result: Result, path: Path) -> Future[None]:
         """Write the map soon."""
         assert self._thread is not None
-        return self._thread.submit(self._write, sample, path, result.map, result.colours)
+        return self._thread.submit(self._write, sample, path, result.map, result.score, result.colours)
 
-    def _write(self, sample: Sample, path: Path, values: NDArray[np.float32], colours: ColourScale) -> None:
+    def _write(self, sample: Sample, path: Path, values: NDArray[np.float32], score: float, colours: ColourScale) -> None:
         calibration = self._detector.calibration
         if self._outputs.submission and self._outputs.folder is not None and calibration is not None:
             folder = self._outputs.folder / "anomaly_images_thresholded" / self._detector.source.category
             above = below(folder, sample.id).with_suffix(".png")
             _submit(path, above, values, calibration.thresholds.pixel_threshold)
             return
-        write_map(path, values, {"image": sample.image, "id": sample.id, **self._provenance()})
+        write_map(path, values, {"image": sample.image, "id": sample.id, "score": score, **self._provenance()})
         if self._outputs.overlay and calibration is not None:
             self._draw(sample, path, values, colours)
 

@@ -16,7 +16,7 @@ import patchcli
 from patchcli.detection.evaluation import FIGURES, totals
 from patchcli.errors import InputError
 from patchcli.verbs.extraction import ImageOptions
-from patchcli.verbs.outputs import Outputs
+from patchcli.verbs.outputs import Outputs, description
 
 CALIBRATED = {"image_recall", "image_false_alarms"}  # None without a calibration
 
@@ -79,6 +79,21 @@ def test_a_hole_is_found_and_nothing_written(made: World) -> None:
         assert row.pixel_auroc is not None
         assert row.pixel_auroc > 0.8
     assert (touched(made.store), touched(made.data)) == before
+
+
+def test_maps_on_disk_give_the_image_figures_of_scoring(world: World, tmp_path: Path) -> None:
+    """A map at the image's size may have another maximum than at the working size, which it says."""
+    _swap_labels(world.data)
+    records = list(patchcli.score(world.store, outputs=Outputs(tmp_path / "maps"), observer=Told()))
+    for path in (tmp_path / "maps").rglob("*.tiff"):
+        written = description(path)
+        assert written["score"] == next(record.score for record in records if record.id == written["id"])
+        tifffile.imwrite(path, 1 / (1 + tifffile.imread(path)), description=json.dumps(written), metadata=None)
+    scored, maps = (patchcli.evaluate(world.store, maps=folder, observer=Told()) for folder in (None, tmp_path / "maps"))
+    product = next(row for row in scored if row.map == "product" and row.kind is None)
+    image_figures = [name for name in FIGURES if name.startswith("image") and name not in CALIBRATED]
+    assert [getattr(maps[0], name) for name in image_figures] == [getattr(product, name) for name in image_figures]
+    assert maps[0].pixel_auroc != product.pixel_auroc
 
 
 @pytest.mark.parametrize("way", ["copy", "added"])

@@ -226,7 +226,8 @@ def test_a_map_can_be_traced(made: World, tmp_path: Path) -> None:
     record = next(patchcli.score(made.store, outputs=Outputs(tmp_path / "maps")))
     with tifffile.TiffFile(str(record.map)) as tiff:
         assert json.loads(tiff.pages[0].tags["ImageDescription"].value) == {
-            "image": record.image, "id": record.id, "encoder": record.encoder, "bank": record.bank, "distance_error": 0.0,
+            "image": record.image, "id": record.id, "score": record.score, "encoder": record.encoder, "bank": record.bank,
+            "distance_error": 0.0,
         }  # fmt: skip
 
 
