@@ -61,8 +61,8 @@ def test_the_name_of_a_file_stays() -> None:
     assert explained(error) == "--out my `size` maps: no such file; see --store"
 
 
-# Arguments of the detector that no command has.
-PYTHON_ONLY = {"`images`", "`full_scale`", "`setup`"}
+# Arguments in Python that no command has.
+PYTHON_ONLY = {"`images`", "`full_scale`", "`setup`", "`mask`"}
 
 
 def messages() -> Iterator[tuple[str, str]]:

@@ -190,7 +190,7 @@ def test_without_bank_or_calibration(quick: Callable[..., Exported], world: Worl
     assert (exported.bank, exported.distance_error, exported.threshold) == (None, None, None)
     assert [(scale.output, scale.bank) for scale in exported.scales] == [("big", None), ("small", None)]
     without(world.store, "encoder")
-    with pytest.raises(StoreError, match=r"holds no encoder yet .*`train\(\)`"):
+    with pytest.raises(StoreError, match=r"holds no encoder yet.*`train\(\)`"):
         quick(tmp_path / "e.onnx", world.store, overwrite=True)
 
 

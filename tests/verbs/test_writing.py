@@ -57,7 +57,7 @@ VERBS: dict[str, Callable[[Path, Path], Any]] = {
 def test_a_store_that_cannot_be_written_to(sealed: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     store, before = sealed / "s.zarr", tree(sealed)
     monkeypatch.setattr(embedding, "embed", lambda *_: pytest.fail("work was done"))
-    monkeypatch.setattr(images, "decode", lambda *_: pytest.fail("an image was decoded"))
+    monkeypatch.setattr(images.Reader, "read", lambda *_: pytest.fail("an image was decoded"))
     with pytest.raises(PatchcliError, match=r"s\.zarr: .*cannot be written .*`store`") as refusal:
         VERBS[verb](store, sealed / "more")
     assert len(str(refusal.value).splitlines()) == 1
