@@ -38,12 +38,11 @@ REPAIR = {
     "bank": "run: `embed(overwrite)`",
     "calibration": "run: `calibrate()`",
 }
-FOLDER = re.compile(rf"({'|'.join(REPAIR)})(-[0-9a-f]{{8}})?")  # the names of parts, present or left over
-UNIQUE = re.compile(rf"({'|'.join(REPAIR)})-[0-9a-f]{{8}}")  # in object storage, where no name comes again
+UNIQUE = re.compile(rf"({'|'.join(REPAIR)})-[0-9a-f]{{8}}")  # the names of parts in object storage, where none comes again
+FOLDER = re.compile(rf"{'|'.join(REPAIR)}|{UNIQUE.pattern}")  # and in a folder, present or left over
 METADATA = "zarr.json"
-UNFINISHED = re.compile(
-    r"zarr\.[0-9a-f]+\.partial|\.[0-9a-f]+-\d+-[0-9a-f]{12}\.part"
-)  # files of the root that lack their name
+# Files of the root that do not have their name yet.
+UNFINISHED = re.compile(r"zarr\.[0-9a-f]+\.partial|\.[0-9a-f]+-\d+-[0-9a-f]{12}\.part")
 INSIDE = re.compile(r"zarr\.json|c|\d+|.+\.partial")  # files of a part
 AT_ONCE = 16  # arrays that are written or read at a time
 READ = 1 << 26  # bytes of arrays that are checked at a time

@@ -11,7 +11,7 @@ from patchcli.datasets.layouts import Sample
 from patchcli.errors import InputError
 from patchcli.observer import Observer
 from patchcli.store import Store
-from patchcli.verbs.sources import Paths, all_by_path, all_samples, each, expanded, id_of
+from patchcli.verbs.sources import Paths, all_by_path, all_samples, each, expanded, id_of, note_gone
 
 
 def bank_remove(
@@ -75,9 +75,7 @@ def bank_add(
 def _additions(store: Store, paths: Paths, force: bool, observer: Observer) -> list[Decoded]:
     """The images that can be added; of each other one the observer hears why."""
     every, names, remarks = all_samples(store), set(store.images.ids), observer.remarks()
-    if not every:
-        gone = f"{store.source.root}: the data set is gone"
-        observer.note(f"{gone}, so nothing tells whether its test images are among these")
+    note_gone(store, every, observer)
     known, given = all_by_path(every), list(expanded(paths, observer.problem))
     labelled = [sample for sample in every if sample.defective or sample.split.startswith("test")]
     unfit = same_images([Sample("", path, "", "good") for path in given], labelled)

@@ -18,7 +18,7 @@ from patchcli.detection.result import Result
 from patchcli.errors import InputError
 from patchcli.observer import Observer
 from patchcli.store import Store
-from patchcli.verbs.sources import Paths, all_samples, by_path, named
+from patchcli.verbs.sources import Paths, all_samples, by_path, named, note_gone
 
 NOTHING = 1e-6  # of the highest score: what an image scores at most that the bank holds
 LOO = "leave-one-out over the bank's own images"
@@ -99,8 +99,7 @@ def good_images(store: Store, source: Paths | None, observer: Observer) -> GoodI
         raise InputError(
             f"{source!r}, which is no file or folder", parameter="source", expected="holdout, validation, loo or paths"
         )
-    if not every:
-        observer.note(f"{store.source.root}: the data set is gone, so nothing tells whether its test images are among these")
+    note_gone(store, every, observer)
     given = list({files.real(sample.path): sample for sample in named(source, by_path(every), observer)}.values())
     for path, other in same_images(given, tests).items():
         raise InputError(f"is {copy_of(path, other)}a test image of the data set, which no threshold may see", subject=path)

@@ -57,6 +57,12 @@ def all_samples(store: Store | Detector) -> list[Sample]:
         return []
 
 
+def note_gone(store: Store, every: list[Sample], observer: Observer) -> None:
+    """Note, where the data set has no images any more, what cannot be told of others."""
+    if not every:
+        observer.note(f"{store.source.root}: the data set is gone, so nothing tells whether its test images are among these")
+
+
 def all_by_path(samples: Iterable[Sample]) -> ByPath:
     """Samples by path: each by its own name, and by where its links lead, where several may meet."""
     samples = list(samples)
